@@ -1,0 +1,22 @@
+"""hfgen: train, judge, share and sample generative models in the manner of the Hugging Face stack.
+
+Names are imported when first used, so that `import hfgen` itself costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from hfgen.registry import MODULES
+
+__version__ = "0.1.0"
+__all__ = sorted([*MODULES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module 'hfgen' has no attribute {name!r}; it has {', '.join(sorted(MODULES))}")
+    return getattr(import_module(MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,43 @@
+"""Every error that hfgen raises on purpose.
+
+A message says where (path, field), what was found, what is allowed and what to do next. The command line prints the
+message without a traceback and ends with the class's `exit_code`.
+"""
+
+
+class HfgenError(Exception):
+    """Base of all hfgen errors; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(HfgenError, ValueError):
+    """A setting, argument or configuration file has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A setting or argument has the wrong type; also a `TypeError`, as callers of Python functions expect."""
+
+
+class DataError(HfgenError, ValueError):
+    """Data cannot be read, or is not what was asked for."""
+
+    exit_code = 65
+
+
+class CheckpointError(HfgenError):
+    """No checkpoint verifies, or one does not belong to the run that wants it."""
+
+
+class NonFiniteError(HfgenError, ArithmeticError):
+    """Training produced NaN or infinity too many steps in a row."""
+
+
+class ResourceError(HfgenError, OSError):
+    """Disk, memory or permission ran out; the message says how much is needed and how much is there."""
+
+
+class UnsafeContentError(HfgenError):
+    """A model folder holds or asks for something that would run code: pickles, foreign classes, paths outside."""

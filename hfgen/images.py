@@ -1,0 +1,69 @@
+"""Images between the outside (PIL, uint8) and the inside (float tensors of shape (B, C, H, W) in [-1, 1])."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hfgen.errors import ConfigError
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Return uint8 pixels in [0, 255] as float32 in [-1, 1], any shape: x / 127.5 - 1."""
+    return pixels.to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Return images in [-1, 1] as uint8 in [0, 255], rounded and clipped; NaN becomes 0."""
+    return images.float().nan_to_num(-1.0).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(images: torch.Tensor) -> list[Image.Image]:
+    """Return (B, C, H, W) images in [-1, 1] as PIL images of mode L (C=1), LA (2), RGB (3) or RGBA (4)."""
+    arrays = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+
+
+def from_pil(images: list[Image.Image]) -> torch.Tensor:
+    """Return PIL images of one size and one mode (L, LA, RGB, RGBA) as (B, C, H, W) in [-1, 1]."""
+    arrays = [np.atleast_3d(np.asarray(image)) for image in images]
+    return from_uint8(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise ConfigError unless `output_type` is one of "pil", "np", "pt"."""
+    if output_type not in OUTPUT_TYPES:
+        raise ConfigError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+
+
+def as_output(images: torch.Tensor, output_type: str) -> Any:
+    """Return (B, C, H, W) images in [-1, 1] as what a pipeline promises.
+
+    `"pil"`: list of PIL images; `"np"`: float32 array (B, H, W, C) in [0, 1]; `"pt"`: tensor (B, C, H, W) in [0, 1].
+    """
+    check_output_type(output_type)
+    if output_type == "pil":
+        return to_pil(images)
+    unit = (images / 2 + 0.5).clamp(0, 1)
+    return unit if output_type == "pt" else unit.cpu().permute(0, 2, 3, 1).float().numpy()
+
+
+def grid(images: list[Image.Image], columns: int | None = None, padding: int = 2, min_side: int = 32) -> Image.Image:
+    """Return PIL images of one size pasted row by row on one sheet; `columns` defaults to the rounded square root.
+
+    Images with a side below `min_side` are enlarged by a whole factor first, so that 8x8 digits can be seen.
+    """
+    columns = columns or max(1, math.ceil(math.sqrt(len(images))))
+    factor = max(1, math.ceil(min_side / min(images[0].size)))
+    width, height = (side * factor for side in images[0].size)
+    rows = math.ceil(len(images) / columns)
+    sheet = Image.new(images[0].mode, (columns * (width + padding) + padding, rows * (height + padding) + padding))
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        enlarged = image.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (padding + column * (width + padding), padding + row * (height + padding)))
+    return sheet
