@@ -1,0 +1,27 @@
+"""What every test shares: quiet libraries, no network, and the folder of real data where a checkout has one."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
+import pytest
+import torch
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from the same global random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Return the folder of real data (MNIST, CIFAR-10) beside the checkout; skip where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no folder of real data at {SHARED_DATA}")
+    return SHARED_DATA
