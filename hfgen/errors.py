@@ -4,6 +4,10 @@ A message says where (path, field), what was found, what is allowed and what to 
 message without a traceback and ends with the class's `exit_code`.
 """
 
+import os
+import sys
+from collections.abc import Callable
+
 
 class HfgenError(Exception):
     """Base of all hfgen errors; `exit_code` is what the command line ends with."""
@@ -41,3 +45,13 @@ class ResourceError(HfgenError, OSError):
 
 class UnsafeContentError(HfgenError):
     """A model folder holds or asks for something that would run code: pickles, foreign classes, paths outside."""
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Return the exit code of `command`; an HfgenError is printed without a traceback and gives its own code."""
+    try:
+        return command()
+    except HfgenError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"{'' if rank == '0' else f'[process {rank}] '}error: {error}", file=sys.stderr)
+        return error.exit_code

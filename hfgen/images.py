@@ -67,3 +67,15 @@ def grid(images: list[Image.Image], columns: int | None = None, padding: int = 2
         enlarged = image.resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (padding + column * (width + padding), padding + row * (height + padding)))
     return sheet
+
+
+def scatter(points: torch.Tensor, low: float, high: float, side: int = 512) -> Image.Image:
+    """Return (N, 2) points in [low, high]^2 as a grey picture, black on white, y upwards; points outside are left out.
+
+    Each pixel's darkness grows with the logarithm of the number of points in it.
+    """
+    x, y = points.double().cpu().T
+    counts, _, _ = np.histogram2d(-y.numpy(), x.numpy(), bins=side, range=[[-high, -low], [low, high]])
+    darkness = np.log1p(counts) / max(np.log1p(counts).max(), 1e-9)
+    shade = np.where(counts > 0, 0.35 + 0.65 * darkness, 0)
+    return Image.fromarray((255 * (1 - shade)).astype(np.uint8))

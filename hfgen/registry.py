@@ -5,6 +5,10 @@
 thing, so that a saved folder is a stock folder. Loading goes the other way and never imports a name from a file.
 """
 
+SHIM = "hfgen_shim"
+PIPELINE_SHIM = "pipeline"
+"""The only two file names of code in a saved folder: for stock diffusers; hfgen itself never runs them."""
+
 MODULES: dict[str, str] = {
     "AutoPipeline": "hfgen.pipelines.auto",
     "DDPMPipeline": "hfgen.pipelines.ddpm",
@@ -13,20 +17,46 @@ MODULES: dict[str, str] = {
     "UNet": "hfgen.models.unet",
 }
 
+PIPELINES: dict[str, str | None] = {
+    "DDPMPipeline": "DDPMPipeline",
+}
+"""Every pipeline of hfgen and the stock pipeline whose folders it loads; None where diffusers has no twin."""
+
 SAVED_NAMES: dict[str, tuple[str, str]] = {
     "DDPMScheduler": ("diffusers", "DDPMScheduler"),
     "UNet": ("diffusers", "UNet2DModel"),
 }
-"""Classes with a stock twin; every other component is saved as `("hfgen_shim", its own name)`."""
+"""Classes with a stock twin; every other component of hfgen is saved as `("hfgen_shim", its own name)`."""
+
+STOCK_SCHEDULERS: tuple[str, ...] = (
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Schedulers of diffusers that may stand in a pipeline of hfgen; they keep their own names, saved and loaded."""
 
 
 def saved_name(name: str) -> tuple[str, str]:
-    """Return the `(library, class name)` pair under which the hfgen class `name` is saved."""
-    return SAVED_NAMES.get(name, ("hfgen_shim", name))
+    """Return the `(library, class name)` pair under which the class `name`, hfgen's or a stock one, is saved."""
+    stock = ("diffusers", name)
+    return stock if name in STOCK_SCHEDULERS or stock in SAVED_NAMES.values() else SAVED_NAMES.get(name, (SHIM, name))
 
 
 def class_for(library: str, name: str) -> str | None:
     """Return the hfgen class name that loads what was saved as `(library, name)`; None where there is none."""
-    if library == "hfgen_shim":
-        return name if name in MODULES and name not in SAVED_NAMES else None
+    if library == SHIM:
+        return name if name in MODULES and name not in SAVED_NAMES and name not in PIPELINES else None
     return next((ours for ours, saved in SAVED_NAMES.items() if saved == (library, name)), None)
+

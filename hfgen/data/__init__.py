@@ -1,0 +1,191 @@
+"""Datasets by name: digits, toy sets, folders of images, parquet files and Hub ids, all read the same way."""
+
+import difflib
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import ImageColor
+
+from hfgen.data.dataset import Batch, Dataset, require_batch
+from hfgen.data.decode import EXTENSIONS
+from hfgen.data.digits import digits
+from hfgen.data.folder import count_extensions, is_image, list_files, load_folder
+from hfgen.data.load import Wanted, load_images
+from hfgen.data.order import derive_seed, permutation, stretch, uniforms
+from hfgen.data.source import NO_LABELS, FileSource
+from hfgen.data.toy import SHAPES, Toy
+from hfgen.errors import ConfigError, DataError
+
+__all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "require_batch", "stretch", "uniforms"]
+
+BUILT_IN = ("digits", *SHAPES)
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+def load_dataset(
+    name: str | Path | Sequence[str | Path],
+    *,
+    split: str = "train",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    resolution: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    background: str = "white",
+    skip_bad_images: bool = False,
+    flip: bool = False,
+    streaming: bool = False,
+    max_resident_bytes: int = 2**31,
+    num_workers: int = 0,
+) -> Dataset:
+    """Return the dataset `name`: every image decoded once, so that whatever is wrong is said here.
+
+    name: `digits`; a toy set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of
+        parquet files; an image or parquet file, several, or a pattern such as `data/*.parquet`; a Hub id `owner/name`,
+        with `:configuration` where it has several.
+    split: `train`, `test`, ...; slices such as `train[:1000]` for parquet files and Hub ids.
+    image_column, label_column, caption_column: found by themselves (captions only if asked for); label_column="none"
+        takes the data as unlabelled.
+    resolution: int or (height, width): shortest side resized (bicubic, antialiased), centre kept; None: as they are,
+        all of one size.
+    channels: 1, 3 or 4 (with alpha); None: 1 if all images are grey, else 3. background: the colour behind alpha.
+    skip_bad_images: leave out images that cannot be read, with a warning that counts them.
+    flip: mirror each image left to right with probability 1/2, as a function of (seed, epoch, index).
+    streaming: read parquet files or a Hub id in windows, without a copy on disk.
+    max_resident_bytes: decoded images up to this size stay in memory; more are decoded batch by batch, by
+        `num_workers` processes.
+
+    Raises ConfigError for what was asked, DataError for what was found.
+    """
+    wanted = Wanted(_resolution(resolution), _channels(channels), _colour(background), skip_bad_images, flip)
+    columns = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
+    if isinstance(name, str) and name in BUILT_IN:
+        _refuse(name, split, columns | {"streaming": streaming or None})
+        return digits(wanted) if name == "digits" else _toy(name, wanted)
+    text, found = (str(name), _locate(str(name))) if isinstance(name, str | Path) else _several(name)
+    source = _image_files(text, found, split, columns)
+    if source is not None:
+        if streaming:
+            raise ConfigError(f"{text}: streaming is for parquet files and Hub ids; files of images need none")
+        return load_images(source, wanted, max_resident_bytes, num_workers)
+    return _table(text, found, split, columns, wanted, streaming, max_resident_bytes, num_workers)
+
+
+def _toy(name: str, wanted: Wanted) -> Toy:
+    """Return a toy set; ConfigError where something was asked of it that is for images."""
+    asked = {"resolution": wanted.resolution, "channels": wanted.channels, "flip": wanted.flip or None}
+    for option, value in asked.items():
+        if value is not None:
+            raise ConfigError(f"{name} is a set of points; {option}={value!r} is for images")
+    return Toy(name)
+
+
+def _refuse(name: str, split: str, options: dict[str, Any]) -> None:
+    """Raise ConfigError where a split or a column is asked of data that have none."""
+    if split != "train":
+        raise ConfigError(f"{name}: there is no split {split!r}; splits: train")
+    for option, value in options.items():
+        if value is not None and (option, value) != ("label_column", NO_LABELS):
+            raise ConfigError(f"{name}: {option}={value!r} does not apply, it is for folders, tables and Hub ids")
+
+
+def _locate(name: str) -> list[Path] | None:
+    """Return the folder, the file or the files matching a pattern that `name` means; None where it is a Hub id."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return [path]
+    if set(name) & set("*?["):
+        files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+        if files:
+            return files
+        raise DataError(f"{name}: no file matches this pattern")
+    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in EXTENSIONS | {".parquet"}
+    if HUB_ID.fullmatch(name) and not looks_like_path:
+        return None
+    near = difflib.get_close_matches(name, BUILT_IN, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(
+        f"{name}: no such file or folder; {hint}a dataset is one of {', '.join(BUILT_IN)}, a folder of images or of "
+        "parquet files, such a file, or a Hub id owner/name"
+    )
+
+
+def _several(names: Sequence[str | Path]) -> tuple[str, list[Path]]:
+    """Return a text that names a list of files, and the files; DataError where one does not exist."""
+    files = [Path(name) for name in names]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise DataError(f"no such file: {', '.join(missing)}" if missing else "the list of files is empty")
+    return f"{files[0]} and {len(files) - 1} more" if len(files) > 1 else str(files[0]), files
+
+
+def _image_files(
+    name: str, found: list[Path] | None, split: str, columns: dict[str, str | None]
+) -> FileSource | None:
+    """Return the images that are files each; None for tables. DataError where there are neither."""
+    if found is None:
+        return None
+    folder = found[0] if found[0].is_dir() else None
+    files = list_files(folder) if folder else found
+    images = [file for file in files if is_image(file)]
+    if folder and images:
+        return load_folder(folder, files, split, **columns)
+    if images and len(images) == len(files):
+        _refuse(name, split, columns)
+        return FileSource(name, None, None, images)
+    tables = [file for file in files if file.suffix.lower() == ".parquet"]
+    if tables and (folder or len(tables) == len(files)):
+        return None
+    kinds = f"{len(files)} files ({count_extensions(files)})" if files else "no files"
+    raise DataError(f"{name}: found {kinds}; images ({' '.join(sorted(EXTENSIONS))}) or .parquet files are needed")
+
+
+def _table(
+    name: str,
+    found: list[Path] | None,
+    split: str,
+    columns: dict[str, str | None],
+    wanted: Wanted,
+    streaming: bool,
+    max_resident_bytes: int,
+    num_workers: int,
+) -> Dataset:
+    """Return the images of parquet files or of a Hub id (imports here, for `datasets` alone takes a second)."""
+    from hfgen.data.stream import StreamImages
+    from hfgen.data.tables import find_columns, open_table, table_source
+
+    files = found if found and not found[0].is_dir() else None
+    table = open_table(name, files, split, streaming)
+    chosen = find_columns(name, table.features, **columns)
+    if streaming:
+        return StreamImages(name, table, chosen, wanted)
+    return load_images(table_source(name, table, chosen), wanted, max_resident_bytes, num_workers)
+
+
+def _resolution(value: Any) -> tuple[int, int] | None:
+    """Return a resolution as (height, width); ConfigError unless it is a positive int, a pair of them or None."""
+    if value is None:
+        return None
+    sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise ConfigError(f"resolution must be a positive int or a pair (height, width) of them, got {value!r}")
+    return sides
+
+
+def _channels(value: Any) -> int | None:
+    """Return a number of channels; ConfigError unless it is 1, 3, 4 or None."""
+    if value not in (None, 1, 3, 4):
+        raise ConfigError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGB and alpha), got {value!r}")
+    return None if value is None else int(value)
+
+
+def _colour(background: str) -> tuple[int, int, int]:
+    """Return a colour (name or #rrggbb) as (red, green, blue) in 0..255; ConfigError for what is none."""
+    try:
+        red, green, blue = ImageColor.getrgb(background)[:3]
+    except (ValueError, AttributeError):
+        raise ConfigError(f"background must be a colour such as white or #ff8000, got {background!r}") from None
+    return red, green, blue

@@ -1,0 +1,158 @@
+"""Checkpoints that exist only when they are whole.
+
+A checkpoint is a folder `step-00000500`. It is written under a hidden name, every file is flushed to disk, a manifest
+with sizes and sha256 sums is written last, and only then is the folder renamed; older ones are dropped after that, and
+never below two that verify. A folder without a manifest that verifies is not a checkpoint.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hfgen.errors import CheckpointError, ResourceError
+
+MANIFEST = "manifest.json"
+STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint does not verify and is passed over."""
+
+
+def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str, Any], keep: int = 2) -> Path:
+    """Return the folder of a new checkpoint of `step`, whose files `write(temporary_folder)` puts down.
+
+    `about` (versions, hash of the settings) goes into the manifest. Afterwards the `keep` newest checkpoints that
+    verify remain. Raises ResourceError when the disk is full; the older checkpoints are untouched then.
+    """
+    target = folder / f"step-{step:08d}"
+    temporary = folder / f".tmp-{step}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        _write_manifest(temporary, step, about)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise _disk_full(folder, error) from error
+    if target.exists():                                     # an unverified folder of the same step: it is replaced
+        shutil.rmtree(target)
+    os.rename(temporary, target)
+    _sync(folder)
+    _drop_old(folder, keep)
+    return target
+
+
+def problem(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint folder, naming the file; None if every byte is as it was written."""
+    path = checkpoint / MANIFEST
+    try:
+        written = path.read_text()
+        manifest = json.loads(written)
+        files: dict[str, Any] = manifest["files"]
+        if written != _signed(manifest):
+            return f"{path}: its content changed after it was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{path}: {type(error).__name__}: {error}"
+    present = {p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*") if p.is_file()} - {MANIFEST}
+    if present != set(files):
+        return f"{checkpoint}: missing {sorted(set(files) - present)}, unexpected {sorted(present - set(files))}"
+    for name, (size, sha256) in files.items():
+        if (checkpoint / name).stat().st_size != size:
+            return f"{checkpoint / name}: {(checkpoint / name).stat().st_size} bytes, {size} were written"
+        if _sha256(checkpoint / name) != sha256:
+            return f"{checkpoint / name}: its content changed after it was written"
+    return None
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder` that verifies, None where there is no checkpoint at all.
+
+    Each broken newer one is named in a warning. Raises CheckpointError when there are some and none verifies.
+    """
+    for partial in folder.glob(".tmp-*"):
+        warnings.warn(f"passed over a save that was cut off: {partial}", CheckpointWarning, stacklevel=2)
+    problems = []
+    for checkpoint in _all(folder):
+        wrong = problem(checkpoint)
+        if wrong is None:
+            return checkpoint
+        problems.append(wrong)
+        warnings.warn(f"passed over a broken checkpoint: {wrong}", CheckpointWarning, stacklevel=2)
+    if problems:
+        raise CheckpointError(f"{folder}: none of {len(problems)} checkpoints verifies: " + "; ".join(problems))
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimiser step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _all(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+            _sync(path)
+    for path in [p for p in folder.rglob("*") if p.is_dir()]:
+        _sync(path)
+    (folder / MANIFEST).write_text(_signed({"step": step, **about, "files": files}))
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _drop_old(folder: Path, keep: int) -> None:
+    """Drop checkpoints older than the `keep` newest ones that verify (two at least), and litter of cut-off saves."""
+    good = 0
+    for checkpoint in _all(folder):
+        if good >= max(keep, 2):
+            shutil.rmtree(checkpoint)
+        elif problem(checkpoint) is None:
+            good += 1
+    for partial in folder.glob(".tmp-*"):
+        shutil.rmtree(partial)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _signed(manifest: dict[str, Any]) -> str:
+    """Return the manifest as text that holds its own sha256, so that a flipped bit anywhere in it shows."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "sha256": sha256}, indent=1, sort_keys=True) + "\n"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(folder: Path, error: OSError) -> ResourceError:
+    free = shutil.disk_usage(folder).free
+    newest_size = max((sum(p.stat().st_size for p in c.rglob("*") if p.is_file()) for c in _all(folder)), default=0)
+    needed = f"the last one took {newest_size:,} bytes, " if newest_size else ""
+    return ResourceError(
+        f"{folder}: no room to save a checkpoint: {needed}{free:,} bytes are free ({error.strerror}). "
+        "The older checkpoints are intact: free some space and start again with --resume."
+    )

@@ -1,0 +1,171 @@
+"""Folders of images, by the conventions of `datasets`' imagefolder.
+
+Labels are the names of the folders that hold the images, where there are two or more and all images lie equally
+deep. With metadata.csv, metadata.jsonl or metadata.parquet (column `file_name`, relative to the file) the images,
+labels and captions are the ones it lists instead. Where every top folder is named like a split (train, test, ...),
+it is one. Hidden files are left out; the order is that of the paths.
+"""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hfgen.data.decode import EXTENSIONS
+from hfgen.data.source import (
+    NO_LABELS,
+    FileSource,
+    Labels,
+    check_captions,
+    column_missing,
+    encode_labels,
+)
+from hfgen.errors import ConfigError, DataError
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def list_files(root: Path) -> list[Path]:
+    """Return all files below `root`, sorted, without hidden ones; links are followed, each folder is seen once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def count_extensions(files: Sequence[Path]) -> str:
+    """Return what kinds of files there are, for messages: `.txt: 3, .md: 1`."""
+    counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
+    return ", ".join(f"{extension}: {count}" for extension, count in counts.most_common())
+
+
+def is_image(path: Path) -> bool:
+    """Return whether the file's extension is that of an image."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def load_folder(
+    root: Path,
+    files: list[Path],
+    split: str = "train",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+) -> FileSource:
+    """Return the images among `files` (all of them below `root`) with their labels and captions."""
+    if image_column not in (None, "image"):
+        raise column_missing(str(root), "image_column", str(image_column), ["image"])
+    root, files = _choose_split(root, files, split)
+    metadata = [path for path in files if path.name in METADATA]
+    if metadata:
+        return _from_metadata(root, metadata, label_column, caption_column)
+    paths = [path for path in files if is_image(path)]
+    labels = None if label_column == NO_LABELS else _folder_labels(root, paths)
+    columns = ["image", "label"] if labels else ["image"]
+    if label_column not in (None, NO_LABELS, "label") or (label_column == "label" and labels is None):
+        raise column_missing(str(root), "label_column", str(label_column), columns)
+    if caption_column is not None:
+        raise column_missing(f"{root} (no metadata.csv or .jsonl)", "caption_column", caption_column, columns)
+    return FileSource(str(root), labels, None, paths)
+
+
+def _choose_split(root: Path, files: list[Path], split: str) -> tuple[Path, list[Path]]:
+    """Return the folder of the split and its files; the whole folder is `train` where there are no split folders."""
+    names = {path.relative_to(root).parts[0] for path in files if is_image(path)}
+    split_of = {alias: name for name, aliases in SPLITS.items() for alias in aliases}
+    structured = all(split_of.get(name.lower()) and (root / name).is_dir() for name in names)
+    there = {split_of[name.lower()]: root / name for name in sorted(names)} if structured else {"train": root}
+    wanted = split_of.get(split, split)
+    if wanted not in there:
+        raise ConfigError(f"{root}: there is no split {split!r}; splits: {', '.join(sorted(there))}")
+    chosen = there[wanted]
+    return chosen, [path for path in files if path.is_relative_to(chosen)]
+
+
+def _folder_labels(root: Path, paths: list[Path]) -> Labels | None:
+    """Return the folders' names as labels; None unless there are two or more, all images being equally deep."""
+    depths = {len(path.relative_to(root).parts) for path in paths}
+    names = [path.parent.name for path in paths]
+    if len(depths) != 1 or len(set(names)) < 2:
+        return None
+    return encode_labels(str(root), "label", names, None, ["image", "label"])
+
+
+def _from_metadata(
+    root: Path, metadata: list[Path], label_column: str | None, caption_column: str | None
+) -> FileSource:
+    """Return the images that the metadata files list, in their order, with the columns asked for."""
+    rows = [(path.parent, row) for path in metadata for row in _read_rows(path)]
+    columns = list(dict.fromkeys(key for _, row in rows for key in row))
+    if "file_name" not in columns:
+        raise column_missing(str(metadata[0]), "the column", "file_name", columns)
+    paths = [_inside(folder, row.get("file_name")) for folder, row in rows]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        listed = "\n  ".join(missing[:20])
+        raise DataError(f"{metadata[0]}: {len(missing)} of {len(paths)} files that it lists do not exist:\n  {listed}")
+    label_column = "label" if label_column is None and "label" in columns else label_column
+    for option, column in (("label_column", label_column), ("caption_column", caption_column)):
+        if column is not None and column != NO_LABELS and column not in columns:
+            raise column_missing(str(metadata[0]), option, column, columns)
+    labels = captions = None
+    if label_column is not None and label_column != NO_LABELS:
+        values = [row.get(label_column) for _, row in rows]
+        labels = encode_labels(str(metadata[0]), label_column, values, None, columns)
+    if caption_column is not None:
+        values = [row.get(caption_column) for _, row in rows]
+        captions = check_captions(str(metadata[0]), caption_column, values, columns)
+    return FileSource(str(root), labels, captions, paths)
+
+
+def _inside(folder: Path, file_name: Any) -> Path:
+    """Return the path that metadata in `folder` names; DataError where it leads out of the folder."""
+    path = Path(os.path.normpath(str(file_name)))
+    if not isinstance(file_name, str) or path.is_absolute() or path.parts[0] == "..":
+        raise DataError(f"{folder}: metadata names the file {file_name!r}; only paths inside the folder are allowed")
+    return folder / path
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metadata file; DataError where it cannot be read."""
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(path).to_pylist()
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from error
+    numeric = {key for key in (rows[0] if rows else {}) if key != "file_name" and _is_numeric(row[key] for row in rows)}
+    return [{key: _number(value) if key in numeric else value for key, value in row.items()} for row in rows]
+
+
+def _is_numeric(values: Any) -> bool:
+    """Return whether every cell of a CSV column is a number or empty."""
+    return all(not value or re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value) for value in values)
+
+
+def _number(text: str | None) -> int | float | None:
+    """Return a CSV cell as int, float, or None where it is empty."""
+    if not text:
+        return None
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)

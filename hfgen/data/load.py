@@ -1,0 +1,190 @@
+"""From encoded images to a dataset: every image is decoded once before training starts, and every fault is named."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hfgen.data.dataset import fingerprint_of
+from hfgen.data.decode import Colour, Header, Layout, Pixels, decode, read_header
+from hfgen.data.images import Images, LazyImages, ResidentImages
+from hfgen.data.order import Ints
+from hfgen.data.source import Labels, Source
+from hfgen.errors import DataError
+
+CHUNK = 128                                            # images that a thread takes at a time
+LISTED = 20                                            # broken images that a message lists at most
+
+T = TypeVar("T")
+Bad = dict[int, str]
+"""Index of each image that cannot be read, and why."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked images to become: size (None: as they are), channels (None: 1 if all are grey, else 3)."""
+
+    resolution: tuple[int, int] | None = None
+    channels: int | None = None
+    background: Colour = (255, 255, 255)
+    skip_bad_images: bool = False
+    flip: bool = False
+
+
+def load_images(source: Source, wanted: Wanted, max_resident_bytes: int, num_workers: int) -> Images:
+    """Return the dataset of a source's images: resident where they take at most `max_resident_bytes`, else lazy.
+
+    Raises one DataError that lists all images that cannot be read (or leaves them out and warns, with
+    `skip_bad_images`), or that names the first two whose sizes differ where no resolution is given.
+    """
+    if not len(source):
+        raise DataError(f"{source.name}: it holds no images")
+    headers, bad, content = _read_headers(source, wanted.background)
+    if not headers:
+        raise _unreadable(source, bad)
+    layout = choose_layout(source.name, headers, source.where, wanted)
+    good = np.fromiter(headers, np.int64)
+    resident = len(good) * prod(layout.shape) * (2 if layout.deep else 1) <= max_resident_bytes
+    pixels = np.empty((len(good) if resident else 0, *layout.shape), np.uint16 if layout.deep else np.uint8)
+    bad |= _decode_all(source, good, layout, pixels)
+    if bad:
+        kept = _without(source, good, bad, wanted.skip_bad_images)
+        pixels, good = (pixels[kept] if resident else pixels), good[kept]
+    labels, captions = _of(source, good)
+    options: dict[str, Any] = {"labels": labels, "captions": captions, "flip": wanted.flip}
+    values, names = (labels.values, labels.names) if labels else (None, None)
+    options["fingerprint"] = fingerprint_of(content, good, layout, wanted.flip, values, names, captions)
+    if resident:
+        return ResidentImages(source.name, pixels, layout.top, **options)
+    return LazyImages(source, good, layout, num_workers, **options)
+
+
+def choose_layout(name: str, headers: Mapping[int, Header], where: Callable[[int], str], wanted: Wanted) -> Layout:
+    """Return the layout that all images share; DataError naming the first two whose sizes differ, if none is given.
+
+    Warns once where images are smaller than the resolution and will be enlarged.
+    """
+    first = next(iter(headers))
+    height, width = wanted.resolution or headers[first][:2]
+    if wanted.resolution is None:
+        other = next((i for i, header in headers.items() if header[:2] != (height, width)), None)
+        if other is not None:
+            raise DataError(
+                f"{name}: images differ in size: {where(first)} is {height}x{width} and {where(other)} is "
+                f"{headers[other].height}x{headers[other].width} (height x width); set a resolution"
+            )
+    small = [i for i, header in headers.items() if header.height < height or header.width < width]
+    if small:
+        warnings.warn(
+            f"{name}: {len(small):,} of {len(headers):,} images are smaller than {height}x{width} and are enlarged; "
+            f"the first is {where(small[0])}, {headers[small[0]].height}x{headers[small[0]].width}",
+            UserWarning,
+            stacklevel=2,
+        )
+    channels = wanted.channels or (1 if all(header.grey for header in headers.values()) else 3)
+    return Layout(channels, height, width, wanted.background, any(header.deep for header in headers.values()))
+
+
+def broken_images(name: str, bad: Mapping[str, str], total: int) -> DataError:
+    """Return the one error that lists the places of all broken images (the first 20) and what is wrong with each."""
+    listed = [f"\n  {place}: {reason}" for place, reason in list(bad.items())[:LISTED]]
+    more = f"\n  and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
+    return DataError(
+        f"{name}: {len(bad):,} of {total:,} images cannot be read:{''.join(listed)}{more}\n"
+        "repair or delete them, or leave them out with skip_bad_images (--skip-bad-images)"
+    )
+
+
+def reason(error: Exception) -> str:
+    """Return why an image cannot be read, in one line and without the address of a buffer."""
+    text = str(error).split("\n")[0] or type(error).__name__
+    return "no image" if "cannot identify image file" in text else text
+
+
+def _read_headers(source: Source, background: Colour) -> tuple[dict[int, Header], Bad, bytes]:
+    """Return the headers of the readable images, why the others are not, and the sha256 of all encoded bytes."""
+
+    def read(i: int) -> tuple[Header | str, bytes]:
+        try:
+            data = source.read(i)
+        except OSError as error:
+            return reason(error), b""
+        digest = hashlib.sha256(data).digest()
+        try:
+            return read_header(data, background), digest
+        except Exception as error:                     # Pillow raises a dozen types on damaged files
+            return reason(error), digest
+
+    headers: dict[int, Header] = {}
+    bad: Bad = {}
+    content = hashlib.sha256()
+    for i, (found, digest) in enumerate(_in_threads(read, len(source), f"reading {source.name}")):
+        content.update(digest)
+        if isinstance(found, Header):
+            headers[i] = found
+        else:
+            bad[i] = found
+    return headers, bad, content.digest()
+
+
+def _decode_all(source: Source, good: Ints, layout: Layout, pixels: Pixels) -> Bad:
+    """Decode every image number good[j] into pixels[j] (where `pixels` has room) and return those that cannot be."""
+
+    def read(j: int) -> str | None:
+        try:
+            array = decode(source.read(int(good[j])), layout)
+        except Exception as error:                     # Pillow raises a dozen types on damaged files
+            return reason(error)
+        if len(pixels):
+            pixels[j] = array
+        return None
+
+    reasons = _in_threads(read, len(good), f"decoding {source.name}")
+    return {int(good[j]): found for j, found in enumerate(reasons) if found is not None}
+
+
+def _in_threads(function: Callable[[int], T], n: int, title: str) -> Iterator[T]:
+    """Yield function(0), ..., function(n - 1) in order, computed in threads (Pillow and hashlib let others run)."""
+    chunks = [range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with (
+        ThreadPoolExecutor(cores) as pool,
+        tqdm(total=n, desc=title, unit=" images", delay=2, leave=False) as bar,
+    ):
+        for results in pool.map(lambda chunk: [function(i) for i in chunk], chunks):
+            yield from results
+            bar.update(len(results))
+
+
+def _without(source: Source, good: Ints, bad: Bad, skip: bool) -> np.ndarray:
+    """Return which of `good` remain without `bad`, and warn; DataError unless skipping is asked for and some remain."""
+    kept = ~np.isin(good, list(bad))
+    if not skip or not kept.any():
+        raise _unreadable(source, bad)
+    first = min(bad)
+    warnings.warn(
+        f"{source.name}: left out {len(bad):,} of {len(source):,} images that cannot be read; the first is "
+        f"{source.where(first)}: {bad[first]}",
+        UserWarning,
+        stacklevel=3,
+    )
+    return kept
+
+
+def _unreadable(source: Source, bad: Bad) -> DataError:
+    return broken_images(source.name, {source.where(i): bad[i] for i in sorted(bad)}, len(source))
+
+
+def _of(source: Source, kept: Ints) -> tuple[Labels | None, list[str] | None]:
+    """Return the labels and captions of the images that are kept."""
+    labels, captions = source.labels, source.captions
+    if labels is not None:
+        labels = Labels(labels.values[kept], labels.num_classes, labels.names)
+    return labels, captions if captions is None else [captions[i] for i in kept]

@@ -1,0 +1,116 @@
+"""Encoded images before decoding: a sequence of bytes with labels and captions, and the rules that labels obey."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfgen.data.order import Ints
+from hfgen.errors import ConfigError
+
+NO_LABELS = "none"
+"""As `label_column`: the data are taken as unlabelled, whatever columns there are."""
+
+
+@dataclass
+class Labels:
+    """Labels in [0, num_classes), int64 (N,), and the names of the classes where they have any."""
+
+    values: Ints
+    num_classes: int
+    names: list[str] | None = None
+
+
+@dataclass
+class Source:
+    """Base of what images are read from; `read` and `where` say how. Must pickle, for worker processes."""
+
+    name: str
+    labels: Labels | None
+    captions: list[str] | None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        raise NotImplementedError
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded image number i."""
+        raise NotImplementedError
+
+    def where(self, i: int) -> str:
+        """Return where image number i stands, for messages: a path or a row."""
+        raise NotImplementedError
+
+
+@dataclass
+class FileSource(Source):
+    """Images that are files each."""
+
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.paths)
+
+    def read(self, i: int) -> bytes:
+        """Return the content of file number i."""
+        return self.paths[i].read_bytes()
+
+    def where(self, i: int) -> str:
+        """Return the path of file number i."""
+        return str(self.paths[i])
+
+
+def encode_labels(
+    where: str, column: str, values: Sequence[Any], names: list[str] | None, columns: list[str]
+) -> Labels:
+    """Return `values` as labels, or raise ConfigError naming the column, its range and all `columns`.
+
+    Names (strings) are numbered in sorted order. Integers must be 0..K-1: inside [0, len(names)) where the data name
+    their classes, without gaps where they do not.
+    """
+    help_ = f"columns: {', '.join(columns)}; choose another with label_column, or {NO_LABELS!r} to go without"
+    if any(value is None for value in values):
+        missing = sum(value is None for value in values)
+        raise ConfigError(f"{where}: label column {column!r} has no value in {missing} of {len(values)} rows; {help_}")
+    if all(isinstance(value, str) for value in values):
+        found = sorted(set(values))
+        numbers = {name: i for i, name in enumerate(found)}
+        return Labels(np.array([numbers[value] for value in values], np.int64), len(found), found)
+    if not all(isinstance(value, int) for value in values):
+        kinds = sorted({type(value).__name__ for value in values})
+        numeric = [value for value in values if isinstance(value, int | float)]
+        span = f" in [{min(numeric):g}, {max(numeric):g}]" if numeric else ""
+        raise ConfigError(f"{where}: label column {column!r} holds {' and '.join(kinds)}{span}, not integers; {help_}")
+    labels = np.array(values, np.int64)
+    low, high = int(labels.min()), int(labels.max())
+    allowed = len(names) if names else high + 1
+    if low < 0 or high >= allowed:
+        what = f"its {allowed} class names allow [0, {allowed - 1}]" if names else "labels start at 0"
+        raise ConfigError(f"{where}: label column {column!r} has values in [{low}, {high}], but {what}; {help_}")
+    present = np.unique(labels).tolist()
+    if not names and len(present) != allowed:
+        absent = next(i for i, value in enumerate(present) if i != value)
+        raise ConfigError(
+            f"{where}: label column {column!r} has gaps: {len(present)} different values in [{low}, {high}], none is "
+            f"{absent}; labels must be 0..K-1; {help_}"
+        )
+    return Labels(labels, allowed, names)
+
+
+def check_captions(where: str, column: str, values: Sequence[Any], columns: list[str]) -> list[str]:
+    """Return `values` as captions; ConfigError naming all `columns` unless every one is a string."""
+    wrong = [value for value in values if not isinstance(value, str)]
+    if wrong:
+        raise ConfigError(
+            f"{where}: caption column {column!r} holds {len(wrong)} values that are not text, the first "
+            f"{wrong[0]!r}; columns: {', '.join(columns)}"
+        )
+    return list(values)
+
+
+def column_missing(where: str, option: str, column: str, columns: list[str]) -> ConfigError:
+    """Return the error for a column that was asked for and is not there."""
+    return ConfigError(f"{where}: {option} {column!r} does not exist; columns: {', '.join(columns) or 'none'}")

@@ -1,0 +1,167 @@
+"""Tables with an image column: parquet files, folders of them and Hub ids, through `datasets`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+from datasets.utils.file_utils import xopen
+
+from hfgen.data.source import (
+    NO_LABELS,
+    Labels,
+    Source,
+    check_captions,
+    column_missing,
+    encode_labels,
+)
+from hfgen.errors import ConfigError, DataError
+
+
+class Columns(NamedTuple):
+    """Names of the columns that are used."""
+
+    image: str
+    label: str | None
+    caption: str | None
+
+
+def open_table(name: str, files: list[Path] | None, split: str, streaming: bool) -> Any:
+    """Return a split as `datasets.Dataset`, or as `datasets.IterableDataset` with `streaming`.
+
+    `files` are parquet files, which make one split named `train`; without them `name` is a folder or a Hub id, with
+    `:configuration` after it where the dataset has several. Raises ConfigError for a split or configuration that
+    does not exist, DataError where the data cannot be found or read.
+    """
+    path, _, configuration = (name, "", "") if files or Path(name).exists() else name.partition(":")
+    where: dict[str, Any] = {"path": path, "name": configuration or None}
+    if files:
+        where = {"path": "parquet", "data_files": {"train": [str(path) for path in files]}}
+    try:
+        return datasets.load_dataset(**where, split=split, streaming=streaming)
+    except (pa.ArrowException, OSError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{name}: cannot be loaded: {_causes(error)}") from error
+    except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{name}: its split {split!r} holds no images") from error
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _causes(error: BaseException) -> str:
+    """Return the message of an error and of what caused it."""
+    cause = error.__cause__
+    return f"{error}" + (f" ({_causes(cause)})" if cause is not None and str(cause) != str(error) else "")
+
+
+def find_columns(
+    name: str,
+    features: Mapping[str, Any],
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+) -> Columns:
+    """Return which columns hold images, labels and captions, or raise ConfigError naming all columns and types.
+
+    Without being told: the one column of images (of several, `image` or `img`); the column `label`, else the only
+    column of classes; no captions.
+    """
+    described = [f"{column} ({_kind(feature)})" for column, feature in features.items()]
+    asked = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
+    for option, column in asked.items():
+        if column is not None and column not in features and (option, column) != ("label_column", NO_LABELS):
+            raise column_missing(name, option, column, described)
+    images = [column for column, feature in features.items() if _holds_images(feature)]
+    if image_column is None:
+        known = [column for column in images if column in ("image", "img")]
+        images = images if len(images) == 1 else known
+    elif image_column in images:
+        images = [image_column]
+    else:
+        raise ConfigError(f"{name}: image_column {image_column!r} holds no images; columns: {', '.join(described)}")
+    if len(images) != 1:
+        raise ConfigError(f"{name}: choose the column of images with image_column; columns: {', '.join(described)}")
+    label = None if label_column == NO_LABELS else label_column or _default_label(features)
+    return Columns(images[0], label, caption_column)
+
+
+def encoded(table: Any, image_column: str) -> Any:
+    """Return the table (or stream) with images left encoded, as {"bytes": ..., "path": ...}."""
+    if isinstance(table.features[image_column], datasets.Image):
+        return table.cast_column(image_column, datasets.Image(decode=False))
+    return table
+
+
+def image_bytes(cell: Any) -> bytes:
+    """Return the encoded image of a cell: bytes, or a struct of bytes, or of a path where it has no bytes."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, str):
+        with xopen(cell, "rb") as file:
+            cell = file.read()
+    if cell is None:
+        raise OSError("the row has no image")
+    return bytes(cell)
+
+
+def class_names(feature: Any) -> list[str] | None:
+    """Return the names of a class column; None for any other."""
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+@dataclass
+class TableSource(Source):
+    """Images in a column of a memory-mapped table."""
+
+    table: Any
+    column: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.table)
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded image of row i."""
+        return image_bytes(self.table.data.column(self.column)[i].as_py())
+
+    def where(self, i: int) -> str:
+        """Return the table and the row."""
+        return f"{self.name}, row {i}"
+
+
+def table_source(name: str, table: Any, columns: Columns) -> TableSource:
+    """Return the images of a table with their labels and captions."""
+    table = encoded(table, columns.image)
+    labels: Labels | None = None
+    captions = None
+    if columns.label is not None and len(table):
+        names = class_names(table.features[columns.label])
+        values = table.data.column(columns.label).to_pylist()
+        labels = encode_labels(name, columns.label, values, names, list(table.features))
+    if columns.caption is not None:
+        values = table.data.column(columns.caption).to_pylist()
+        captions = check_captions(name, columns.caption, values, list(table.features))
+    return TableSource(name, labels, captions, table, columns.image)
+
+
+def _holds_images(feature: Any) -> bool:
+    """Return whether a column can hold encoded images: an Image, a struct with `bytes`, or binary values."""
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or _kind(feature) in ("binary", "large_binary")
+
+
+def _default_label(features: Mapping[str, Any]) -> str | None:
+    """Return the column of labels that is meant when none is named."""
+    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if "label" in features:
+        return "label"
+    return classes[0] if len(classes) == 1 else None
+
+
+def _kind(feature: Any) -> str:
+    """Return a column's type in a word."""
+    if isinstance(feature, dict):
+        return f"struct of {', '.join(feature)}"
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)

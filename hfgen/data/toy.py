@@ -1,0 +1,165 @@
+"""Two-dimensional toy sets whose density is known: mixtures of Gaussians and curves with Gaussian noise.
+
+Each set is one formula: a point is c(u) + sigma * n with u uniform on [0, 1) and n standard normal. A mixture has
+finitely many centres c; a curve has a continuum, and its density is the integral of the same Gaussian along it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log, pi, sqrt
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hfgen.data.dataset import Batch, Dataset, fingerprint_of
+from hfgen.data.order import Ints, uniforms
+from hfgen.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+POINTS = 100_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What defines a toy set: c(u) for u in [0, 1), shape (N, 2); sigma; the number of centres, None for a curve.
+
+    `pieces` is the number of separate curves, `length` bounds max |dc/du| / pieces (both only of curves).
+    """
+
+    centres: Callable[[Array], Array]
+    sigma: float
+    count: int | None = None
+    pieces: int = 1
+    length: float = 0.0
+    points: int = POINTS
+
+
+def _ring(u: Array) -> Array:
+    angle = 2 * pi * np.floor(8 * u) / 8
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def _grid(u: Array) -> Array:
+    row, column = np.divmod(np.floor(25 * u), 5)
+    return 2 * np.stack([row - 2, column - 2], 1)
+
+
+def _line(u: Array) -> Array:
+    x = -10 + 20 * np.floor(600 * u) / 599
+    return np.stack([x, 0.5 * x + 5], 1)
+
+
+def _circle(u: Array) -> Array:
+    return sqrt(2) * np.stack([np.cos(2 * pi * u), np.sin(2 * pi * u)], 1)
+
+
+def _moons(u: Array) -> Array:
+    angle, lower = 2 * pi * (u % 0.5), u >= 0.5
+    x, y = np.cos(angle), np.sin(angle)
+    return np.stack([np.where(lower, 1 - x, x), np.where(lower, 0.5 - y, y)], 1)
+
+
+def _roll(u: Array) -> Array:
+    angle = 1.5 * pi * (1 + 2 * u)
+    return angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+SHAPES = {
+    "ring8": Shape(_ring, 0.01, count=8),
+    "grid25": Shape(_grid, 0.05, count=25),
+    "line": Shape(_line, 0.0, count=600, points=600),
+    "circle": Shape(_circle, 0.0, length=9),
+    "moons": Shape(_moons, 0.05, pieces=2, length=3.2),
+    "swissroll": Shape(_roll, 0.25, length=135),
+}
+"""`ring8`: 8 modes on the unit circle; `grid25`: 5x5 modes, spacing 2 (both as in Srivastava et al. 2017, VEEGAN, and
+Lin et al. 2018, PacGAN). `line`: 600 evenly spaced points on y = 0.5 x + 5, x from -10 to 10. `circle`: radius
+sqrt(2). `moons`: half circles of radius 1, (cos t, sin t) and (1 - cos t, 1/2 - sin t). `swissroll`: t (cos t, sin t),
+t from 1.5 pi to 4.5 pi. Line and circle have no noise."""
+
+
+class Toy(Dataset):
+    """A toy set: 100,000 resident points (`line`: its 600), which are `sample(len(self), seed=0)`.
+
+    Attributes: `modes` (K, 2) and `sigma` (mixtures; `modes` is None for curves and for `line`); `mean`, `std`, (2,)
+    each: of the resident points. Batches hold (point - mean) / std; everything else is in data coordinates.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.shape, self._form = name, (2,), SHAPES[name]
+        self.sigma = self._form.sigma
+        points = self._resident()
+        self.fingerprint = fingerprint_of("toy", name, points)
+        self._points = torch.from_numpy(points).float()
+        self.mean = torch.from_numpy(points.mean(0)).float()
+        self.std = torch.from_numpy(points.std(0)).float()
+        self._standard = (self._points - self.mean) / self.std
+        self.modes = torch.from_numpy(self._nodes(1.0)[0]).float() if self.sigma and self._form.count else None
+
+    def __len__(self) -> int:
+        """Return the number of resident points."""
+        return len(self._points)
+
+    def describe(self) -> str:
+        """Return e.g. `ring8: 100,000 points, 8 modes`."""
+        modes = f", {len(self.modes)} modes" if self.modes is not None else ""
+        return f"{self.name}: {len(self):,} points{modes}"
+
+    def tensor(self, n: int | None = None) -> torch.Tensor:
+        """Return the first `n` resident points (default: all) in data coordinates, float32 (n, 2)."""
+        return self._points[:n].clone()
+
+    def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
+        """Return the points `indices`, standardised."""
+        if self._standard.device != device:
+            self._standard = self._standard.to(device)
+        return {"x": self._standard.index_select(0, torch.from_numpy(indices).to(device))}
+
+    def sample(self, n: int, seed: int) -> torch.Tensor:
+        """Return `n` points in data coordinates, float32 (n, 2); point i is a function of (seed, i) alone."""
+        return torch.from_numpy(self._draw(n, seed)).float()
+
+    def log_prob(self, points: torch.Tensor, sigma: float | None = None) -> torch.Tensor:
+        """Return log p(x) in nats of points (N, 2) in data coordinates, float64 (N,), on the CPU.
+
+        p(x) = mean over u of N(x; c(u), sigma^2 I). `sigma` defaults to the set's own; a larger one gives the density
+        of the set after more noise. Exact for mixtures; for curves the integral is taken with Gauss-Legendre panels
+        no longer than 2 sigma (relative error below 1e-9). Line and circle have no noise and therefore no density:
+        ConfigError unless a `sigma` > 0 is given.
+        """
+        sigma = self.sigma if sigma is None else sigma
+        if not sigma > 0:
+            raise ConfigError(f"{self.name}: points without noise have no density; give log_prob a sigma > 0")
+        centres, weights = (torch.from_numpy(array) for array in self._nodes(sigma))
+        x = points.detach().cpu().double()
+        rows = max(1, 2**22 // len(centres))
+        parts = [torch.logsumexp(weights.log() - _squared(part, centres) / (2 * sigma**2), 1) for part in x.split(rows)]
+        return torch.cat(parts) - log(2 * pi * sigma**2)
+
+    def _resident(self) -> Array:
+        if self.name == "line":
+            return self._nodes(1.0)[0]
+        return self._draw(self._form.points, 0)
+
+    def _draw(self, n: int, seed: int) -> Array:
+        """Return c(u) + sigma * n, the normal pair by Box and Muller 1958."""
+        u, v, w = (uniforms(seed, 0, np.arange(n), f"{self.name}/{draw}") for draw in ("centre", "radius", "angle"))
+        radius = np.sqrt(-2 * np.log1p(-v))
+        noise = radius[:, None] * np.stack([np.cos(2 * pi * w), np.sin(2 * pi * w)], 1)
+        return self._form.centres(u) + self.sigma * noise
+
+    def _nodes(self, sigma: float) -> tuple[Array, Array]:
+        """Return centres (K, 2) and weights (K,) that sum to 1: the mixture's own, or quadrature nodes of the curve."""
+        form = self._form
+        if form.count:
+            return form.centres((np.arange(form.count) + 0.5) / form.count), np.full(form.count, 1 / form.count)
+        panels = form.pieces * max(1, int(np.ceil(form.length / (2 * sigma))))
+        x, w = np.polynomial.legendre.leggauss(8)
+        u = (np.arange(panels)[:, None] + (x + 1) / 2) / panels
+        return form.centres(u.ravel()), np.tile(w / 2 / panels, panels)
+
+
+def _squared(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """Return squared distances (N, K), by differences: exact also far from the origin."""
+    return (x[:, None, 0] - centres[:, 0]).square() + (x[:, None, 1] - centres[:, 1]).square()

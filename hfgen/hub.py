@@ -1,0 +1,151 @@
+"""From what a user calls a model (a folder, a run, a Hub id) to a local pipeline folder.
+
+From the Hub come safetensors, JSON and tokenizer files of one commit, nothing else: no code, no pickles.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import httpx
+
+from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
+from hfgen.safe_load import INDEX, PICKLES, refuse_pickles
+
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
+SAFE_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
+PLAIN_FILE = re.compile(r"[\w-][\w.-]*\.(?:json|txt|model)", re.ASCII)
+WEIGHT_FILE = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII
+)
+
+
+def resolve(
+    model: str | Path,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Return the local pipeline folder of `model`: a pipeline folder, a run folder or a Hub id, tried in this order.
+
+    Of a run folder it is `model/`, or before that is written the newest checkpoint's. A Hub id is resolved to one
+    commit of `revision`, whose files are downloaded once. Raises ConfigError when there is no such model,
+    UnsafeContentError when there are only pickles, ResourceError when the Hub cannot be reached.
+    """
+    path = Path(model).expanduser()
+    _check_inside("subfolder", subfolder)
+    if path.is_dir():
+        return _pipeline_folder(path / (subfolder or ""))
+    if path.exists():
+        kind = UnsafeContentError if path.name.endswith(PICKLES) else ConfigError
+        raise kind(f"{path} is a file; a model is a folder with {INDEX}, safetensors and JSON files")
+    name = str(model)
+    if not HUB_ID.fullmatch(name):
+        raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
+    folder = _download(name, revision, subfolder, cache_dir, local_files_only, token, variant)
+    return _pipeline_folder(folder / (subfolder or ""))
+
+
+def _check_inside(what: str, path: str | None) -> None:
+    parts = PurePosixPath(path or "")
+    if parts.is_absolute() or ".." in parts.parts or "\\" in (path or ""):
+        raise UnsafeContentError(f"{what} {path!r} points outside of the model's folder")
+
+
+def _pipeline_folder(folder: Path) -> Path:
+    """Return `folder` if it is a pipeline's, else the pipeline folder of the run that it holds."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    for candidate in (folder, folder / "model"):
+        if (candidate / INDEX).is_file():
+            return candidate
+    if (folder / "checkpoints").is_dir():
+        from hfgen.checkpoint import newest
+
+        if checkpoint := newest(folder / "checkpoints"):
+            return checkpoint / "model"
+        raise ConfigError(f"{folder}: this run has not saved anything yet; let it reach its first checkpoint")
+    refuse_pickles(folder)
+    raise ConfigError(f"{folder}: neither a pipeline folder (no {INDEX}) nor a run folder (no model/, no checkpoints/)")
+
+
+def _download(
+    name: str,
+    revision: str | None,
+    subfolder: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    variant: str | None,
+) -> Path:
+    """Return the folder of one commit of the Hub's model `name` with the files that hfgen reads."""
+
+    api = HfApi(token=token)
+    with _explained(name, revision):
+        found = api.resolve_revision(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        commit = found.resolved                                     # found itself is a str too, but of the branch
+        try:
+            files = [file.path for file in get_cached_repo_tree(name, revision=commit, cache_dir=cache_dir)]
+        except CachedRepoTreeNotFoundError:
+            files = api.list_repo_files(name, revision=commit)
+        wanted = wanted_files(name, files, subfolder, variant)
+        return Path(snapshot_download(
+            name, revision=commit, cache_dir=cache_dir, token=token, allow_patterns=wanted,
+            local_files_only=local_files_only,
+        ))
+
+
+def wanted_files(name: str, names: list[str], subfolder: str | None = None, variant: str | None = None) -> list[str]:
+    """Return those of a repository's file `names` that hfgen reads: of the pipeline folder and its components."""
+    homes = [PurePosixPath(subfolder or ""), PurePosixPath(subfolder or "") / "model"]
+    home = next((home for home in homes if str(home / INDEX) in names), None)
+    pickles = [file for file in names if file.endswith(PICKLES)]
+    if pickles and not any(file.endswith(".safetensors") for file in names):
+        raise UnsafeContentError(f"{name}: holds only pickled weights ({', '.join(pickles[:5])}), which can run code "
+                                 "when opened; ask its owner for safetensors")
+    if home is None:
+        raise ConfigError(f"{name}: no {INDEX} in {subfolder or 'its root'}; not a pipeline")
+    near = [file for file in map(PurePosixPath, names) if home in (file.parent, file.parent.parent)]
+    weights = {file: match["variant"] for file in near if (match := WEIGHT_FILE.fullmatch(file.name))}
+    special = {file.parent for file, found in weights.items() if variant and found == variant}
+    chosen = [file for file, found in weights.items() if found == (variant if file.parent in special else None)]
+    plain = [file for file in near if PLAIN_FILE.fullmatch(file.name)]
+    return sorted(str(file) for file in chosen + plain if SAFE_PATH.fullmatch(str(file)))
+
+
+@contextmanager
+def _explained(name: str, revision: str | None) -> Iterator[None]:
+    """Turn what the Hub's client raises into an HfgenError that says what to do."""
+    try:
+        yield
+    except HfgenError:
+        raise
+    except GatedRepoError as error:
+        raise ConfigError(f"{name}: access must be granted first; ask for it on the model's page, then log in with "
+                          "`hf auth login` or pass token=") from error
+    except RevisionNotFoundError as error:
+        raise ConfigError(f"{name}: no revision {revision!r}; give a branch, a tag or a commit of it") from error
+    except RepositoryNotFoundError as error:
+        raise ConfigError(f"{name}: no such folder, and no such model on the Hub that you may read. Check the "
+                          "spelling; for a private model log in with `hf auth login` or pass token=") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError) as error:
+        raise ResourceError(f"{name}: no such folder, not downloaded before, and the Hub is out of reach. Check the "
+                            "spelling and the connection; unset HF_HUB_OFFLINE and local_files_only") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise ResourceError(f"{name}: no such folder, and the Hub answers with {type(error).__name__}: "
+                            f"{str(error).splitlines()[0]}; try again later") from error

@@ -1,0 +1,225 @@
+"""The parts of a U-Net: time features, residual block, self-attention, halving and doubling of the resolution.
+
+Module names are those of diffusers' blocks, so that weights load both ways.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from hfgen.errors import ConfigError
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "swish": F.silu, "mish": F.mish, "gelu": F.gelu, "relu": F.relu}
+
+OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def require(condition: bool, field: str, found: Any, allowed: str) -> None:
+    """Raise ConfigError with the field, what was found and what is allowed, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{field} must be {allowed}, got {found!r}")
+
+
+def require_int(field: str, found: Any, low: int = 1, high: int = 2**24) -> None:
+    """Raise ConfigError unless `found` is a whole number in [low, high] (and not a bool)."""
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    require(whole and low <= found <= high, field, found, f"an int in [{low}, {high}]")
+
+
+def rename_old_attention_keys(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state dict with `query, key, value, proj_attn` of old checkpoints as `to_q, to_k, to_v, to_out.0`."""
+    old = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
+    return {old.sub(lambda m: m[1] + OLD_ATTENTION_NAMES[m[2]], key): state_dict[key] for key in state_dict}
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+
+def as_timesteps(timestep: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """Return timesteps of shape (B,), or (1,) for a single one, whose features then serve the whole batch."""
+    return torch.as_tensor(timestep, device=device).reshape(-1)
+
+
+class SinusoidalFeatures(nn.Module):
+    """Sines and cosines of t at geometric frequencies: sin(t / 10000^(i / (D/2 - shift))).
+
+    Vaswani et al. 2017, sec. 3.5, as used by Ho et al. 2020. Always float32, whatever the model's dtype: bfloat16 does
+    not tell t = 998 from t = 999. An odd D is filled with a zero.
+    """
+
+    def __init__(self, dim: int, cos_first: bool = True, shift: float = 0.0) -> None:
+        super().__init__()
+        self.dim, self.cos_first, self.shift = dim, cos_first, shift
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        half = self.dim // 2
+        exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - self.shift)
+        phase = t[:, None].float() * exponent.exp()                                     # (B, D/2)
+        waves = (phase.cos(), phase.sin()) if self.cos_first else (phase.sin(), phase.cos())
+        return F.pad(torch.cat(waves, dim=1), (0, self.dim % 2))                        # (B, D)
+
+
+class FourierFeatures(nn.Module):
+    """Sines and cosines of log t at fixed random frequencies: sin(2 pi w log t), w ~ N(0, 16^2); t > 0.
+
+    Song et al. 2021 (score SDE), appendix C.2. The frequencies are saved with the weights and never trained.
+    """
+
+    def __init__(self, dim: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dim) * scale, requires_grad=False)
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        phase = torch.log(t)[:, None] * self.weight * 2 * math.pi                        # (B, D)
+        return torch.cat((phase.sin(), phase.cos()), dim=1)                              # (B, 2D)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers that turn time features (B, F) into the embedding (B, D)."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(features, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(F.silu(self.linear_1(features)))
+
+
+# --- space ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """What all blocks of one network have in common."""
+
+    time_dim: int
+    groups: int
+    eps: float
+    act: Activation
+    dropout: float
+    scale_shift: bool
+    head_dim: int | None
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a strided convolution; padding 0 pads the right and the bottom edge only."""
+
+    def __init__(self, channels: int, padding: int = 1) -> None:
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        return self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))                  # (B, C, H/2, W/2)
+
+
+class Upsample(nn.Module):
+    """Double height and width (nearest neighbour), then convolve.
+
+    Both at once are one transposed convolution: doubling repeats each pixel, so neighbouring taps of the 3x3 kernel
+    meet the same pixel and add up to a 4x4 kernel of stride 2, with 4/9 of the multiplications.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        kernel = F.pad(self.conv.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))        # (C_in, C_out, 5, 5)
+        kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+        kernel = kernel[:, :, :, 1:] + kernel[:, :, :, :-1]                              # (C_in, C_out, 4, 4)
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)        # (B, C, 2H, 2W)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in the dtype of its weights: float32 under autocast on every device."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class ResnetBlock(nn.Module):
+    """Residual block conditioned on time: x + conv(act(norm(conv(act(norm(x))) + W temb))) (Ho et al. 2020, app. B).
+
+    With `scale_shift` the embedding scales and shifts the second normalisation instead (Dhariwal & Nichol 2021,
+    adaptive group norm). `resample` is applied to both branches before the first convolution. `temb` (B, D) or
+    (1, D) has been through the activation already. The sum is divided by `scale`.
+    """
+
+    gradient_checkpointing = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        settings: BlockSettings,
+        scale: float = 1.0,
+        resample: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        self.act, self.scale_shift, self.scale, self.resample = settings.act, settings.scale_shift, scale, resample
+        self.norm1 = GroupNorm(settings.groups, in_channels, settings.eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(settings.time_dim, out_channels * (2 if settings.scale_shift else 1))
+        self.norm2 = GroupNorm(settings.groups, out_channels, settings.eps)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(self.residual, x, temb)
+        return self.residual(x, temb)
+
+    def residual(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        h = self.act(self.norm1(x))                                                      # (B, C_in, H, W)
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
+        h = self.conv1(h)                                                                # (B, C_out, H, W)
+        shift = self.time_emb_proj(temb)[:, :, None, None]                               # (B or 1, C_out, 1, 1)
+        if self.scale_shift:
+            scale, shift = shift.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h.add_(shift))
+        h = self.conv2(self.dropout(self.act(h)))
+        h = h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return h if self.scale == 1 else h / self.scale
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels: x + W_o softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1).
+
+    `head_dim` is d; None means one head over all channels. The sum is divided by `scale`.
+    """
+
+    _from_deprecated_attn_block = True  # diffusers' `from_pretrained` then renames old keys
+
+    def __init__(self, channels: int, groups: int | None, eps: float, head_dim: int | None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.head_dim, self.scale = head_dim or channels, scale
+        inner = channels // self.head_dim * self.head_dim
+        self.group_norm = GroupNorm(groups, channels, eps) if groups else nn.Identity()
+        self.to_q = nn.Linear(channels, inner)
+        self.to_k = nn.Linear(channels, inner)
+        self.to_v = nn.Linear(channels, inner)
+        self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.group_norm(x).permute(0, 2, 3, 1).flatten(1, 2)                         # (B, HW, C)
+        weight = torch.cat((self.to_q.weight, self.to_k.weight, self.to_v.weight))
+        bias = torch.cat((self.to_q.bias, self.to_k.bias, self.to_v.bias))
+        qkv = F.linear(h, weight, bias).unflatten(2, (3, -1, self.head_dim))             # (B, HW, 3, heads, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                             # (B, heads, HW, d) each
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)           # (B, HW, heads d)
+        h = self.to_out[0](h).transpose(1, 2).unflatten(2, x.shape[2:])                  # (B, C, H, W)
+        return (h + x) if self.scale == 1 else (h + x) / self.scale

@@ -1,0 +1,220 @@
+"""What all pipelines share: loading, saving, checked arguments, and sampling as a generator of states."""
+
+import json
+import numbers
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import __version__ as diffusers_version
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from hfgen import hub, safe_load
+from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.registry import MODULES, PIPELINE_SHIM, SHIM, STOCK_SCHEDULERS, saved_name
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class Pipeline(DiffusionPipeline):
+    """Base of hfgen's pipelines: a `DiffusionPipeline` that loads without running code and saves stock folders.
+
+    A subclass has `__init__` annotated with the classes of its components, `states(...)` that yields x_T, ..., x_0,
+    `__call__` that keeps the last of them, and `model_cpu_offload_seq`.
+    """
+
+    model_cpu_offload_seq: str | None = None  # type: ignore[assignment]
+
+    def stock_twin(self) -> str | None:
+        """Return the name of the stock pipeline that can run this one as it is; None where only hfgen can."""
+        return None
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
+        """Return the pipeline saved in `model`: a pipeline folder, a run folder or a Hub id. No code of it is run.
+
+        `variant` picks weight files such as "fp16"; `dtype` defaults to float32, `device` to the CPU. Raises
+        ConfigError, CheckpointError or UnsafeContentError for a folder that is not what it should be.
+        """
+        folder = hub.resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+        name, saved = safe_load.read_index(folder)
+        if name not in {base.__name__ for base in cls.__mro__}:
+            raise ConfigError(f"{folder} holds a {name}: load it with hfgen.{name} or hfgen.AutoPipeline, "
+                              f"not {cls.__name__}")
+        classes = cls._component_classes(folder / safe_load.INDEX, saved)
+        components = {
+            part: safe_load.load_component(folder, part, found, saved[part][1], dtype=dtype, variant=variant)
+            for part, found in classes.items()
+        }
+        pipeline = cls(**components)
+        return pipeline if device is None else pipeline.to(device)
+
+    @classmethod
+    def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
+        """Return the class of each component, every name looked up in the table and checked against `__init__`."""
+        wanted = cls._get_signature_types()
+        found = {part: safe_load.component_class(path, part, *pair) for part, pair in saved.items()}
+        if found.keys() != wanted.keys():
+            raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(wanted))}; "
+                              f"found {', '.join(sorted(found)) or 'none'}")
+        for part, class_ in found.items():
+            scheduler = any(issubclass(one, SchedulerMixin) for one in wanted[part])
+            if not issubclass(class_, SchedulerMixin if scheduler else wanted[part]):
+                names = ", ".join(one.__name__ for one in wanted[part])
+                raise ConfigError(f"{path}: {part!r} must be {names}, found {saved[part][1]}")
+        return found
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, variant: str | None = None, safe_serialization: bool = True
+    ) -> None:
+        """Write the pipeline to a folder of safetensors and JSON; stock diffusers loads it too.
+
+        The folder is written under a hidden name beside `save_directory` and renamed when whole. An older pipeline in
+        its place is replaced, other files there (a README) are kept; any other non-empty folder is a ConfigError.
+        """
+        if not safe_serialization:
+            raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
+        target = Path(save_directory)
+        if target.exists() and not _replaceable(target):
+            raise ConfigError(f"{target} is not empty and not a pipeline folder; save into a new folder")
+        temporary = target.absolute().parent / f".{target.absolute().name}.tmp-{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            self._write(temporary, variant)
+            _put_in_place(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write(self, folder: Path, variant: str | None) -> None:
+        name, twin = type(self).__name__, self.stock_twin()
+        index: dict[str, Any] = {"_class_name": twin or [PIPELINE_SHIM, name], "_diffusers_version": diffusers_version}
+        if twin is None:
+            (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name))
+        for part, component in self.components.items():
+            component = getattr(component, "_orig_mod", component)                      # what torch.compile wrapped
+            index[part] = list(_known_name(part, component))
+            component.save_pretrained(folder / part, **({} if _is_scheduler(component) else {"variant": variant}))
+            if index[part][0] == SHIM:
+                (folder / part / f"{SHIM}.py").write_text(shim(index[part][1]))
+            _forget_origin(folder / part / component.config_name)
+        (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        mode = (folder / safe_load.INDEX).stat().st_mode                                # safetensors ignores the umask
+        for file in folder.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)
+
+    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
+        """Return an iterator over x_T, ..., x_0 in model coordinates."""
+        raise NotImplementedError
+
+    def _output(self, images: Any, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
+        """Return the images as callers expect them, after offloaded models have left the device."""
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def shim(name: str) -> str:
+    """Return the code of a shim: it lets stock diffusers find hfgen's class `name`, and names what is missing."""
+    return f"# Needs hfgen: pip install hfgen\nfrom hfgen import {name}  # pip install hfgen\n"
+
+
+def _is_scheduler(component: Any) -> bool:
+    return isinstance(component, SchedulerMixin)
+
+
+def _known_name(part: str, component: Any) -> tuple[str, str]:
+    """Return the saved name of a component; ConfigError for a class that could not be loaded again."""
+    name = type(component).__name__
+    library, saved = saved_name(name)
+    if library == SHIM and name not in MODULES:
+        raise ConfigError(f"{part} is a {name}, which hfgen could not load again. Networks and schedulers of hfgen can "
+                          f"be saved, and the schedulers {', '.join(STOCK_SCHEDULERS)}")
+    return library, saved
+
+
+def _forget_origin(path: Path) -> None:
+    """Take the local path, which stock `from_pretrained` leaves in a configuration, out of the file."""
+    config = json.loads(path.read_text())
+    if config.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _replaceable(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / safe_load.INDEX).is_file() or not any(folder.iterdir()))
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Rename the folder `new` to `target`; what an older pipeline there did not write itself moves along."""
+    if not (target / safe_load.INDEX).is_file():
+        new.rename(target)                                                              # over an empty folder, or none
+        return
+    index = json.loads((target / safe_load.INDEX).read_text())
+    old = new.with_name(new.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    new.rename(target)
+    for entry in old.iterdir():
+        if entry.name not in {*index, safe_load.INDEX, f"{PIPELINE_SHIM}.py"} and not (target / entry.name).exists():
+            entry.rename(target / entry.name)
+    shutil.rmtree(old)
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` as int; ConfigTypeError unless it is a whole number, ConfigError unless it is in [low, high]."""
+    allowed = f"an int >= {low}" if high is None else f"an int in [{low}, {high}]"
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        raise (ConfigError if whole else ConfigTypeError)(f"{name} must be {allowed}, got {value!r}")
+    return int(value)
+
+
+def check_generator(generator: Generators, batch_size: int) -> None:
+    """Raise unless `generator` is None, one torch.Generator, or a list of `batch_size` of them."""
+    listed = generator if isinstance(generator, list) else [generator] * (generator is not None)
+    for one in listed:
+        if not isinstance(one, torch.Generator):
+            raise ConfigTypeError(f"generator must be a torch.Generator or a list of them, got {one!r}")
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise ConfigError(f"generator is a list of {len(generator)}; it must have one for each of {batch_size} images")
+
+
+def check_labels(labels: Any, num_classes: int | None, batch_size: int) -> torch.Tensor | None:
+    """Return class labels as a tensor (B,) of int64; None for a network without classes.
+
+    One int serves the whole batch. Labels are in [0, num_classes); they are required exactly if there are classes.
+    """
+    if num_classes is None:
+        if labels is not None:
+            raise ConfigError(f"class_labels must be None, this network knows no classes; got {labels!r}")
+        return None
+    if labels is None:
+        raise ConfigError(f"class_labels must be given, this network knows classes: ints in [0, {num_classes - 1}]")
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigTypeError(f"class_labels must be an int, a list or a tensor of ints, got {labels!r}") from error
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ConfigTypeError(f"class_labels must be ints, got {given.dtype}: {labels!r}")
+    if given.ndim > 1 or (given.ndim == 1 and len(given) != batch_size):
+        raise ConfigError(f"class_labels must be one int or {batch_size} (batch_size) of them, got {list(given.shape)}")
+    if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < num_classes:
+        raise ConfigError(f"class_labels must be in [0, {num_classes - 1}], "
+                          f"got {int(given.min())} to {int(given.max())}")
+    return given.long().expand(batch_size)

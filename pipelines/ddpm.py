@@ -1,0 +1,117 @@
+"""Sampling by denoising (Ho et al. 2020), of images and of points in the plane."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from hfgen.models.mlp import MLPDenoiser
+
+from hfgen.errors import ConfigError
+from hfgen.images import as_output, check_output_type
+from hfgen.models.unet import UNet
+from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
+from hfgen.schedulers.ddpm import DDPMScheduler
+
+
+class DDPMPipeline(Pipeline):
+    """Images, or points, from noise: a network that predicts it and a scheduler that takes it away step by step.
+
+    Any scheduler of diffusers may be put in: `pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)`.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet | MLPDenoiser | UNet2DModel, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    def stock_twin(self) -> str | None:
+        """Return "DDPMPipeline" for a U-Net without classes, which the stock pipeline can run; else None."""
+        plain = not isinstance(self.unet, MLPDenoiser) and self._num_classes() is None
+        return "DDPMPipeline" if plain else None
+
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_steps: int | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
+
+        Of a network for the plane `.images` is (B, 2) in data coordinates, an array (a tensor for "pt").
+        `num_steps` is an int in [1, T] and defaults to all T steps of training. `class_labels`: an int for all or one
+        for each sample, required exactly if the network knows classes. `generator`: one, or a list with one for each
+        sample, whose noise then does not depend on the batch. Errors: ConfigError, which is a ValueError.
+        """
+        check_output_type(output_type)
+        for x in self.states(batch_size, num_steps, class_labels, generator):  # noqa: B007
+            pass                                                                        # only the last is kept
+        return self._output(self._decode(x, output_type), return_dict)
+
+    def states(
+        self,
+        batch_size: int = 1,
+        num_steps: int | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
+        generator: Generators = None,
+    ) -> Iterator[torch.Tensor]:
+        """Return an iterator over x_T, ..., x_0 (Ho et al. 2020, algorithm 2), each (B, C, H, W) or (B, 2).
+
+        Arguments are those of a call, and are checked at once; the values are in model coordinates.
+        """
+        T = self.scheduler.config.num_train_timesteps
+        steps = T if num_steps is None else check_int("num_steps", num_steps, 1, T)
+        check_int("batch_size", batch_size, 1)
+        check_generator(generator, batch_size)
+        labels = check_labels(class_labels, self._num_classes(), batch_size)
+        device = self._execution_device
+        labels = None if labels is None else labels.to(device)
+        x_T = randn_tensor((batch_size, *self._shape()), generator=generator, device=device, dtype=self.unet.dtype)
+        return self._denoise(x_T, self._timesteps(steps, device), labels, generator)
+
+    @torch.no_grad()
+    def _denoise(self, x: torch.Tensor, timesteps: Any, labels: Any, generator: Generators) -> Iterator[torch.Tensor]:
+        scheduler = self.scheduler
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        noise = {"generator": generator} if takes_generator else {}
+        x = x * scheduler.init_noise_sigma
+        yield x
+        for t in self.progress_bar(timesteps):
+            eps = self.unet(scheduler.scale_model_input(x, t), t, class_labels=labels, return_dict=False)[0]
+            x = scheduler.step(eps, t, x, return_dict=False, **noise)[0]
+            yield x
+
+    def _timesteps(self, steps: int, device: torch.device) -> Any:
+        """Return the times to visit: Python ints for hfgen's scheduler (no copy between devices), else a tensor."""
+        if isinstance(self.scheduler, DDPMScheduler):
+            self.scheduler.set_timesteps(steps)
+            return self.scheduler.timesteps.tolist()
+        self.scheduler.set_timesteps(steps, device=device)
+        return self.scheduler.timesteps
+
+    def _num_classes(self) -> int | None:
+        return self.unet.config.num_class_embeds
+
+    def _shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample: (C, H, W) or (2,)."""
+        size, channels = self.unet.config.sample_size, self.unet.config.in_channels
+        if isinstance(self.unet, MLPDenoiser):
+            return (channels,)
+        if size is None:
+            raise ConfigError("unet.config.sample_size is None; set it to the images' side or (height, width)")
+        return (channels, size, size) if isinstance(size, int) else (channels, *size)
+
+    def _decode(self, x: torch.Tensor, output_type: str) -> Any:
+        """Return x_0 in the coordinates of the data."""
+        if not isinstance(self.unet, MLPDenoiser):
+            return as_output(x, output_type)
+        mean, std = (x.new_tensor(self.unet.config[key]) for key in ("data_mean", "data_std"))
+        points = x * std + mean
+        return points if output_type == "pt" else points.float().cpu().numpy()

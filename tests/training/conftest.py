@@ -1,0 +1,34 @@
+"""Fixtures that start runs and wait for them."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import ROOT, command, environment
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Start a run and return its process."""
+
+    def popen(folder: Path, *extra: str, processes: int = 1) -> subprocess.Popen[str]:
+        words = command(folder, *extra, processes=processes)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+    return popen
+
+
+@pytest.fixture
+def train(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run to the end and return what was printed; fails unless the exit code is `code`."""
+
+    def run(folder: Path, *extra: str, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
+        process = start(folder, *extra, processes=processes)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run

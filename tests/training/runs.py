@@ -1,0 +1,55 @@
+"""Runs of the real recipe as real processes, small enough for two cores."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = (
+    "--dataset digits --block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --batch-size 16 "
+    "--learning-rate 1e-3 --warmup-steps 5 --log-every 1 --sample-every 0 --threads 1"
+).split()
+
+LAUNCH_TWO = (
+    "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 "
+    "--mixed_precision no --dynamo_backend no"
+).split()
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which two CPU processes find each other on the loopback, and warnings are errors."""
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def command(folder: Path, *extra: str, processes: int = 1) -> list[str]:
+    """Return the words that train the tiny model into `folder`."""
+    launch = ["-m", "hfgen.training.ddpm"] if processes == 1 else [*LAUNCH_TWO, "-m", "hfgen.training.ddpm"]
+    return [sys.executable, *launch, "--output-dir", str(folder), *TINY, *extra]
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of a run's newest checkpoint: networks, averages and optimisers."""
+    newest = max((folder / "checkpoints").glob("step-*"))
+    files = sorted(newest.rglob("*.safetensors"))
+    assert len(files) == 3, files
+    return {f"{file.stem}/{key}": value for file in files for key, value in load_file(file).items()}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Assert that two runs ended in the same bits and logged the same numbers."""
+    first, second = tensors(a), tensors(b)
+    assert first.keys() == second.keys()
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    assert not different, different
+    assert metrics(a) == metrics(b)

@@ -1,0 +1,171 @@
+"""Denoising diffusion probabilistic models (Ho et al. 2020): a network learns to see the noise in a noisy image.
+
+    hfgen train ddpm --dataset digits --output-dir runs/digits
+    accelerate launch training/ddpm.py --dataset digits --output-dir runs/digits
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from hfgen.models.mlp import MLPDenoiser
+from PIL import Image
+from torch import Tensor, nn
+
+from hfgen import images
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.losses.diffusion import PredictionType, Weighting, l_simple, min_snr_weights, vlb_weights
+from hfgen.models.unet import UNet
+from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.ddpm import DDPMPipeline
+from hfgen.schedulers.ddpm import DDPMScheduler
+from hfgen.training import run
+from hfgen.training.noise import Noise
+from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.settings import Settings
+
+DEFAULT_STEPS = 2000
+"""Optimiser steps where neither --max-steps nor --budget is given: under three minutes for digits on two cores."""
+
+
+@dataclass(kw_only=True)
+class DDPMSettings(Settings):
+    """Train a denoising diffusion model (Ho et al. 2020) on images or 2-D points."""
+
+    block_out_channels: tuple[int, ...] = (64, 128)
+    """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP."""
+    layers_per_block: int = 2
+    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
+    attention_levels: tuple[int, ...] = ()
+    """Resolutions with self-attention, 0 being the finest; the middle always has it."""
+    attention_head_dim: int = 32
+    """Channels of each attention head."""
+    dropout: float = 0.0
+    """Share of activations dropped in training."""
+    class_conditional: bool = False
+    """Condition the network on the dataset's labels."""
+
+    num_train_timesteps: int = 1000
+    """Diffusion steps T."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"
+    """Noise schedule; squaredcos_cap_v2 is the cosine schedule."""
+    prediction_type: PredictionType = "epsilon"
+    """What the network predicts: the noise, the image (sample), or the velocity."""
+    variance_type: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    """Variance of the reverse steps: the posterior's, or beta_t."""
+    weighting: Weighting = "simple"
+    """Weight of each timestep's error: 1 (simple), that of the variational bound (vlb), or min-SNR-gamma (min_snr)."""
+    snr_gamma: float = 5.0
+    """gamma of the min-SNR weighting."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+
+
+def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
+    """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
+    unet = network(settings, dataset)
+    scheduler = DDPMScheduler(
+        num_train_timesteps=settings.num_train_timesteps,
+        beta_schedule=settings.beta_schedule,
+        prediction_type=settings.prediction_type,
+        variance_type=settings.variance_type,
+        clip_sample=len(dataset.shape) == 3,
+    )
+    weights = timestep_weights(settings, scheduler)
+
+    def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+        x_0 = batch["x"]
+        eps = noise.normal("eps", *x_0.shape[1:])
+        t = (noise.stratified("t") * settings.num_train_timesteps).long()
+        x_t = scheduler.add_noise(x_0, eps, t)
+        prediction = nets["unet"](x_t, t, class_labels=batch["label"] if settings.class_conditional else None).sample
+        target = {"epsilon": eps, "sample": x_0}.get(settings.prediction_type)
+        error = l_simple(prediction, scheduler.get_velocity(x_0, eps, t) if target is None else target)
+        mean = (weights.to(error.device)[t] * error).mean()
+        return mean, {"loss": mean.detach()}
+
+    optimizer = torch.optim.AdamW(
+        [p for p in unet.parameters() if p.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    return Recipe(
+        nets={"unet": unet},
+        phases=[Phase("ddpm", optimizer, ("unet",), loss)],
+        pipeline=lambda nets: DDPMPipeline(unet=nets["unet"], scheduler=scheduler),
+        preview=lambda pipeline: preview(pipeline, settings, dataset),
+        averaged=("unet",),
+    )
+
+
+def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
+    """Return the ε-predictor for the dataset's shape: a U-Net for images, an MLP for 2-D points."""
+    if settings.class_conditional and not dataset.num_classes:
+        raise ConfigError(f"--class-conditional: the dataset {settings.dataset!r} has no labels")
+    classes = dataset.num_classes if settings.class_conditional else None
+    widths = settings.block_out_channels
+    if len(dataset.shape) == 1:
+        return MLPDenoiser(
+            dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
+            data_mean=tuple(dataset.mean), data_std=dataset.std,
+        )  # fmt: skip
+    channels, height, width = dataset.shape
+    attention = [level in settings.attention_levels for level in range(len(widths))]
+    return UNet(
+        sample_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=widths,
+        layers_per_block=settings.layers_per_block,
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
+        attention_head_dim=settings.attention_head_dim,
+        norm_num_groups=min(32, widths[0] // 4),
+        dropout=settings.dropout,
+        num_class_embeds=classes,
+    )
+
+
+def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor:
+    """Return the weight of the error at each timestep, (T,) float32, scaled to mean 1 for a bound's weighting."""
+    if settings.weighting == "simple":
+        return torch.ones(settings.num_train_timesteps)
+    if settings.weighting == "min_snr":
+        snr = scheduler.snr(torch.arange(settings.num_train_timesteps))
+        return min_snr_weights(snr, settings.prediction_type, settings.snr_gamma).float()
+    if settings.prediction_type != "epsilon":
+        raise ConfigError("--weighting vlb is the bound's weight of the noise: it needs --prediction-type epsilon")
+    weights = vlb_weights(scheduler.alphas_cumprod, settings.variance_type)
+    return (weights / weights.mean()).float()
+
+
+def preview(pipeline: Pipeline, settings: DDPMSettings, dataset: Dataset) -> Image.Image:
+    """Return a grid of 64 images, or a plot of 2,000 points, made in at most 50 steps."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    steps = min(50, settings.num_train_timesteps)
+    labels = None
+    count = 64 if len(dataset.shape) == 3 else 2000
+    if settings.class_conditional:
+        labels = torch.arange(count) % (dataset.num_classes or 1)
+    output = "pil" if len(dataset.shape) == 3 else "pt"
+    samples = pipeline(
+        batch_size=count, num_steps=steps, class_labels=labels, generator=generator, output_type=output
+    ).images
+    if output == "pil":
+        return images.grid(samples)
+    reach = float(dataset.tensor().abs().max()) * 1.2
+    return images.scatter(samples, -reach, reach)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train ddpm ARGUMENTS` (sys.argv by default)."""
+    return run.main(DDPMSettings, build, arguments, DEFAULT_STEPS)
+
+
+if __name__ == "__main__":
+    from hfgen.training import ddpm
+
+    raise SystemExit(ddpm.main())

@@ -1,0 +1,84 @@
+"""Where a run writes its numbers: metrics.jsonl, the progress bar and trackers."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+
+class Averages:
+    """Running means of scalars that stay on the device until they are fetched."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, scalars: dict[str, torch.Tensor]) -> None:
+        """Add one observation of each 0-dim scalar; nothing is fetched."""
+        for name, value in scalars.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def fetch(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the means over all processes since the last fetch, and start anew."""
+        values = self.state(accelerator)
+        self.sums, self.counts = {}, {}
+        return {name: total / count for name, (total, count) in values.items()}
+
+    def state(self, accelerator: Accelerator) -> dict[str, tuple[float, int]]:
+        """Return (sum averaged over processes, count) of each scalar, for a checkpoint."""
+        if not self.sums:
+            return {}
+        totals = accelerator.reduce(torch.stack(list(self.sums.values())), reduction="mean").tolist()
+        return {name: (total, self.counts[name]) for name, total in zip(self.sums, totals, strict=True)}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue from what `state` returned."""
+        self.sums = {n: torch.tensor(total, dtype=torch.float64, device=device) for n, (total, _) in state.items()}
+        self.counts = {name: count for name, (_, count) in state.items()}
+
+
+class Log:
+    """Writes one JSON object a line to metrics.jsonl (cut back to `step` first), the progress bar, and trackers."""
+
+    def __init__(self, path: Path, accelerator: Accelerator, step: int, max_steps: int):
+        self.accelerator, self.path = accelerator, path
+        main = accelerator.is_main_process
+        self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=not main)
+        if main:
+            self._cut(step)
+
+    def _cut(self, step: int) -> None:
+        """Drop lines that lie after `step`: the resumed run writes them again."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        self.path.write_text("".join(kept))
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        self._bar.update()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write one line of numbers; NaN and infinities become null, which JSON has."""
+        if not self.accelerator.is_main_process:
+            return
+        line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
+        if self.accelerator.trackers:
+            self.accelerator.log(values, step=step)
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar, on one process only."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """Leave the progress bar as it is and go to the next line."""
+        self._bar.close()

@@ -1,0 +1,40 @@
+"""Random draws that are pure functions of (seed, step, phase, name): the same on one process or eight."""
+
+import torch
+
+from hfgen.data.order import derive_seed
+
+
+class Noise:
+    """The draws of one repetition of a phase.
+
+    Each named draw fills the GLOBAL batch from a CPU generator of its own; what comes back are the rows of this
+    process and micro-batch. So no result depends on how the batch is divided, and resuming needs only the step.
+    """
+
+    def __init__(self, key: tuple[int | str, ...], batch_size: int, rows: slice, device: torch.device | str = "cpu"):
+        self.key, self.batch_size, self.rows, self.device = key, batch_size, rows, device
+
+    def _generator(self, name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(*self.key, name))
+
+    def _mine(self, draw: torch.Tensor) -> torch.Tensor:
+        return draw[self.rows].to(self.device, non_blocking=True)
+
+    def normal(self, name: str, *shape: int) -> torch.Tensor:
+        """Return standard normal draws, (rows, *shape) float32."""
+        return self._mine(torch.randn(self.batch_size, *shape, generator=self._generator(name)))
+
+    def uniform(self, name: str, *shape: int) -> torch.Tensor:
+        """Return draws uniform in [0, 1), (rows, *shape) float32."""
+        return self._mine(torch.rand(self.batch_size, *shape, generator=self._generator(name)))
+
+    def stratified(self, name: str) -> torch.Tensor:
+        """Return one draw per sample, uniform in [0, 1) and one in each of B equal cells, in random order: (rows,).
+
+        Estimates of an expectation over time vary less than with independent draws (Kingma et al. 2021, appendix I.1).
+        """
+        generator = self._generator(name)
+        cells = torch.randperm(self.batch_size, generator=generator)
+        offset = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
+        return self._mine(((cells + offset) / self.batch_size).float().clamp_(max=1 - 2**-24))

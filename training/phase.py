@@ -1,0 +1,47 @@
+"""What a recipe hands to the engine: networks, optimisers and the phases of one training step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hfgen.pipelines.base import Pipeline
+from hfgen.training.noise import Noise
+
+Batch = dict[str, Any]
+Loss = Callable[[Mapping[str, nn.Module], Batch, Noise, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimisation within a step: these networks are trained on this loss, all others are frozen.
+
+    `loss(nets, batch, noise, memo)` returns the mean loss over the batch and detached scalars to log. `memo` hands
+    tensors from one phase of a step to the next. `times` repeats the phase, each time on a fresh batch. `after` runs
+    behind the optimiser, for weight clipping.
+    """
+
+    name: str
+    optimizer: Optimizer
+    trains: tuple[str, ...]
+    loss: Loss
+    times: int = 1
+    after: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the engine needs to know of a family of models.
+
+    `pipeline(nets)` assembles the pipeline from a mapping of networks; a network named in `averaged` is a component of
+    it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid.
+    """
+
+    nets: dict[str, nn.Module]
+    phases: list[Phase]
+    pipeline: Callable[[Mapping[str, nn.Module]], Pipeline]
+    preview: Callable[[Pipeline], Image.Image]
+    averaged: tuple[str, ...] = field(default=())

@@ -1,0 +1,255 @@
+"""A run from its settings to the finished model: folder, checkpoints, sample grids, interruption, budget."""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+import hfgen
+from hfgen import checkpoint
+from hfgen.data import load_dataset
+from hfgen.data.dataset import Dataset
+from hfgen.errors import CheckpointError, ConfigError, ResourceError, exit_code_of
+from hfgen.training import state
+from hfgen.training.engine import Build, Engine
+from hfgen.training.log import Log
+from hfgen.training.runtime import INTERRUPTED, StopSignal, accelerator_for, set_threads, share
+from hfgen.training.settings import AnySettings, Settings, check_same, parse, seconds_of, write_yaml
+
+CHECK_EVERY = 50
+"""Steps between looks at the count of non-finite steps, where the log does not look more often."""
+
+
+def main(settings_class: type[AnySettings], build: Build, arguments: list[str] | None, default_steps: int) -> int:
+    """Return the exit code of a recipe's command line: 0, 75 if interrupted and saved, else the error's."""
+    return exit_code_of(lambda: train(parse(settings_class, arguments), build, default_steps))
+
+
+def train(settings: Settings, build: Build, default_steps: int) -> int:
+    """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
+    started = time.monotonic()
+    accelerator = accelerator_for(settings)
+    threads = set_threads(settings.threads)
+    share(settings, accelerator.num_processes, accelerator.process_index)
+    stored = prepare_folder(settings)
+    accelerator.wait_for_everyone()
+    dataset = open_dataset(settings)
+    if settings.max_steps is None:
+        steps = default_steps
+        if settings.budget is not None:
+            steps = steps_within(settings, build, dataset, accelerator, started)
+        settings = dataclasses.replace(settings, max_steps=steps)
+    engine = Engine(settings, build, dataset, accelerator)
+    code = Run(settings, engine, stored, threads).go()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return code
+
+
+def open_dataset(settings: Settings) -> Dataset:
+    """Return the dataset that the settings name."""
+    names = ("split", "image_column", "label_column", "resolution", "channels", "background", "skip_bad_images")
+    choices = {name: getattr(settings, name) for name in (*names, "flip", "streaming", "num_workers")}
+    return load_dataset(settings.dataset, **choices)
+
+
+def prepare_folder(settings: Settings) -> Path | None:
+    """Make the output folder usable and return the checkpoint to resume from, if any.
+
+    Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
+    """
+    folder = settings.output_dir
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not settings.resume:
+        raise ConfigError(f"{folder} is not empty: use --resume to continue the run in it, or another --output-dir")
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise ResourceError(f"{folder}: cannot be written: permission denied")
+    return checkpoint.newest(folder / "checkpoints") if settings.resume else None
+
+
+def steps_within(
+    settings: Settings, build: Build, dataset: Dataset, accelerator: Accelerator, started: float
+) -> int:
+    """Return how many steps fit in the budget, from timing throw-away steps and a sample grid; rank 0 decides."""
+    trial = Engine(settings, build, dataset, accelerator)
+    for _ in trial.train(0, 3, 10**6):
+        pass
+    times = []
+    for _ in range(12):
+        before = time.monotonic()
+        for _ in trial.train(0, 4, 10**6):
+            pass
+        times.append((time.monotonic() - before) / 4)
+    before = time.monotonic()
+    draw(trial)
+    grid_seconds = time.monotonic() - before
+    per_step = sorted(times)[len(times) // 2] + (grid_seconds / settings.sample_every if settings.sample_every else 0)
+    left = seconds_of(settings.budget or "") - (time.monotonic() - started) - grid_seconds
+    decided = [max(1, int(left / per_step))]
+    broadcast_object_list(decided)
+    return decided[0]
+
+
+def draw(engine: Engine) -> Any:
+    """Return the sample grid of the averaged networks as a picture."""
+    nets = state.served(engine.nets, engine.averages)
+    for net in nets.values():
+        net.eval()
+    pipeline = engine.recipe.pipeline(nets)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = engine.recipe.preview(pipeline)
+    for net in engine.nets.values():
+        net.train()
+    return picture
+
+
+class Run:
+    """The loop around the engine, and everything that a run leaves in its folder."""
+
+    def __init__(self, settings: Settings, engine: Engine, stored: Path | None, threads: int):
+        assert settings.max_steps is not None
+        self.settings, self.engine, self.threads, self.max_steps = settings, engine, threads, settings.max_steps
+        self.accelerator, self.folder = engine.accelerator, settings.output_dir
+        self.main = engine.accelerator.is_main_process
+        self.step = self.saved = self.resume(stored) if stored else 0
+        if self.main:
+            self.preflight()
+            write_yaml(settings, self.folder / "config.yaml")
+        self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
+        if settings.tracker != "none":
+            self.accelerator.init_trackers("hfgen")
+
+    def go(self) -> int:
+        """Train to the last step, or until asked to stop; return the exit code."""
+        self.log.say(self.introduction())
+        before = time.monotonic()
+        with StopSignal() as stop:
+            for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
+                self.step = step
+                self.log.advance()
+                stopping = stop.agreed()
+                self.after_step(stopping)
+                if stopping and self.step < self.max_steps:
+                    self.log.close()
+                    self.log.say(f"stopped at step {self.step:,}; continue with --resume")
+                    return INTERRUPTED
+            seconds = time.monotonic() - before
+            self.finish(seconds)
+        return 0
+
+    def after_step(self, stopping: bool) -> None:
+        """Log, draw and save where this step is due."""
+        step = self.step
+        last = step == self.max_steps
+        due = {name: bool(every) and step % every == 0 for name, every in self.intervals().items()}
+        if due["log"] or due["check"] or due["save"] or last:
+            self.engine.check_finite(step)
+        if due["log"] or last:
+            rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
+            self.log.write(step, {**self.engine.log.fetch(self.accelerator), "learning_rate": rate})
+        if (due["sample"] or last) and self.main:
+            draw(self.engine).save(self.folder / "samples" / f"step-{step:08d}.png")
+        if due["save"] or last or stopping:
+            self.save()
+
+    def intervals(self) -> dict[str, int]:
+        """Return the steps between logs, looks at non-finite steps, sample grids and checkpoints."""
+        s = self.settings
+        return {"log": s.log_every, "check": CHECK_EVERY, "sample": s.sample_every, "save": s.save_every}
+
+    def save(self) -> None:
+        """Write a checkpoint of this step; all processes wait until it is there."""
+        engine = self.engine
+        now = {
+            "step": self.step,
+            "dataset": engine.dataset.fingerprint,
+            "settings": json.loads(json.dumps(dataclasses.asdict(self.settings), default=str)),
+            "log": engine.log.state(self.accelerator),
+        }
+        if self.main and self.saved != self.step:
+            checkpoint.save(
+                self.folder / "checkpoints", self.step,
+                lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
+                versions(), self.settings.keep_checkpoints,
+            )  # fmt: skip
+        self.saved = self.step
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, stored: Path) -> int:
+        """Put the engine into the state of the checkpoint `stored`; return its step. Raises CheckpointError."""
+        engine = self.engine
+        then = json.loads((stored / "state.json").read_text())
+        check_same(self.settings, then["settings"], self.folder)
+        if then["dataset"] != engine.dataset.fingerprint:
+            raise CheckpointError(
+                f"{self.folder}: the dataset {self.settings.dataset!r} is not the one this run was trained on "
+                f"(fingerprint {engine.dataset.fingerprint[:12]}, was {then['dataset'][:12]}). Use it, or a new folder."
+            )
+        if then["step"] > self.max_steps:
+            raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
+        state.read(stored, engine.recipe, engine.nets, engine.averages)
+        engine.log.restore(then["log"], engine.device)
+        return int(then["step"])
+
+    def preflight(self) -> None:
+        """Raise ResourceError if the disk has no room for the checkpoints that will be kept, and one in the making."""
+        parameters = sum(p.numel() for net in self.engine.nets.values() for p in net.parameters())
+        needed = parameters * 4 * 4 * (self.settings.keep_checkpoints + 1)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise ResourceError(f"{self.folder}: about {needed:,} bytes are needed for checkpoints, {free:,} are free")
+
+    def introduction(self) -> str:
+        """Return what is about to happen, in a few lines."""
+        engine, settings = self.engine, self.settings
+        sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in engine.nets.items())
+        lines = [
+            engine.dataset.describe(),
+            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.batch_size}"
+            + (f", continued from step {self.step:,}" if self.step else ""),
+            f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
+            f"precision {settings.mixed_precision if settings.mixed_precision != 'no' else 'float32'}",
+        ]
+        divided = self.accelerator.num_processes > 1 or len(engine.micro_batches) > 1
+        random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
+        if divided and random:
+            lines.append(f"{', '.join(random)}: depends on how the batch is divided; resuming is exact all the same")
+        return "\n".join(lines)
+
+    def finish(self, seconds: float) -> None:
+        """Write the finished model and say where everything is."""
+        self.log.close()
+        if not self.main:
+            return
+        nets = state.served(self.engine.nets, self.engine.averages)
+        self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
+        self.log.say(
+            f"finished step {self.step:,} after {seconds:.0f} s\n"
+            f"model    {self.folder / 'model'}\n"
+            f"grid     {self.folder / 'samples' / f'step-{self.step:08d}.png'}\n"
+            f"sample   hfgen sample {self.folder} --num-steps 100 -n 64 --seed 0 -o grid.png"
+        )
+
+
+def _is_local(module: nn.Module) -> bool:
+    """Return whether a module's output depends on more than its own sample: dropout, batch statistics."""
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return dropout or isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions that a checkpoint's exactness depends on."""
+    return {"hfgen": hfgen.__version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,90 @@
+"""The processes a run lives in: their number, threads, signals and how they agree to stop."""
+
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from hfgen.errors import ConfigError
+from hfgen.training.settings import Settings
+
+INTERRUPTED = 75
+"""Exit code of a run that was asked to stop and has saved a checkpoint (EX_TEMPFAIL)."""
+
+PR_SET_PDEATHSIG = 1
+
+
+def accelerator_for(settings: Settings) -> Accelerator:
+    """Return the Accelerator of this run; buffers are never synchronised behind the engine's back."""
+    no_buffer_sync = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with=None if settings.tracker == "none" else settings.tracker,
+        project_dir=str(settings.output_dir),
+        kwargs_handlers=[no_buffer_sync],
+    )
+    if "WORLD_SIZE" in os.environ and sys.platform == "linux":       # a launcher that dies takes its ranks along
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return accelerator
+
+
+def set_threads(asked: int | None) -> int:
+    """Return the CPU threads each process now uses: `asked`, else cores over local processes (launchers set 1)."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
+    threads = asked or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def share(settings: Settings, processes: int, rank: int) -> tuple[slice, list[slice]]:
+    """Return this rank's rows of the global batch, and the micro-batches as slices of the global batch.
+
+    Raises ConfigError, naming the nearest sizes that work, unless the batch divides evenly.
+    """
+    per_process = settings.batch_size // processes
+    micro = min(settings.micro_batch_size or per_process, per_process)
+    if micro == 0 or settings.batch_size % (processes * micro):
+        unit = processes * (micro or 1)
+        below, above = settings.batch_size // unit * unit, (settings.batch_size // unit + 1) * unit
+        raise ConfigError(
+            f"--batch-size {settings.batch_size} is the global batch and must divide by {processes} processes x "
+            f"micro-batches of {micro or 1}; the nearest are {' and '.join(str(b) for b in (below, above) if b)}"
+        )
+    start = rank * per_process
+    micro_batches = [slice(start + i, start + i + micro) for i in range(0, per_process, micro)]
+    return slice(start, start + per_process), micro_batches
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT until the step boundary; a second one changes nothing."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+    def agreed(self) -> bool:
+        """Return whether any process was asked to stop: the same answer on all of them, at the same step."""
+        if self._group is None:
+            return self.received
+        flag = torch.tensor([float(self.received)])
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(flag)

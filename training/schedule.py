@@ -1,0 +1,17 @@
+"""The learning rate as a function of the optimiser step."""
+
+import math
+
+
+def factor(name: str, step: int, max_steps: int, warmup_steps: int) -> float:
+    """Return what the peak learning rate is multiplied by at `step` (0-based), in (0, 1].
+
+    It rises linearly over `warmup_steps`; then it stays ("constant"), or falls to zero at `max_steps` along a line
+    ("linear") or half a cosine ("cosine", Loshchilov & Hutter 2017, eq. 5).
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if name == "linear" else 1.0

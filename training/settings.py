@@ -1,0 +1,210 @@
+"""Settings of a training run: the fields that all image recipes share, and how they are read and written.
+
+A recipe's settings are one flat dataclass. Its command line comes from `tyro`; values of a YAML file become argument
+strings before those of the command line, so that one parser checks both and the last one wins.
+"""
+
+import dataclasses
+import difflib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from hfgen.errors import CheckpointError, ConfigError
+
+FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
+FREE_ON_RESUME |= {"tracker", "threads", "micro_batch_size", "num_workers"}
+"""What may differ between a run and its resumption: where and how often things are written, not what is computed."""
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Fields that every image recipe has."""
+
+    output_dir: Path
+    """Folder of the run: settings, checkpoints, metrics, sample grids and the finished model."""
+    config: Path | None = None
+    """YAML file with any of these fields; the command line overrides it."""
+    resume: bool = False
+    """Continue from the newest checkpoint in the output folder; start anew if there is none."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and noise."""
+
+    dataset: str = "digits"
+    """digits; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, or a Hub id."""
+    split: str = "train"
+    """Split of the dataset."""
+    image_column: str | None = None
+    """Column that holds the images; found by its type if not given."""
+    label_column: str | None = None
+    """Column that holds class labels; found by its type if not given."""
+    resolution: int | tuple[int, int] | None = None
+    """Side, or height and width, that images are resized and cropped to; by default as they are."""
+    channels: Literal[1, 3, 4] | None = None
+    """Grey, RGB or RGBA; by default 1 if all images are grey, else 3."""
+    background: str = "white"
+    """Colour under transparent pixels."""
+    skip_bad_images: bool = False
+    """Leave out files that cannot be decoded instead of stopping."""
+    flip: bool = False
+    """Mirror images left to right at random."""
+    streaming: bool = False
+    """Read the dataset as a stream, without downloading it whole."""
+    num_workers: int = 0
+    """Processes that decode images which do not fit in memory."""
+
+    batch_size: int = 128
+    """Images per optimiser step over all processes and micro-batches together."""
+    micro_batch_size: int | None = None
+    """Images per process that go through the network at once; by default the process's whole share."""
+    max_steps: int | None = None
+    """Optimiser steps; by default what the recipe recommends for the dataset."""
+    budget: str | None = None
+    """Wall-clock time in place of --max-steps, such as 90s, 3m or 2h: steps are timed, then their number is fixed."""
+    learning_rate: float = 2e-4
+    """Peak learning rate; never multiplied by the number of processes."""
+    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the learning rate goes from its peak to zero at the last step, or stays."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    max_grad_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, min(ema_decay, (1 + step) / (10 + step)); 0 for none."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the network's forward and backward pass; weights and losses stay float32."""
+    threads: int | None = None
+    """CPU threads of each process; by default cores / processes."""
+
+    save_every: int = 1000
+    """Steps between checkpoints; 0 for one at the end only."""
+    sample_every: int = 500
+    """Steps between sample grids; 0 for one at the end only."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept, two at least."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Tracker that gets the metrics as well, through Accelerate."""
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def parse(cls: type[AnySettings], arguments: list[str] | None = None, prog: str | None = None) -> AnySettings:
+    """Return settings of class `cls` from command-line `arguments` (sys.argv by default) and the YAML that they name.
+
+    With --resume the run's own `config.yaml` comes first, so that only what changes has to be said again.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if _has(arguments, "budget") and _has(arguments, "max-steps"):
+        raise ConfigError("give --max-steps or --budget, not both")
+    files = [file for file in (_stored_config(arguments), _value_of(arguments, "config")) if file is not None]
+    from_files = [word for file in files for word in _as_arguments(cls, file)]
+    settings = tyro.cli(cls, args=[*from_files, *arguments], prog=prog, config=(tyro.conf.OmitSubcommandPrefixes,))
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError for values that no run can use."""
+    positive = ("batch_size", "micro_batch_size", "max_steps", "learning_rate", "log_every", "threads", "max_grad_norm")
+    for name in positive:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    for name in ("warmup_steps", "save_every", "sample_every", "num_workers"):
+        if getattr(settings, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(settings, name)}")
+    if not 0 <= settings.ema_decay < 1:
+        raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
+    if settings.keep_checkpoints < 2:
+        raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
+    if settings.budget is not None:
+        seconds_of(settings.budget)
+
+
+def seconds_of(budget: str) -> float:
+    """Return the seconds of a budget such as "90s", "3m" or "1.5h". Raises ConfigError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(f"--budget must be a number with s, m or h, for instance 90s, 3m, 2h; got {budget!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def write_yaml(settings: Settings, path: Path) -> None:
+    """Write the settings to `path` in the form that `--config` reads."""
+    values = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    values.pop("config")
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
+    """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
+
+    The number of steps may change only under a constant learning rate, which does not depend on it.
+    """
+    free = FREE_ON_RESUME | ({"max_steps", "budget"} if settings.lr_schedule == "constant" else set())
+    now = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    differing = [name for name in now if name not in free and now[name] != stored.get(name)]
+    if differing:
+        changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
+        raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _has(arguments: list[str], name: str) -> bool:
+    return any(word.partition("=")[0].replace("_", "-") == f"--{name}" for word in arguments)
+
+
+def _value_of(arguments: list[str], name: str) -> Path | None:
+    """Return what follows `--name` (or `--name=`) in the arguments, the last one, dashes or underscores."""
+    found = None
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag.replace("_", "-") == f"--{name}":
+            found = Path(value if equals else following)
+    return found
+
+
+def _stored_config(arguments: list[str]) -> Path | None:
+    folder = _value_of(arguments, "output-dir")
+    if folder is None or "--resume" not in arguments or not (folder / "config.yaml").is_file():
+        return None
+    return folder / "config.yaml"
+
+
+def _as_arguments(cls: type[Settings], path: Path) -> list[str]:
+    """Return the YAML file's values as the words that a user would have typed. Raises ConfigError naming the file."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold `field: value` lines, found {type(values).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    words: list[str] = []
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(fields))}"
+            raise ConfigError(f"{path}: unknown field {key!r}{hint}")
+        flag = name.replace("_", "-")
+        if isinstance(value, bool) and fields[name].type is bool:
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is False:                               # YAML reads a bare `no` as false
+            words += [f"--{flag}", "no"]
+        elif value is not None:
+            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return words
