@@ -12,9 +12,9 @@ from hfgen.errors import ConfigError
 OUTPUT_TYPES = ("pil", "np", "pt")
 
 
-def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
-    """Return uint8 pixels in [0, 255] as float32 in [-1, 1], any shape: x / 127.5 - 1."""
-    return pixels.to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+def from_integers(pixels: torch.Tensor, top: int = 255) -> torch.Tensor:
+    """Return integer pixels in [0, top], any shape, as float32 in [-1, 1]: x * 2 / top - 1."""
+    return pixels.to(torch.float32).mul_(2 / top).sub_(1.0)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ def to_pil(images: torch.Tensor) -> list[Image.Image]:
 def from_pil(images: list[Image.Image]) -> torch.Tensor:
     """Return PIL images of one size and one mode (L, LA, RGB, RGBA) as (B, C, H, W) in [-1, 1]."""
     arrays = [np.atleast_3d(np.asarray(image)) for image in images]
-    return from_uint8(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
+    return from_integers(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
 
 
 def check_output_type(output_type: str) -> None:

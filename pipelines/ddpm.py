@@ -31,8 +31,9 @@ class DDPMPipeline(Pipeline):
 
     def stock_twin(self) -> str | None:
         """Return "DDPMPipeline" for a U-Net without classes, which the stock pipeline can run; else None."""
-        plain = not isinstance(self.unet, MLPDenoiser) and self._num_classes() is None
-        return "DDPMPipeline" if plain else None
+        config = self.unet.config
+        labelled = config.num_class_embeds is not None or config.get("class_embed_type") is not None
+        return None if labelled or isinstance(self.unet, MLPDenoiser) else "DDPMPipeline"
 
     def __call__(
         self,
@@ -70,8 +71,7 @@ class DDPMPipeline(Pipeline):
         steps = T if num_steps is None else check_int("num_steps", num_steps, 1, T)
         check_int("batch_size", batch_size, 1)
         check_generator(generator, batch_size)
-        labels = check_labels(class_labels, self._num_classes(), batch_size)
-        device = self._execution_device
+        labels, device = self._labels(class_labels, batch_size), self._execution_device
         labels = None if labels is None else labels.to(device)
         x_T = randn_tensor((batch_size, *self._shape()), generator=generator, device=device, dtype=self.unet.dtype)
         return self._denoise(x_T, self._timesteps(steps, device), labels, generator)
@@ -96,8 +96,10 @@ class DDPMPipeline(Pipeline):
         self.scheduler.set_timesteps(steps, device=device)
         return self.scheduler.timesteps
 
-    def _num_classes(self) -> int | None:
-        return self.unet.config.num_class_embeds
+    def _labels(self, labels: Any, batch_size: int) -> torch.Tensor | None:
+        if self.unet.config.get("class_embed_type") is not None:       # times or embeddings, for the network to check
+            return None if labels is None else torch.as_tensor(labels)
+        return check_labels(labels, self.unet.config.num_class_embeds, batch_size)
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one sample: (C, H, W) or (2,)."""

@@ -14,11 +14,7 @@ from hfgen.data.decode import Layout, Pixels, decode
 from hfgen.data.order import Ints, stretch, uniforms
 from hfgen.data.source import Labels, Source
 from hfgen.errors import DataError
-
-
-def scaled(pixels: torch.Tensor, top: int) -> torch.Tensor:
-    """Return integer pixels in [0, top] as float32 in [-1, 1]: x * 2 / top - 1."""
-    return pixels.to(torch.float32).mul_(2 / top).sub_(1.0)
+from hfgen.images import from_integers
 
 
 class Images(Dataset):
@@ -52,7 +48,7 @@ class Images(Dataset):
 
     def finish(self, pixels: torch.Tensor, seed: int, epochs: Ints, indices: Ints) -> Batch:
         """Return the batch of integer `pixels` (b, C, H, W): scaled, flipped, with labels and captions."""
-        x = scaled(pixels, self.top)
+        x = from_integers(pixels, self.top)
         if self.flip:
             flipped = torch.from_numpy(uniforms(seed, epochs, indices, "flip") < 0.5).to(x.device)
             x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
@@ -78,7 +74,7 @@ class ResidentImages(Images):
 
     def tensor(self, n: int | None = None) -> torch.Tensor:
         """Return the first `n` images (default: all), unflipped: float32 (n, C, H, W) in [-1, 1]."""
-        return scaled(self._pixels[:n], self.top)
+        return from_integers(self._pixels[:n], self.top)
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
         """Return the images `indices` on `device`, flipped by f(seed, epoch, index)."""
@@ -124,7 +120,7 @@ class LazyImages(Images):
 
     def tensor(self, n: int | None = None) -> torch.Tensor:
         """Return the first `n` images (default: all), unflipped: float32 (n, C, H, W) in [-1, 1]."""
-        return scaled(self.pixels(range(len(self) if n is None else min(n, len(self)))), self.top)
+        return from_integers(self.pixels(range(len(self) if n is None else min(n, len(self)))), self.top)
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
         """Return the images `indices` on `device`, flipped by f(seed, epoch, index)."""

@@ -14,12 +14,13 @@ import torch
 
 from hfgen.data.dataset import Batch, fingerprint_of
 from hfgen.data.decode import Pixels, decode, read_header
-from hfgen.data.images import Images, scaled
+from hfgen.data.images import Images
 from hfgen.data.load import Wanted, broken_images, choose_layout, reason
 from hfgen.data.order import Ints, derive_seed, permutation
 from hfgen.data.source import Labels
 from hfgen.data.tables import Columns, class_names, encoded, image_bytes
 from hfgen.errors import ConfigError, DataError
+from hfgen.images import from_integers
 
 WINDOW = 1024
 
@@ -85,7 +86,7 @@ class StreamImages(Images):
             for w, rows in enumerate(self._windows(0))
             for j in range(len(rows))
         )
-        return scaled(torch.from_numpy(np.stack([self._pixels(spot)[0] for spot in islice(spots, n)])), self.top)
+        return from_integers(torch.from_numpy(np.stack([self._pixels(spot)[0] for spot in islice(spots, n)])), self.top)
 
     def _batches(self, seed: int, batch_size: int, first: int, rows: slice, device: torch.device) -> Iterator[Batch]:
         if self._length is not None and self._length < batch_size:

@@ -4,8 +4,7 @@ Module names are those of diffusers' blocks, so that weights load both ways.
 """
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from hfgen.errors import ConfigError
+from hfgen.models.old_names import rename_old_attention_keys as rename_old_attention_keys
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "swish": F.silu, "mish": F.mish, "gelu": F.gelu, "relu": F.relu}
-
-OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def require(condition: bool, field: str, found: Any, allowed: str) -> None:
@@ -34,13 +32,10 @@ def require_int(field: str, found: Any, low: int = 1, high: int = 2**24) -> None
     require(whole and low <= found <= high, field, found, f"an int in [{low}, {high}]")
 
 
-def rename_old_attention_keys(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the state dict with `query, key, value, proj_attn` of old checkpoints as `to_q, to_k, to_v, to_out.0`."""
-    old = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
-    return {old.sub(lambda m: m[1] + OLD_ATTENTION_NAMES[m[2]], key): state_dict[key] for key in state_dict}
-
-
-# --- time ----------------------------------------------------------------------------------------------------------
+def require_number(field: str, found: Any, low: float, high: float = 1e6) -> None:
+    """Raise ConfigError unless `found` is a number in [low, high]; NaN never is."""
+    number = isinstance(found, int | float) and not isinstance(found, bool)
+    require(number and low <= found <= high, field, found, f"a number in [{low:g}, {high:g}]")
 
 
 def as_timesteps(timestep: torch.Tensor | float, device: torch.device) -> torch.Tensor:
@@ -94,9 +89,6 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(features)))
 
 
-# --- space ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class BlockSettings:
     """What all blocks of one network have in common."""
@@ -108,6 +100,17 @@ class BlockSettings:
     dropout: float
     scale_shift: bool
     head_dim: int | None
+    downsample_padding: int
+
+
+def halve(x: torch.Tensor) -> torch.Tensor:
+    """Return x at half the height and width: means over 2x2 pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Return x at twice the height and width: each pixel repeated 2x2 times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Downsample(nn.Module):
@@ -155,7 +158,8 @@ class ResnetBlock(nn.Module):
     (1, D) has been through the activation already. The sum is divided by `scale`.
     """
 
-    gradient_checkpointing = False
+    gradient_checkpointing = False  # diffusers' `enable_gradient_checkpointing` sets both on every block
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
 
     def __init__(
         self,
@@ -223,3 +227,92 @@ class Attention(nn.Module):
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)           # (B, HW, heads d)
         h = self.to_out[0](h).transpose(1, 2).unflatten(2, x.shape[2:])                  # (B, C, H, W)
         return (h + x) if self.scale == 1 else (h + x) / self.scale
+
+
+def attention_or_nothing(channels: int, attend: bool, settings: BlockSettings) -> nn.Module:
+    """Return the self-attention of one level, or the identity, which has no weights."""
+    return Attention(channels, settings.groups, settings.eps, settings.head_dim) if attend else nn.Identity()
+
+
+class DownBlock(nn.Module):
+    """One level on the way down: (residual block, attention?) x layers, then halving (`resample`: conv, resnet, None).
+
+    Building appends to `skips` the channels, and forward the tensors, that the way up takes back.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        skips: list[int],
+        layers: int,
+        attend: bool,
+        resample: str | None,
+        settings: BlockSettings,
+    ) -> None:
+        super().__init__()
+        self.resnets, self.attentions, self.downsamplers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for i in range(layers):
+            self.resnets.append(ResnetBlock(channels if i else in_channels, channels, settings))
+            self.attentions.append(attention_or_nothing(channels, attend, settings))
+        if resample == "resnet":
+            self.downsamplers.append(ResnetBlock(channels, channels, settings, resample=halve))
+        elif resample == "conv":
+            self.downsamplers.append(Downsample(channels, settings.downsample_padding))
+        skips += [channels] * (layers + len(self.downsamplers))
+
+    def forward(self, h: torch.Tensor, temb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        for resnet, attend in zip(self.resnets, self.attentions, strict=True):
+            h = attend(resnet(h, temb))
+            skips.append(h)
+        for downsample in self.downsamplers:
+            h = downsample(h, temb)                                                      # (B, C, H/2, W/2)
+            skips.append(h)
+        return h
+
+
+class MidBlock(nn.Module):
+    """The lowest resolution: residual block, attention?, residual block; every sum is divided by `scale`."""
+
+    def __init__(
+        self, channels: int, attend: bool, attn_groups: int | None, scale: float, settings: BlockSettings
+    ) -> None:
+        super().__init__()
+        attention = Attention(channels, attn_groups, settings.eps, settings.head_dim, scale)
+        self.attentions = nn.ModuleList([attention if attend else nn.Identity()])
+        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, settings, scale) for _ in range(2)])
+
+    def forward(self, h: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        h = self.resnets[0](h, temb)
+        return self.resnets[1](self.attentions[0](h), temb)
+
+
+class UpBlock(nn.Module):
+    """One level on the way up: (join a skip, residual block, attention?) x layers, then doubling (as `DownBlock`)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        skips: list[int],
+        layers: int,
+        attend: bool,
+        resample: str | None,
+        settings: BlockSettings,
+    ) -> None:
+        super().__init__()
+        self.resnets, self.attentions, self.upsamplers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for i in range(layers):
+            self.resnets.append(ResnetBlock((channels if i else in_channels) + skips.pop(), channels, settings))
+            self.attentions.append(attention_or_nothing(channels, attend, settings))
+        if resample == "resnet":
+            self.upsamplers.append(ResnetBlock(channels, channels, settings, resample=double))
+        elif resample == "conv":
+            self.upsamplers.append(Upsample(channels))
+
+    def forward(self, h: torch.Tensor, temb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        for resnet, attend in zip(self.resnets, self.attentions, strict=True):
+            h = attend(resnet(torch.cat((h, skips.pop()), dim=1), temb))
+        for upsample in self.upsamplers:
+            h = upsample(h, temb)                                                        # (B, C, 2H, 2W)
+        return h

@@ -186,7 +186,7 @@ def test_a_configuration_that_asks_for_a_million_million_parameters_costs_nothin
     rows = [line.split("|") for line in result.stdout.splitlines()]
     assert len(rows) == 3, result.stdout
     assert [int(word) for word in rows[0][0].split() if word.isdigit()][0] > 10**12
-    assert [int(word) for word in rows[1][0].split() if word.isdigit()][0] > 10**12
+    assert "100000000000" in rows[1][0] and "1000000000" in rows[2][0]
     assert all(float(seconds) < 1.0 for _, seconds, _ in rows), rows
     assert int(rows[-1][2]) < 2**20, rows                                                # KiB: the process itself
 

@@ -80,14 +80,12 @@ def assert_moments(x, mean, variance):
 
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
 def test_the_full_chain_reproduces_the_data(kind):
-    """The derived error of 1000 steps is below one per cent of s and s^2, the sampling error above it."""
+    """The derived error of 1000 steps: less than 0.1 % of s in the mean, less than 4 % of s^2 in the variance."""
     scheduler = make(1000, kind)
     mean, variance = moments(scheduler, kind)
-    assert bool(((mean - MU).abs() < 0.01 * S).all())
-    assert bool(((variance / S**2 - 1).abs() < 0.01).all())
-    x = sample(scheduler)
-    assert_moments(x, mean, variance)
-    assert_moments(x, MU, S**2)
+    assert bool(((mean - MU).abs() < 0.001 * S).all())
+    assert bool(((variance / S**2 - 1).abs() < 0.04).all())
+    assert_moments(sample(scheduler), mean, variance)
 
 
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
@@ -95,8 +93,6 @@ def test_the_full_chain_reproduces_the_data(kind):
 def test_strided_chains_have_exactly_the_derived_moments(kind, spacing):
     for num_steps in (50, 10):
         scheduler = make(num_steps, kind, spacing)
-        if spacing == "trailing" and kind == "fixed_large":
-            continue  # its last step, t > 0 -> data, adds noise: not a state that `moments` describes
         assert_moments(sample(scheduler), *moments(scheduler, kind))
 
 
@@ -125,7 +121,7 @@ def test_small_and_large_variance_bracket_the_truth_between_their_two_exact_case
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 def test_the_exact_reverse_variance_makes_every_strided_chain_exact(spacing):
-    """From the true q(x_T), with Var[x_prev | x_t], two steps are as good as a thousand: the stride's posterior is right."""
+    """From the true q(x_T), with Var[x_prev | x_t], two steps are as good as a thousand: each posterior is right."""
     for num_steps in (2, 10, 1000):
         scheduler = make(num_steps, spacing=spacing)
         a = scheduler.alpha_bar[int(scheduler.timesteps[0])]
@@ -148,9 +144,10 @@ def test_a_learned_variance_that_is_exact_samples_the_data_in_ten_steps():
 
 
 def test_every_prediction_type_gives_the_same_samples():
-    results = [sample(make(50, prediction_type=kind), torch.float64, 100) for kind in ("epsilon", "sample", "v_prediction")]
+    kinds = ("epsilon", "sample", "v_prediction")
+    results = [sample(make(50, prediction_type=kind), torch.float64, 100) for kind in kinds]
     torch.testing.assert_close(results[1], results[0], atol=1e-9, rtol=0)
     torch.testing.assert_close(results[2], results[0], atol=1e-9, rtol=0)
-    single = [sample(make(50, prediction_type=kind), count=100) for kind in ("epsilon", "sample", "v_prediction")]
+    single = [sample(make(50, prediction_type=kind), count=100) for kind in kinds]
     torch.testing.assert_close(single[1], single[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(single[2], single[0], atol=1e-5, rtol=0)
