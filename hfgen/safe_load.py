@@ -9,7 +9,8 @@ import json
 import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -120,12 +121,12 @@ def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, A
     """Return the settings in `config`, private keys dropped; ConfigError naming the field that `cls` cannot have."""
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-    elsewhere, old = _keys_of_relatives(cls), OLD_SCHEDULER_KEYS if issubclass(cls, SchedulerMixin) else {}
+    old = OLD_SCHEDULER_KEYS if issubclass(cls, SchedulerMixin) else {}
     settings = {}
     for key, value in config.items():
         if key.startswith("_") or value in old.get(key, ()):
             continue
-        if key not in parameters and key not in elsewhere:
+        if key not in parameters and key not in _keys_of_relatives(cls):
             raise ConfigError(f"{path}: unknown key {key!r}; {cls.__name__} has {', '.join(list(parameters)[1:])}")
         default = parameters[key].default if key in parameters else None
         if value != default and key in parameters:
@@ -134,6 +135,7 @@ def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, A
     return settings
 
 
+@cache
 def _keys_of_relatives(cls: type) -> set[str]:
     """Schedulers pass on the settings of the scheduler that they were made from; they use them not, but keep them."""
     relatives = [c for c in getattr(cls, "_compatibles", []) if c in STOCK_SCHEDULERS or c == "DDPMScheduler"]
@@ -147,7 +149,8 @@ def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{path}: {key!r} must be finite, found {value!r}")
-        if isinstance(number, int) and not 0 <= number <= LARGEST.get(key, number):
+        whole = isinstance(number, int) and not _fits(0.5, hint) and not _fits([0.5], hint)
+        if whole and not 0 <= number <= LARGEST.get(key, number):
             raise ConfigError(f"{path}: {key!r} must be in [0, {LARGEST.get(key, 'inf')}], found {value!r}")
 
 
@@ -158,7 +161,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in options)
     if kind is Literal:
         return type(value) in {type(option) for option in options}
-    if kind in (list, tuple):
+    if kind in (list, tuple, Sequence):
         options = tuple(option for option in options if option is not ...) or (Any,)
         return isinstance(value, list) and all(any(_fits(item, option) for option in options) for item in value)
     if kind in (bool, int, str, types.NoneType):
@@ -173,7 +176,7 @@ def _words(hint: Any) -> str:
 
 
 class _MetaBuild(TorchFunctionMode):
-    """Counts calls of torch while a network is built, and stops a configuration that would go on for ever."""
+    """Builds a network without starting values, and stops a configuration that would go on building for ever."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -183,7 +186,9 @@ class _MetaBuild(TorchFunctionMode):
         self.calls += 1
         if self.calls > MAX_TORCH_CALLS:
             raise ConfigError(f"{self.path}: asks for a network of more than {MAX_TORCH_CALLS} operations to build")
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        starts = getattr(func, "__module__", None) == "torch.nn.init"                   # weights come from the file
+        return kwargs["tensor"] if starts else func(*args, **kwargs)
 
 
 def _build(path: Path, make: Any) -> Any:

@@ -90,10 +90,10 @@ class Pipeline(DiffusionPipeline):
         """
         if not safe_serialization:
             raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
-        target = Path(save_directory)
+        target = Path(save_directory).resolve()
         if target.exists() and not _replaceable(target):
             raise ConfigError(f"{target} is not empty and not a pipeline folder; save into a new folder")
-        temporary = target.absolute().parent / f".{target.absolute().name}.tmp-{os.getpid()}"
+        temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:

@@ -8,10 +8,10 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
-from hfgen.models.mlp import MLPDenoiser
 
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type
+from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
 from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
 from hfgen.schedulers.ddpm import DDPMScheduler
@@ -33,7 +33,7 @@ class DDPMPipeline(Pipeline):
         """Return "DDPMPipeline" for a U-Net without classes, which the stock pipeline can run; else None."""
         config = self.unet.config
         labelled = config.num_class_embeds is not None or config.get("class_embed_type") is not None
-        return None if labelled or isinstance(self.unet, MLPDenoiser) else "DDPMPipeline"
+        return None if labelled or self._in_plane() else "DDPMPipeline"
 
     def __call__(
         self,
@@ -74,37 +74,44 @@ class DDPMPipeline(Pipeline):
         labels, device = self._labels(class_labels, batch_size), self._execution_device
         labels = None if labels is None else labels.to(device)
         x_T = randn_tensor((batch_size, *self._shape()), generator=generator, device=device, dtype=self.unet.dtype)
-        return self._denoise(x_T, self._timesteps(steps, device), labels, generator)
+        return self._denoise(x_T, self._times(steps, device), labels, generator)
 
     @torch.no_grad()
-    def _denoise(self, x: torch.Tensor, timesteps: Any, labels: Any, generator: Generators) -> Iterator[torch.Tensor]:
+    def _denoise(
+        self, x: torch.Tensor, times: list[tuple[Any, torch.Tensor]], labels: torch.Tensor | None, generator: Generators
+    ) -> Iterator[torch.Tensor]:
         scheduler = self.scheduler
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         noise = {"generator": generator} if takes_generator else {}
         x = x * scheduler.init_noise_sigma
         yield x
-        for t in self.progress_bar(timesteps):
-            eps = self.unet(scheduler.scale_model_input(x, t), t, class_labels=labels, return_dict=False)[0]
+        for t, on_device in self.progress_bar(times):
+            eps = self.unet(scheduler.scale_model_input(x, t), on_device, class_labels=labels, return_dict=False)[0]
             x = scheduler.step(eps, t, x, return_dict=False, **noise)[0]
             yield x
 
-    def _timesteps(self, steps: int, device: torch.device) -> Any:
-        """Return the times to visit: Python ints for hfgen's scheduler (no copy between devices), else a tensor."""
-        if isinstance(self.scheduler, DDPMScheduler):
-            self.scheduler.set_timesteps(steps)
-            return self.scheduler.timesteps.tolist()
-        self.scheduler.set_timesteps(steps, device=device)
-        return self.scheduler.timesteps
+    def _times(self, steps: int, device: torch.device) -> list[tuple[Any, torch.Tensor]]:
+        """Return the times to visit, each for the scheduler and for the network, so that no step waits for a device.
+
+        hfgen's scheduler counts in Python ints, others in tensors; the network gets tensors on its device, always.
+        """
+        own = isinstance(self.scheduler, DDPMScheduler)
+        self.scheduler.set_timesteps(steps, device="cpu" if own else device)
+        times = self.scheduler.timesteps
+        return list(zip(times.tolist() if own else times, times.to(device), strict=True))
 
     def _labels(self, labels: Any, batch_size: int) -> torch.Tensor | None:
         if self.unet.config.get("class_embed_type") is not None:       # times or embeddings, for the network to check
             return None if labels is None else torch.as_tensor(labels)
         return check_labels(labels, self.unet.config.num_class_embeds, batch_size)
 
+    def _in_plane(self) -> bool:
+        return isinstance(getattr(self.unet, "_orig_mod", self.unet), MLPDenoiser)          # also when compiled
+
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one sample: (C, H, W) or (2,)."""
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
-        if isinstance(self.unet, MLPDenoiser):
+        if self._in_plane():
             return (channels,)
         if size is None:
             raise ConfigError("unet.config.sample_size is None; set it to the images' side or (height, width)")
@@ -112,7 +119,7 @@ class DDPMPipeline(Pipeline):
 
     def _decode(self, x: torch.Tensor, output_type: str) -> Any:
         """Return x_0 in the coordinates of the data."""
-        if not isinstance(self.unet, MLPDenoiser):
+        if not self._in_plane():
             return as_output(x, output_type)
         mean, std = (x.new_tensor(self.unet.config[key]) for key in ("data_mean", "data_std"))
         points = x * std + mean

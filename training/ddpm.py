@@ -110,7 +110,7 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     if len(dataset.shape) == 1:
         return MLPDenoiser(
             dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
-            data_mean=tuple(dataset.mean), data_std=dataset.std,
+            data_mean=tuple(dataset.mean.tolist()), data_std=tuple(dataset.std.tolist()),
         )  # fmt: skip
     channels, height, width = dataset.shape
     attention = [level in settings.attention_levels for level in range(len(widths))]
@@ -122,7 +122,7 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
         layers_per_block=settings.layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
-        attention_head_dim=settings.attention_head_dim,
+        attention_head_dim=min(settings.attention_head_dim, *widths),
         norm_num_groups=min(32, widths[0] // 4),
         dropout=settings.dropout,
         num_class_embeds=classes,

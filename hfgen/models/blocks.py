@@ -126,21 +126,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width (nearest neighbour), then convolve.
-
-    Both at once are one transposed convolution: doubling repeats each pixel, so neighbouring taps of the 3x3 kernel
-    meet the same pixel and add up to a 4x4 kernel of stride 2, with 4/9 of the multiplications.
-    """
+    """Double height and width (nearest neighbour), then convolve."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
-        kernel = F.pad(self.conv.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))        # (C_in, C_out, 5, 5)
-        kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
-        kernel = kernel[:, :, :, 1:] + kernel[:, :, :, :-1]                              # (C_in, C_out, 4, 4)
-        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)        # (B, C, 2H, 2W)
+        return self.conv(double(x))                                                      # (B, C, 2H, 2W)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -220,13 +213,13 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.group_norm(x).permute(0, 2, 3, 1).flatten(1, 2)                         # (B, HW, C)
-        weight = torch.cat((self.to_q.weight, self.to_k.weight, self.to_v.weight))
-        bias = torch.cat((self.to_q.bias, self.to_k.bias, self.to_v.bias))
-        qkv = F.linear(h, weight, bias).unflatten(2, (3, -1, self.head_dim))             # (B, HW, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                             # (B, heads, HW, d) each
+        q, k, v = (self._split_heads(project(h)) for project in (self.to_q, self.to_k, self.to_v))
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)           # (B, HW, heads d)
         h = self.to_out[0](h).transpose(1, 2).unflatten(2, x.shape[2:])                  # (B, C, H, W)
         return (h + x) if self.scale == 1 else (h + x) / self.scale
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)                       # (B, heads, HW, d)
 
 
 def attention_or_nothing(channels: int, attend: bool, settings: BlockSettings) -> nn.Module:

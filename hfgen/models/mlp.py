@@ -13,7 +13,14 @@ from diffusers.utils import BaseOutput
 
 from hfgen.config import ConfigMixin
 from hfgen.errors import ConfigError
-from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps, require, require_int, require_number
+from hfgen.models.blocks import (
+    SinusoidalFeatures,
+    TimestepEmbedding,
+    as_timesteps,
+    require,
+    require_int,
+    require_number,
+)
 
 
 @dataclass
@@ -23,8 +30,8 @@ class MLPOutput(BaseOutput):
     sample: torch.Tensor
 
 
-class ResidualLayer(nn.Module):
-    """Residual layer conditioned on time: h + W_2 silu(W_1 norm(h) + W_t temb)."""
+class ResidualBlock(nn.Module):
+    """Residual block conditioned on time: h + W_2 silu(W_1 norm(h) + W_t temb)."""
 
     def __init__(self, hidden: int, time_dim: int) -> None:
         super().__init__()
@@ -64,12 +71,12 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         self.class_embedding: nn.Module | None = None
         if num_class_embeds is not None:
             self.class_embedding = nn.Embedding(num_class_embeds, time_embedding_dim)
-        self.layers = nn.ModuleList(ResidualLayer(hidden, time_embedding_dim) for _ in range(layers))
+        self.blocks = nn.ModuleList(ResidualBlock(hidden, time_embedding_dim) for _ in range(layers))
         self.norm_out = nn.LayerNorm(hidden)
         self.linear_out = nn.Linear(hidden, dim)
 
     def _check_config(self) -> None:
-        c = self._internal_dict
+        c = self.config
         for field, high in (("dim", 4096), ("hidden", 2**16), ("layers", 256), ("time_embedding_dim", 2**16)):
             require_int(field, c[field], high=high)
         if c["num_class_embeds"] is not None:
@@ -86,7 +93,8 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
     @property
     def config(self) -> Any:
         """Return the configuration plus `in_channels` (= dim) and `sample_size` (None), which the U-Net's has too."""
-        return FrozenDict({**self._internal_dict, "in_channels": self._internal_dict["dim"], "sample_size": None})
+        saved = super().config
+        return FrozenDict({**saved, "in_channels": saved["dim"], "sample_size": None})
 
     def forward(
         self,
@@ -114,7 +122,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         temb = F.silu(temb)
 
         h = self.linear_in(sample)                                                       # (B, hidden)
-        for layer in self.layers:
-            h = layer(h, temb)
+        for block in self.blocks:
+            h = block(h, temb)
         out = self.linear_out(F.silu(self.norm_out(h)))                                  # (B, dim)
         return MLPOutput(sample=out) if return_dict else (out,)

@@ -105,7 +105,7 @@ class ForwardProcess:
         """Return a new tensor, the estimate of x_0 that `output` means."""
         kind = self.config.prediction_type
         if kind == "epsilon":
-            return plus(x_t, -sigma, output).div_(signal)
+            return plus(x_t, -sigma, output).mul_(1 / signal)
         if kind == "v_prediction":
             return plus_(x_t * signal, -sigma, output)
         return output.clone()

@@ -102,7 +102,7 @@ def test_training_reaches_the_loss_of_the_exact_denoiser():
     alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
     net = MLPDenoiser(hidden=64, layers=2, time_embedding_dim=32)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    steps = 500
+    steps = 400
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, steps)
     for _ in range(steps):
         t, x_t, eps = noisy_mixture(1024, alpha_bar)
@@ -116,6 +116,5 @@ def test_training_reaches_the_loss_of_the_exact_denoiser():
     with torch.no_grad():
         found = net(x_t, t).sample
     optimum, reached = (exact - eps).square().mean(), (found - eps).square().mean()
-    print(optimum.item(), reached.item(), (found-exact).square().mean().item())
-    assert reached < 1.05 * optimum
-    assert (found - exact).square().mean() < 0.05 * optimum
+    assert reached < 1.02 * optimum
+    assert (found - exact).square().mean() < 0.02 * optimum

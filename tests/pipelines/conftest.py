@@ -11,10 +11,11 @@ import pytest
 
 from hfgen import DDPMPipeline, DDPMScheduler, MLPDenoiser, UNet
 
-SIZES = dict(
-    sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-)
+SIZES = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "norm_num_groups": 4,
+    "layers_per_block": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
 BLOCKER = """
 import sys
 class Blocker:

@@ -7,10 +7,10 @@ import torch
 from diffusers import DDPMPipeline as StockPipeline
 from diffusers import DDPMScheduler as StockScheduler
 from diffusers import ImagePipelineOutput, UNet2DModel
-from hfgen.models.mlp import MLPDenoiser
 from PIL import Image
 
 from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.models.mlp import MLPDenoiser
 from hfgen.registry import STOCK_SCHEDULERS
 
 

@@ -13,8 +13,11 @@ from diffusers import DDPMScheduler as StockScheduler
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from hfgen import AutoPipeline, DDPMPipeline, DDPMScheduler, UNet
+import hfgen
+from hfgen import AutoPipeline, DDPMPipeline, DDPMScheduler, MLPDenoiser, UNet
 from hfgen.errors import ConfigError
+from hfgen.pipelines.base import Pipeline
+from hfgen.registry import PIPELINES
 
 KINDS = ["unconditional", "class-conditional", "plane"]
 
@@ -52,6 +55,11 @@ def test_a_round_trip_keeps_every_bit(any_pipeline, tmp_path, loader):
     assert files(tmp_path / "again") == files(tmp_path / "saved")
     for name in files(tmp_path / "saved"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_row_of_the_table_is_a_pipeline_of_that_name(name):
+    assert issubclass(getattr(hfgen, name), Pipeline) and getattr(hfgen, name).__name__ == name
 
 
 def test_an_unconditional_folder_is_a_stock_folder(saved):
@@ -96,7 +104,8 @@ def test_stock_diffusers_loads_and_samples_a_folder_where_hfgen_cannot_be_import
     """
     result = python(program, tmp_path, blocked=True)
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), sample(pipe), atol=1e-4, rtol=0)
-    assert result.returncode == 1 and "pip install hfgen" in result.stderr and "No module named 'hfgen'" in result.stderr
+    assert result.returncode == 1 and "No module named 'hfgen'" in result.stderr
+    assert "from hfgen import DDPMPipeline  # pip install hfgen" in result.stderr
 
 
 def test_stock_diffusers_loads_the_other_folders_through_their_shims(make_pipeline, plane_pipeline, python, tmp_path):
@@ -257,6 +266,29 @@ def test_a_folder_of_something_else_is_not_overwritten(make_pipeline, tmp_path):
 def test_an_empty_folder_is_filled(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     assert (tmp_path / "model_index.json").is_file()
+
+
+def test_a_compiled_network_samples_and_is_saved_as_what_it_was(plane_pipeline, tmp_path):
+    expected = sample(plane_pipeline)
+    plane_pipeline.unet = torch.compile(plane_pipeline.unet, backend="eager")
+    np.testing.assert_allclose(sample(plane_pipeline), expected, atol=1e-5, rtol=0)
+    plane_pipeline.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(sample(DDPMPipeline.from_pretrained(tmp_path / "saved")), expected)
+
+
+def test_saving_through_a_link_fills_the_folder_behind_it(make_pipeline, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    make_pipeline().save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real/model_index.json").is_file()
+
+
+def test_whole_numbers_may_stand_for_data_means(tmp_path):
+    net = MLPDenoiser(data_mean=[1, -2], data_std=3)
+    DDPMPipeline(net, DDPMScheduler(num_train_timesteps=20)).save_pretrained(tmp_path / "saved")
+    again = DDPMPipeline.from_pretrained(tmp_path / "saved")
+    assert again.unet.config.data_mean == [1, -2]
+    np.testing.assert_array_equal(sample(again), sample(DDPMPipeline(net.eval(), again.scheduler)))
 
 
 def test_a_failed_save_leaves_the_older_pipeline_and_no_litter(make_pipeline, saved, tmp_path):

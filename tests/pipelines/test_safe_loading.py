@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import socket
 import sys
 
@@ -58,7 +59,7 @@ def test_a_missing_configuration_is_named(saved, name):
 def test_a_huge_configuration_is_not_read(saved):
     with open(saved / "unet/config.json", "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(ConfigError, match="unet/config.json: 1099511627776 bytes"):
+    with pytest.raises(ConfigError, match=r"unet/config\.json: 1099511627776 bytes"):
         DDPMPipeline.from_pretrained(saved)
 
 
@@ -164,15 +165,15 @@ def test_a_flipped_byte_in_the_header_never_goes_unseen(saved):
 def test_a_configuration_that_asks_for_a_million_million_parameters_costs_nothing(saved, python):
     edit(saved / "unet/config.json", block_out_channels=[400_000, 400_000])
     program = """
-        import resource, sys, time
+        import json, pathlib, resource, sys, time
         from hfgen import DDPMPipeline
         from hfgen.errors import ConfigError
         import hfgen.safe_load
         resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
-        for edited in (None, {"block_out_channels": [8, 16], "num_class_embeds": 10**11},
-                       {"num_class_embeds": None, "layers_per_block": 10**9}):
+        deep = {"layers_per_block": 60, "block_out_channels": [8] * 12, "down_block_types": ["DownBlock2D"] * 12,
+                "up_block_types": ["UpBlock2D"] * 12, "num_class_embeds": None, "sample_size": None}
+        for edited in (None, {"block_out_channels": [8, 16], "num_class_embeds": 10**11}, deep):
             if edited:
-                import json, pathlib
                 path = pathlib.Path(sys.argv[1], "unet/config.json")
                 path.write_text(json.dumps(json.loads(path.read_text()) | edited))
             start = time.process_time()
@@ -185,8 +186,8 @@ def test_a_configuration_that_asks_for_a_million_million_parameters_costs_nothin
     assert result.returncode == 0, result.stderr
     rows = [line.split("|") for line in result.stdout.splitlines()]
     assert len(rows) == 3, result.stdout
-    assert [int(word) for word in rows[0][0].split() if word.isdigit()][0] > 10**12
-    assert "100000000000" in rows[1][0] and "1000000000" in rows[2][0]
+    assert int(re.search(r"a network of (\d+) parameters", rows[0][0])[1]) > 10**12
+    assert "100000000000" in rows[1][0] and "operations to build" in rows[2][0]
     assert all(float(seconds) < 1.0 for _, seconds, _ in rows), rows
     assert int(rows[-1][2]) < 2**20, rows                                                # KiB: the process itself
 
@@ -219,7 +220,8 @@ HOSTILE = [
     ("model_index.json", {"unet": ["os", "system"]}), ("model_index.json", {"unet": ["evil.evil", "UNet"]}),
     ("model_index.json", {"_class_name": ["evil", "DDPMPipeline"]}), ("model_index.json", {"custom_pipeline": "evil"}),
     ("model_index.json", {"_class_name": ["../evil", "DDPMPipeline"]}),
-    ("model_index.json", {"_class_name": ["pipeline", "Evil"]}), ("model_index.json", {"auto_map": {"AutoModel": "e.E"}}),
+    ("model_index.json", {"_class_name": ["pipeline", "Evil"]}),
+    ("model_index.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
     ("model_index.json", {"_class_name": ["pipeline", "DDPMPipeline", "evil"]}),
     ("unet/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
     ("scheduler/scheduler_config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
@@ -251,7 +253,7 @@ def test_shims_in_a_folder_are_never_run(plane_pipeline, tmp_path, canary):
 def test_a_shim_names_only_components_of_the_table(plane_pipeline, tmp_path, name):
     plane_pipeline.save_pretrained(tmp_path / "saved")
     edit(tmp_path / "saved/model_index.json", unet=["hfgen_shim", name])
-    with pytest.raises(ConfigError, match="model_index.json: 'unet'"):
+    with pytest.raises(ConfigError, match=r"model_index\.json: 'unet'"):
         DDPMPipeline.from_pretrained(tmp_path / "saved")
 
 
@@ -264,7 +266,7 @@ def test_a_shard_outside_of_the_folder_is_refused(saved, canary, shard):
     (saved / "evil.safetensors").write_bytes((saved / WEIGHTS).read_bytes())
     index = {"metadata": {}, "weight_map": {"conv_in.weight": shard}}
     (saved / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UnsafeContentError, match="index.json"):
+    with pytest.raises(UnsafeContentError, match=r"index\.json"):
         DDPMPipeline.from_pretrained(saved)
 
 

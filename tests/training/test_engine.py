@@ -1,6 +1,7 @@
 """The engine in one process: averages, noise, micro-batches, and steps that must not happen."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,14 @@ def test_micro_batches_give_the_losses_and_weights_of_the_whole_batch() -> None:
     for a, b in zip(run(whole, 10), run(parts, 10), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
     for p, q in zip(whole.nets["unet"].parameters(), parts.nets["unet"].parameters(), strict=True):
-        torch.testing.assert_close(p, q, atol=1e-5, rtol=0)
+        torch.testing.assert_close(p, q, atol=1e-4, rtol=0)       # a tenth of one step of Adam
 
 
 def test_a_step_is_a_function_of_its_number_alone() -> None:
     there, again = engine(), engine()
     run(there, 4)
     again.nets["unet"].load_state_dict(there.nets["unet"].state_dict())
-    again.recipe.phases[0].optimizer.load_state_dict(there.recipe.phases[0].optimizer.state_dict())
+    again.recipe.phases[0].optimizer.load_state_dict(deepcopy(there.recipe.phases[0].optimizer.state_dict()))
     torch.randn(100)                                          # the global generator does not matter
     assert run(there, 3, first=4) == run(again, 3, first=4)
 
@@ -163,5 +164,16 @@ def test_every_weighting_and_prediction_learns(weighting: str, prediction: str) 
         with pytest.raises(ConfigError, match="--weighting vlb"):
             engine(weighting=weighting, prediction_type=prediction)
         return
-    losses = [line["loss"] for line in run(engine(weighting=weighting, prediction_type=prediction), 20)]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    trained = engine(weighting=weighting, prediction_type=prediction)
+    x_0, eps, t = load_dataset("digits").tensor(100), torch.randn(100, 1, 8, 8), torch.arange(100)
+    scheduler = trained.recipe.pipeline(trained.nets).scheduler
+    x_t = scheduler.add_noise(x_0, eps, t)
+
+    def error_of_x0() -> float:
+        with torch.no_grad():
+            output = trained.nets["unet"](x_t, t).sample
+        return float((scheduler.predict_x0(output, t, x_t) - x_0)[30:70].square().mean())
+
+    before = error_of_x0()
+    run(trained, 20)
+    assert error_of_x0() < 0.8 * before
