@@ -138,7 +138,7 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
         return min_snr_weights(snr, settings.prediction_type, settings.snr_gamma).float()
     if settings.prediction_type != "epsilon":
         raise ConfigError("--weighting vlb is the bound's weight of the noise: it needs --prediction-type epsilon")
-    weights = vlb_weights(scheduler.alphas_cumprod, settings.variance_type)
+    weights = vlb_weights(scheduler.alpha_bar, settings.variance_type)
     return (weights / weights.mean()).float()
 
 

@@ -112,7 +112,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin, ConfigMixin):
         self.custom_timesteps = False
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps).flip(0)
-        self._chain: dict[int, Step] = {}
+        self._chains: dict[torch.dtype, dict[int, Step]] = {}
         self._chain_timesteps: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -161,19 +161,27 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin, ConfigMixin):
             return torch.tensor(self._step_from(int(timestep)).prev_t, device=self.timesteps.device)
         return timestep - 1
 
-    def _step_from(self, t: int) -> Step:
-        """Return the numbers of the step that starts at t, from the chain of the present `timesteps`."""
+    def _step_from(self, t: int, dtype: torch.dtype = torch.float32) -> Step:
+        """Return the numbers of the step that starts at t, from the chain of the present `timesteps`.
+
+        They are computed in `dtype`: for float64 samples in float64; for all others from the float32 tables, as
+        diffusers does, whose rounding shows at the first timesteps (about 5e-5 at t = 1), so that either scheduler
+        gives the same image.
+        """
         if self._chain_timesteps is not self.timesteps:
-            self._chain, self._chain_timesteps = self._build_chain(), self.timesteps
+            self._chains, self._chain_timesteps = {}, self.timesteps
+        if dtype not in self._chains:
+            self._chains[dtype] = self._build_chain(dtype)
+        chain = self._chains[dtype]
         try:
-            return self._chain[t]
+            return chain[t]
         except KeyError:
             raise ConfigError(
-                f"timestep {t} is not in the chain of {len(self._chain)} timesteps from {max(self._chain)} to "
-                f"{min(self._chain)}; step through scheduler.timesteps"
+                f"timestep {t} is not in the chain of {len(chain)} timesteps from {max(chain)} to {min(chain)}; "
+                "step through scheduler.timesteps"
             ) from None
 
-    def _build_chain(self) -> dict[int, Step]:
+    def _build_chain(self, dtype: torch.dtype) -> dict[int, Step]:
         strided = self.custom_timesteps or self.num_inference_steps
         chain = self.timesteps.tolist() if strided else list(range(len(self.betas)))[::-1]
         if chain[0] >= len(self.betas):
@@ -182,7 +190,8 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin, ConfigMixin):
                 f"({self.config.steps_offset}), fewer num_inference_steps, or as many trained_betas as timesteps"
             )
         successors = [*chain[1:], -1]
-        alpha_bar_t, alpha_bar_prev = self._alpha_bar[chain], self._alpha_bar[successors]
+        alpha_bar = self._alpha_bar.to(dtype)
+        alpha_bar_t, alpha_bar_prev = alpha_bar[chain], alpha_bar[successors]
         signal, sigma = alpha_bar_t.sqrt().clamp(min=MIN_SIGNAL), (1 - alpha_bar_t).sqrt()
         columns = torch.stack([signal, sigma, *posterior_weights(alpha_bar_t, alpha_bar_prev)]).tolist()
         return dict(zip(chain, map(Step, successors, *columns), strict=True))
@@ -211,7 +220,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin, ConfigMixin):
         epsilon without clipping where alpha_bar is 0.
         """
         t = int(timestep)
-        k = self._step_from(t)
+        k = self._step_from(t, torch.float64 if sample.dtype is torch.float64 else torch.float32)
         output, raw_variance = self._split(model_output, sample)
         x_t, like, dtype = sample, output, torch.float32
         if not sample.dtype is output.dtype is dtype:
@@ -245,7 +254,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin, ConfigMixin):
             return dynamic_threshold(x_0, config.dynamic_thresholding_ratio, config.sample_max_value)
         if config.clip_sample:
             return x_0.clamp_(-config.clip_sample_range, config.clip_sample_range)
-        if k.signal == MIN_SIGNAL and config.prediction_type == "epsilon":
+        if k.signal < 2 * MIN_SIGNAL and config.prediction_type == "epsilon":
             raise zero_snr_error()
         return x_0
 
