@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, UnsafeContentError
-from hfgen.models.blocks import rename_old_attention_keys
+from hfgen.models.old_names import rename_old_attention_keys
 from hfgen.registry import MODULES, PIPELINE_SHIM, PIPELINES, SAVED_NAMES, SHIM, STOCK_SCHEDULERS, class_for
 
 INDEX = "model_index.json"

@@ -73,20 +73,22 @@ class DDPMPipeline(Pipeline):
         check_generator(generator, batch_size)
         labels, device = self._labels(class_labels, batch_size), self._execution_device
         labels = None if labels is None else labels.to(device)
-        x_T = randn_tensor((batch_size, *self._shape()), generator=generator, device=device, dtype=self.unet.dtype)
+        dtype = torch.promote_types(self.unet.dtype, torch.float32)        # of the states, whatever the network's
+        x_T = randn_tensor((batch_size, *self._shape()), generator=generator, device=device, dtype=dtype)
         return self._denoise(x_T, self._times(steps, device), labels, generator)
 
     @torch.no_grad()
     def _denoise(
         self, x: torch.Tensor, times: list[tuple[Any, torch.Tensor]], labels: torch.Tensor | None, generator: Generators
     ) -> Iterator[torch.Tensor]:
-        scheduler = self.scheduler
+        scheduler, dtype = self.scheduler, self.unet.dtype
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         noise = {"generator": generator} if takes_generator else {}
         x = x * scheduler.init_noise_sigma
         yield x
         for t, on_device in self.progress_bar(times):
-            eps = self.unet(scheduler.scale_model_input(x, t), on_device, class_labels=labels, return_dict=False)[0]
+            x_in = scheduler.scale_model_input(x, t).to(dtype)
+            eps = self.unet(x_in, on_device, class_labels=labels, return_dict=False)[0].to(x.dtype)
             x = scheduler.step(eps, t, x, return_dict=False, **noise)[0]
             yield x
 

@@ -79,6 +79,7 @@ def test_a_beginners_mistake_is_one_line_that_says_what_to_do(
 ) -> None:
     done = hfgen(*words.format(tmp_path / "out").split(), code=code)
     assert message in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()                   # the corrected command will find no leftovers
 
 
 def test_a_folder_with_a_run_in_it_is_refused_without_resume_and_with_other_settings(finished: Path) -> None:

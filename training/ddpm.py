@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from hfgen.models.mlp import MLPDenoiser
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from hfgen import images
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.diffusion import PredictionType, Weighting, l_simple, min_snr_weights, vlb_weights
+from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.ddpm import DDPMPipeline
@@ -26,7 +26,7 @@ from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.settings import Settings
 
-DEFAULT_STEPS = 2000
+DEFAULT_STEPS = 1800
 """Optimiser steps where neither --max-steps nor --budget is given: under three minutes for digits on two cores."""
 
 
@@ -34,8 +34,13 @@ DEFAULT_STEPS = 2000
 class DDPMSettings(Settings):
     """Train a denoising diffusion model (Ho et al. 2020) on images or 2-D points."""
 
-    block_out_channels: tuple[int, ...] = (64, 128)
-    """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP."""
+    block_out_channels: tuple[int, ...] | None = None
+    """Channels of the U-Net at each resolution, finest first; by default 32 64 for images below 16 pixels, 64 128 128
+    below 64, else 64 128 256 256; for 2-D points the last is the width of the MLP, by default 128."""
+    batch_size: int = 64
+    """Images per optimiser step over all processes and micro-batches together."""
+    learning_rate: float = 2e-3
+    """Peak learning rate; never multiplied by the number of processes."""
     layers_per_block: int = 2
     """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
     attention_levels: tuple[int, ...] = ()
@@ -106,7 +111,7 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     if settings.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {settings.dataset!r} has no labels")
     classes = dataset.num_classes if settings.class_conditional else None
-    widths = settings.block_out_channels
+    widths = settings.block_out_channels or default_widths(dataset.shape)
     if len(dataset.shape) == 1:
         return MLPDenoiser(
             dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
@@ -127,6 +132,14 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
         dropout=settings.dropout,
         num_class_embeds=classes,
     )
+
+
+def default_widths(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the channels that suit a sample's shape: more of them, and more resolutions, for larger images."""
+    if len(shape) == 1:
+        return (128,)
+    side = max(shape[1:])
+    return (32, 64) if side < 16 else (64, 128, 128) if side < 64 else (64, 128, 256, 256)
 
 
 def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from torch import nn
 
 import hfgen
 from hfgen import checkpoint
-from hfgen.data import load_dataset
-from hfgen.data.dataset import Dataset
+from hfgen.data import Dataset, load_dataset, require_batch
 from hfgen.errors import CheckpointError, ConfigError, ResourceError, exit_code_of
 from hfgen.training import state
 from hfgen.training.engine import Build, Engine
@@ -40,15 +40,16 @@ def train(settings: Settings, build: Build, default_steps: int) -> int:
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
     share(settings, accelerator.num_processes, accelerator.process_index)
-    stored = prepare_folder(settings)
-    accelerator.wait_for_everyone()
+    stored = look_into_folder(settings)
     dataset = open_dataset(settings)
+    require_batch(dataset, settings.batch_size)
     if settings.max_steps is None:
         steps = default_steps
         if settings.budget is not None:
             steps = steps_within(settings, build, dataset, accelerator, started)
         settings = dataclasses.replace(settings, max_steps=steps)
     engine = Engine(settings, build, dataset, accelerator)
+    make_folder(settings.output_dir)
     code = Run(settings, engine, stored, threads).go()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -62,43 +63,56 @@ def open_dataset(settings: Settings) -> Dataset:
     return load_dataset(settings.dataset, **choices)
 
 
-def prepare_folder(settings: Settings) -> Path | None:
-    """Make the output folder usable and return the checkpoint to resume from, if any.
+def look_into_folder(settings: Settings) -> Path | None:
+    """Return the checkpoint to resume from, if any; nothing is made yet, so a mistake elsewhere leaves no trace.
 
     Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
     """
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not settings.resume:
         raise ConfigError(f"{folder} is not empty: use --resume to continue the run in it, or another --output-dir")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ResourceError(f"{folder}: cannot be written, {existing} is not a folder that you may write to")
+    return checkpoint.newest(folder / "checkpoints") if settings.resume else None
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folders of a run. Raises ResourceError where that is not possible."""
     try:
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
+        for name in ("samples", "checkpoints"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise ResourceError(f"{folder}: cannot be written: permission denied")
-    return checkpoint.newest(folder / "checkpoints") if settings.resume else None
 
 
 def steps_within(
     settings: Settings, build: Build, dataset: Dataset, accelerator: Accelerator, started: float
 ) -> int:
-    """Return how many steps fit in the budget, from timing throw-away steps and a sample grid; rank 0 decides."""
+    """Return how many steps fit in the budget, from timing throw-away steps and a sample grid; rank 0 decides.
+
+    At most 50 steps, or a twentieth of the budget, are timed after three to warm up.
+    """
+    budget = seconds_of(settings.budget or "")
     trial = Engine(settings, build, dataset, accelerator)
-    for _ in trial.train(0, 3, 10**6):
-        pass
-    times = []
-    for _ in range(12):
-        before = time.monotonic()
-        for _ in trial.train(0, 4, 10**6):
-            pass
-        times.append((time.monotonic() - before) / 4)
+    stamps = [time.monotonic()]
+    for step in trial.train(0, 53, 10**6):
+        stamps.append(time.monotonic())
+        if agree(step > 3 and stamps[-1] - stamps[3] > budget / 20):
+            break
+    durations = sorted(b - a for a, b in pairwise(stamps[3:]))
     before = time.monotonic()
     draw(trial)
     grid_seconds = time.monotonic() - before
-    per_step = sorted(times)[len(times) // 2] + (grid_seconds / settings.sample_every if settings.sample_every else 0)
-    left = seconds_of(settings.budget or "") - (time.monotonic() - started) - grid_seconds
-    decided = [max(1, int(left / per_step))]
+    accelerator.free_memory()
+    per_step = durations[len(durations) // 2] + (grid_seconds / settings.sample_every if settings.sample_every else 0)
+    left = budget - (time.monotonic() - started) - grid_seconds
+    return int(agree(max(1, int(left / per_step))))
+
+
+def agree(value: Any) -> Any:
+    """Return what the first process decided."""
+    decided = [value]
     broadcast_object_list(decided)
     return decided[0]
 
@@ -183,7 +197,7 @@ class Run:
             checkpoint.save(
                 self.folder / "checkpoints", self.step,
                 lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
-                versions(), self.settings.keep_checkpoints,
+                self.about(), self.settings.keep_checkpoints,
             )  # fmt: skip
         self.saved = self.step
         self.accelerator.wait_for_everyone()
@@ -203,6 +217,11 @@ class Run:
         state.read(stored, engine.recipe, engine.nets, engine.averages)
         engine.log.restore(then["log"], engine.device)
         return int(then["step"])
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint's exactness depends on besides its settings."""
+        versions = {"hfgen": hfgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
+        return {"versions": versions, "processes": self.accelerator.num_processes, "threads": self.threads}
 
     def preflight(self) -> None:
         """Raise ResourceError if the disk has no room for the checkpoints that will be kept, and one in the making."""
@@ -250,6 +269,3 @@ def _is_local(module: nn.Module) -> bool:
     return dropout or isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
-def versions() -> dict[str, Any]:
-    """Return the versions that a checkpoint's exactness depends on."""
-    return {"hfgen": hfgen.__version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import GradientAccumulationPlugin
 
 from hfgen.errors import ConfigError
 from hfgen.training.settings import Settings
@@ -17,18 +18,26 @@ from hfgen.training.settings import Settings
 INTERRUPTED = 75
 """Exit code of a run that was asked to stop and has saved a checkpoint (EX_TEMPFAIL)."""
 
+EXACT = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
 PR_SET_PDEATHSIG = 1
 
 
 def accelerator_for(settings: Settings) -> Accelerator:
-    """Return the Accelerator of this run; buffers are never synchronised behind the engine's back."""
+    """Return the Accelerator of this run; it neither synchronises buffers nor accumulates behind the engine's back.
+
+    Raises ConfigError where `accelerate launch` or its configuration asks for sharded training, which is not exact.
+    """
     no_buffer_sync = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with=None if settings.tracker == "none" else settings.tracker,
         project_dir=str(settings.output_dir),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[no_buffer_sync],
     )
+    if accelerator.distributed_type not in EXACT:
+        raise ConfigError(f"{accelerator.distributed_type.value}: hfgen trains on one process, or on several with DDP")
     if "WORLD_SIZE" in os.environ and sys.platform == "linux":       # a launcher that dies takes its ranks along
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return accelerator

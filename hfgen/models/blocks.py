@@ -6,36 +6,14 @@ Module names are those of diffusers' blocks, so that weights load both ways.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from hfgen.errors import ConfigError
-from hfgen.models.old_names import rename_old_attention_keys as rename_old_attention_keys
-
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "swish": F.silu, "mish": F.mish, "gelu": F.gelu, "relu": F.relu}
-
-
-def require(condition: bool, field: str, found: Any, allowed: str) -> None:
-    """Raise ConfigError with the field, what was found and what is allowed, unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{field} must be {allowed}, got {found!r}")
-
-
-def require_int(field: str, found: Any, low: int = 1, high: int = 2**24) -> None:
-    """Raise ConfigError unless `found` is a whole number in [low, high] (and not a bool)."""
-    whole = isinstance(found, int) and not isinstance(found, bool)
-    require(whole and low <= found <= high, field, found, f"an int in [{low}, {high}]")
-
-
-def require_number(field: str, found: Any, low: float, high: float = 1e6) -> None:
-    """Raise ConfigError unless `found` is a number in [low, high]; NaN never is."""
-    number = isinstance(found, int | float) and not isinstance(found, bool)
-    require(number and low <= found <= high, field, found, f"a number in [{low:g}, {high:g}]")
 
 
 def as_timesteps(timestep: torch.Tensor | float, device: torch.device) -> torch.Tensor:

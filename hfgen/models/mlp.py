@@ -13,14 +13,8 @@ from diffusers.utils import BaseOutput
 
 from hfgen.config import ConfigMixin
 from hfgen.errors import ConfigError
-from hfgen.models.blocks import (
-    SinusoidalFeatures,
-    TimestepEmbedding,
-    as_timesteps,
-    require,
-    require_int,
-    require_number,
-)
+from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
+from hfgen.models.checks import require, require_int, require_number
 
 
 @dataclass

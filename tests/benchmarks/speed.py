@@ -176,8 +176,8 @@ def sampling(rounds: int, steps: int = 20) -> None:
             return stock(batch_size=batch, num_inference_steps=steps, generator=generator, output_type="np").images
 
         assert abs(generate("no") - generate_stock()).max() < 1e-3
-        ratio(f"sampling {steps} steps, {size}, float32", lambda: generate("no"), generate_stock, rounds)
-        ratio(f"sampling {steps} steps, {size}, ours bf16, stock float32", lambda: generate("bf16"), generate_stock, rounds)
+        for precision, name in (("no", "float32"), ("bf16", "ours bf16, stock float32")):
+            ratio(f"sampling {steps} steps, {size}, {name}", lambda: generate(precision), generate_stock, rounds)  # noqa: B023
 
 
 def scheduler(rounds: int) -> None:
@@ -191,9 +191,12 @@ def scheduler(rounds: int) -> None:
         def step(one: Any, x: torch.Tensor = x, eps: torch.Tensor = eps) -> None:
             one.step(eps, 500, x)
 
+        def stock(theirs: Any = theirs) -> None:
+            step(theirs)
+
         size = "x".join(map(str, shape))
-        ratio(f"scheduler.step, {size}", lambda: step(ours), lambda: step(theirs), rounds * 4, repeats=50)  # noqa: B023
-        ratio(f"drawing the noise alone, {size}", lambda: torch.randn(shape), lambda: step(theirs), rounds * 4, repeats=50)  # noqa: B023
+        ratio(f"scheduler.step, {size}", lambda: step(ours), stock, rounds * 4, repeats=50)  # noqa: B023
+        ratio(f"drawing the noise alone, {size}", lambda: torch.randn(shape), stock, rounds * 4, repeats=50)  # noqa: B023
 
 
 def imports(rounds: int) -> None:
