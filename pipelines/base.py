@@ -4,7 +4,7 @@ import json
 import numbers
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ class Pipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq: str | None = None  # type: ignore[assignment]
+    __call__: Callable[..., Any]
 
     def stock_twin(self) -> str | None:
         """Return the name of the stock pipeline that can run this one as it is; None where only hfgen can."""

@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -58,7 +58,7 @@ class DDPMSettings(Settings):
     """Noise schedule; squaredcos_cap_v2 is the cosine schedule."""
     prediction_type: PredictionType = "epsilon"
     """What the network predicts: the noise, the image (sample), or the velocity."""
-    variance_type: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    variance_type: Literal["fixed_small", "fixed_large"] = "fixed_large"
     """Variance of the reverse steps: the posterior's, or beta_t."""
     weighting: Weighting = "simple"
     """Weight of each timestep's error: 1 (simple), that of the variational bound (vlb), or min-SNR-gamma (min_snr)."""
@@ -70,7 +70,7 @@ class DDPMSettings(Settings):
 
 def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
-    unet = network(settings, dataset)
+    unet: Any = network(settings, dataset)
     scheduler = DDPMScheduler(
         num_train_timesteps=settings.num_train_timesteps,
         beta_schedule=settings.beta_schedule,
@@ -100,7 +100,7 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     return Recipe(
         nets={"unet": unet},
         phases=[Phase("ddpm", optimizer, ("unet",), loss)],
-        pipeline=lambda nets: DDPMPipeline(unet=nets["unet"], scheduler=scheduler),
+        pipeline=lambda nets: DDPMPipeline(unet=cast(UNet, nets["unet"]), scheduler=scheduler),
         preview=lambda pipeline: preview(pipeline, settings, dataset),
         averaged=("unet",),
     )
@@ -115,7 +115,7 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     if len(dataset.shape) == 1:
         return MLPDenoiser(
             dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
-            data_mean=tuple(dataset.mean.tolist()), data_std=tuple(dataset.std.tolist()),
+            data_mean=torch.as_tensor(dataset.mean).tolist(), data_std=torch.as_tensor(dataset.std).tolist(),
         )  # fmt: skip
     channels, height, width = dataset.shape
     attention = [level in settings.attention_levels for level in range(len(widths))]

@@ -54,7 +54,8 @@ def test_resume_with_other_data_or_without_any_good_checkpoint_is_an_error(tmp_p
 
 
 def test_a_class_conditional_run_makes_a_pipeline_that_takes_labels(tmp_path: Path, train: Train) -> None:
-    train(tmp_path / "run", "--max-steps", "4", "--class-conditional", "--sample-every", "4")
+    train(tmp_path / "run", "--max-steps", "4", "--class-conditional", "--tracker", "tensorboard")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     pipeline = AutoPipeline.from_pretrained(tmp_path / "run")
     assert pipeline.unet.config.num_class_embeds == 10
     assert pipeline(class_labels=[3, 4], batch_size=2, num_steps=2, output_type="pt").images.shape == (2, 1, 8, 8)
