@@ -69,7 +69,7 @@ def test_import_and_help_are_quick_and_import_nothing_heavy() -> None:
         ("train ddpm --output-dir {} --dataset no/such/folder", 65, "no/such/folder"),
         ("train ddpm --output-dir {} --batch-size 5000", 65, "1,797 items are fewer than one batch of 5,000"),
         ("train ddpm --output-dir {} --resolution 9", 2, "9"),
-        ("train ddpm --output-dir {} --micro-batch-size 100", 2, "the nearest are 100 and 200"),
+        ("train ddpm --output-dir {} --micro-batch-size 60", 2, "the nearest are 60 and 120"),
         ("sample no/such/model/here -o x.png", 2, "no such folder, and not a Hub id"),
         ("sample {} -o x.tiff", 2, "must be a folder, or end in one of"),
     ],
@@ -91,6 +91,12 @@ def test_a_folder_with_a_run_in_it_is_refused_without_resume_and_with_other_sett
     assert "continued from step 8" in done.stdout and "finished step 8" in done.stdout
 
 
+def pixels(path: Path) -> np.ndarray:
+    """Return the pixels of a picture as integers."""
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
 def test_samples_do_not_depend_on_how_many_are_made_nor_on_the_batch(finished: Path, tmp_path: Path) -> None:
     common = ["sample", str(finished), "--num-steps", "5", "--seed", "3"]
     hfgen(*common, "-n", "6", "-o", str(tmp_path / "six"))
@@ -98,10 +104,11 @@ def test_samples_do_not_depend_on_how_many_are_made_nor_on_the_batch(finished: P
     names = sorted(path.name for path in (tmp_path / "six").iterdir())
     assert names == [f"{i:05d}.png" for i in range(6)]
     for name in names[:3]:
-        six, three = (np.asarray(Image.open(tmp_path / folder / name)).astype(int) for folder in ("six", "three"))
+        six, three = (pixels(tmp_path / folder / name) for folder in ("six", "three"))
         assert six.shape == (8, 8) and abs(six - three).max() <= 1
     hfgen(*common, "-n", "6", "-o", str(tmp_path / "grid.png"))
-    assert Image.open(tmp_path / "grid.png").size == (3 * 34 + 2, 2 * 34 + 2)
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert sheet.size == (3 * 34 + 2, 2 * 34 + 2)
 
 
 def test_the_run_folder_holds_what_the_design_says(finished: Path) -> None:

@@ -1,6 +1,7 @@
 """Exponential moving average of a network's weights."""
 
 import copy
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -15,17 +16,24 @@ class EMA:
 
     def __init__(self, net: nn.Module, decay: float):
         self.decay = decay
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        mine, theirs = self.net.state_dict(keep_vars=True), net.state_dict(keep_vars=True)
+        self.net, self._live = copy.deepcopy(net).eval().requires_grad_(False), net
+
+    @cached_property
+    def _pairs(self) -> tuple[list[torch.Tensor], ...]:
+        """Return what is averaged, what it follows, what is copied, and from where.
+
+        Looked up at the first update: wrapping a network for several processes gives its parameters new memory.
+        """
+        mine, theirs = self.net.state_dict(keep_vars=True), self._live.state_dict(keep_vars=True)
         follows = [n for n, v in mine.items() if v.is_floating_point() and not n.endswith(("._u", "._v"))]
         copied = [n for n in mine if n not in set(follows)]
-        self._mine, self._theirs = [mine[n].data for n in follows], [theirs[n].data for n in follows]
-        self._mine_copied, self._theirs_copied = [mine[n].data for n in copied], [theirs[n].data for n in copied]
+        return tuple([tensors[n] for n in names] for names in (follows, copied) for tensors in (mine, theirs))
 
     @torch.no_grad()
     def update(self, step: int, finite: torch.Tensor) -> None:
         """Move one step towards the network; not at all where the 0-dim float `finite` is 0 (no host sync)."""
         weight = finite * (1 - min(self.decay, (1 + step) / (10 + step)))
-        torch._foreach_lerp_(self._mine, self._theirs, [weight] * len(self._mine))
-        if self._mine_copied:
-            torch._foreach_copy_(self._mine_copied, self._theirs_copied)
+        averaged, live, copies, originals = self._pairs
+        torch._foreach_lerp_(averaged, live, [weight] * len(averaged))
+        if copies:
+            torch._foreach_copy_(copies, originals)

@@ -42,8 +42,8 @@ class Engine:
         self.nets = {name: net.to(self.device).train() for name, net in self.recipe.nets.items()}
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
         self.trainable = {n: [p for p in net.parameters() if p.requires_grad] for n, net in self.nets.items()}
-        self.buffers = [b for net in self.nets.values() for b in net.buffers()]
         self.wrapped: dict[str, nn.Module] = {n: accelerator.prepare_model(net) for n, net in self.nets.items()}
+        self.buffers = [b for net in self.nets.values() for b in net.buffers()]
         self.non_finite = {phase.name: torch.zeros((), device=self.device) for phase in self.recipe.phases}
         self.log = Averages()
         for phase in self.recipe.phases:

@@ -43,7 +43,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     newest = max((folder / "checkpoints").glob("step-*"))
     files = sorted(newest.rglob("*.safetensors"))
     assert len(files) == 3, files
-    return {f"{file.stem}/{key}": value for file in files for key, value in load_file(file).items()}
+    return {f"{file.stem}/{key}": value.clone() for file in files for key, value in load_file(file).items()}
 
 
 def assert_same_run(a: Path, b: Path) -> None:
