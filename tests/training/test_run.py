@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from hfgen import AutoPipeline
@@ -84,7 +85,7 @@ def test_the_same_recipe_trains_on_points_and_samples_land_on_the_modes(tmp_path
     points = pipeline(batch_size=1000, num_steps=100, output_type="pt").images
     assert points.shape == (1000, 2)
     modes = load_dataset("ring8").modes  # type: ignore[attr-defined]
-    distance, nearest_mode = (points[:, None] - points.new_tensor(modes)).norm(dim=2).min(1)
+    distance, nearest_mode = (points[:, None] - torch.as_tensor(modes, dtype=points.dtype)).norm(dim=2).min(1)
     close = distance < 0.15                                   # a tenth of a mode's distance to the next is 0.077
     assert close.float().mean() > 0.9, close.float().mean()
     assert len(set(nearest_mode[close].tolist())) == 8
