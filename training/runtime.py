@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.utils import GradientAccumulationPlugin
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hfgen.errors import ConfigError
 from hfgen.training.settings import Settings
@@ -24,23 +27,32 @@ PR_SET_PDEATHSIG = 1
 
 
 def accelerator_for(settings: Settings) -> Accelerator:
-    """Return the Accelerator of this run; it neither synchronises buffers nor accumulates behind the engine's back.
+    """Return the Accelerator of this run; it does not accumulate gradients behind the engine's back.
 
     Raises ConfigError where `accelerate launch` or its configuration asks for sharded training, which is not exact.
     """
-    no_buffer_sync = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with=None if settings.tracker == "none" else settings.tracker,
         project_dir=str(settings.output_dir),
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[no_buffer_sync],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    # a 1x1 kernel has the same bytes in either memory format; DDP compares its strides only
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if accelerator.distributed_type not in EXACT:
         raise ConfigError(f"{accelerator.distributed_type.value}: hfgen trains on one process, or on several with DDP")
     if "WORLD_SIZE" in os.environ and sys.platform == "linux":       # a launcher that dies takes its ranks along
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return accelerator
+
+
+def wrap(accelerator: Accelerator, net: nn.Module) -> nn.Module:
+    """Return the network as this run's processes train it together; each keeps its own batch statistics."""
+    wrapped: nn.Module = accelerator.prepare_model(net)
+    if isinstance(wrapped, DistributedDataParallel):
+        wrapped.forward_sync_buffers = False
+    return wrapped
 
 
 def set_threads(asked: int | None) -> int:

@@ -79,6 +79,7 @@ def test_two_processes_give_the_losses_of_one_and_there_were_two(tmp_path: Path,
     train(tmp_path / "one", *arguments)
     done = train(tmp_path / "two", *arguments, processes=2)
     assert "2 process(es)" in done.stdout
+    assert "Warning" not in done.stderr, done.stderr
     one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
     assert len(one) == len(two) == 20
     for a, b in zip(one, two, strict=True):
