@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,19 @@ from hfgen.training.log import Log
 from hfgen.training.runtime import INTERRUPTED, StopSignal, accelerator_for, set_threads, share
 from hfgen.training.settings import AnySettings, Settings, check_same, parse, seconds_of, write_yaml
 
+Steps = Callable[[Dataset], int]
+"""How many optimiser steps a recipe recommends for a dataset."""
+
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
 
 
-def main(settings_class: type[AnySettings], build: Build, arguments: list[str] | None, default_steps: int) -> int:
+def main(settings_class: type[AnySettings], build: Build, arguments: list[str] | None, default_steps: Steps) -> int:
     """Return the exit code of a recipe's command line: 0, 75 if interrupted and saved, else the error's."""
     return exit_code_of(lambda: train(parse(settings_class, arguments), build, default_steps))
 
 
-def train(settings: Settings, build: Build, default_steps: int) -> int:
+def train(settings: Settings, build: Build, default_steps: Steps) -> int:
     """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
     started = time.monotonic()
     accelerator = accelerator_for(settings)
@@ -44,7 +48,7 @@ def train(settings: Settings, build: Build, default_steps: int) -> int:
     dataset = open_dataset(settings)
     require_batch(dataset, settings.batch_size)
     if settings.max_steps is None:
-        steps = default_steps
+        steps = default_steps(dataset)
         if settings.budget is not None:
             steps = steps_within(settings, build, dataset, accelerator, started)
         settings = dataclasses.replace(settings, max_steps=steps)

@@ -66,15 +66,15 @@ class Settings:
     """Optimiser steps; by default what the recipe recommends for the dataset."""
     budget: str | None = None
     """Wall-clock time in place of --max-steps, such as 90s, 3m or 2h: steps are timed, then their number is fixed."""
-    learning_rate: float = 2e-4
-    """Peak learning rate; never multiplied by the number of processes."""
+    learning_rate: float | None = None
+    """Peak learning rate, by default what the recipe recommends; never multiplied by the number of processes."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """How the learning rate goes from its peak to zero at the last step, or stays."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     max_grad_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
-    ema_decay: float = 0.999
+    ema_decay: float = 0.9999
     """Decay of the moving average of the weights, min(ema_decay, (1 + step) / (10 + step)); 0 for none."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Precision of the network's forward and backward pass; weights and losses stay float32."""
