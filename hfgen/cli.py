@@ -8,7 +8,8 @@ import typer
 
 from hfgen.errors import exit_code_of
 
-RECIPES = {"ddpm": "hfgen.training.ddpm"}
+RECIPES = {name: f"hfgen.training.{name}" for name in ("classifier", "ddpm", "gan")}
+RECIPE_HELP = f"One of: {', '.join(RECIPES)}"
 
 app = typer.Typer(
     name="hfgen", help="Train, judge, share and sample generative models.", no_args_is_help=True, add_completion=False
@@ -19,7 +20,7 @@ app = typer.Typer(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     options_metavar="[--FIELD VALUE ...]",
 )
-def train(context: typer.Context, recipe: Annotated[str, typer.Argument(help="One of: ddpm")] = "--help") -> None:
+def train(context: typer.Context, recipe: Annotated[str, typer.Argument(help=RECIPE_HELP)] = "--help") -> None:
     """Train a model in this process. `hfgen train RECIPE --help` lists the fields.
 
     On several processes: accelerate launch -m hfgen.training.RECIPE --FIELD VALUE ...

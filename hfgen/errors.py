@@ -39,6 +39,10 @@ class NonFiniteError(HfgenError, ArithmeticError):
     """Training produced NaN or infinity too many steps in a row."""
 
 
+class CollapseError(HfgenError):
+    """Training has collapsed, and was asked to stop where that happens; the run is saved."""
+
+
 class ResourceError(HfgenError, OSError):
     """Disk, memory or permission ran out; the message says how much is needed and how much is there."""
 

@@ -22,7 +22,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
-from hfgen.safe_load import INDEX, PICKLES, refuse_pickles
+from hfgen.safe_files import PICKLES, refuse_pickles
+from hfgen.safe_load import INDEX
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
 SAFE_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)

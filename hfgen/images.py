@@ -69,13 +69,22 @@ def grid(images: list[Image.Image], columns: int | None = None, padding: int = 2
     return sheet
 
 
-def scatter(points: torch.Tensor, low: float, high: float, side: int = 512) -> Image.Image:
-    """Return (N, 2) points in [low, high]^2 as a grey picture, black on white, y upwards; points outside are left out.
+def scatter(
+    points: torch.Tensor, low: float, high: float, side: int = 512, behind: torch.Tensor | None = None
+) -> Image.Image:
+    """Return (N, 2) points in [low, high]^2 as a picture, y upwards; points outside are left out.
 
-    Each pixel's darkness grows with the logarithm of the number of points in it.
+    Black on white, each pixel's darkness growing with the logarithm of the number of points in it; the points
+    `behind`, such as the real data, in orange.
     """
+    sheet = np.ones((side, side, 3))
+    for some, ink in ((behind, (0.0, 0.4, 1.0)), (points, (1.0, 1.0, 1.0))):
+        if some is not None:
+            sheet *= 1 - _darkness(some, low, high, side)[..., None] * np.array(ink)
+    return Image.fromarray((255 * sheet).astype(np.uint8))
+
+
+def _darkness(points: torch.Tensor, low: float, high: float, side: int) -> np.ndarray:
     x, y = points.double().cpu().T
     counts, _, _ = np.histogram2d(-y.numpy(), x.numpy(), bins=side, range=[[-high, -low], [low, high]])
-    darkness = np.log1p(counts) / max(np.log1p(counts).max(), 1e-9)
-    shade = np.where(counts > 0, 0.35 + 0.65 * darkness, 0)
-    return Image.fromarray((255 * (1 - shade)).astype(np.uint8))
+    return np.where(counts > 0, 0.35 + 0.65 * np.log1p(counts) / max(np.log1p(counts).max(), 1e-9), 0)

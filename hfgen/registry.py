@@ -11,14 +11,25 @@ PIPELINE_SHIM = "pipeline"
 
 MODULES: dict[str, str] = {
     "AutoPipeline": "hfgen.pipelines.auto",
+    "Classifier": "hfgen.models.classifier",
+    "ClassifierPipeline": "hfgen.pipelines.classifier",
+    "ControllableGANPipeline": "hfgen.pipelines.controllable_gan",
+    "DCGANDiscriminator": "hfgen.models.dcgan",
+    "DCGANGenerator": "hfgen.models.dcgan",
     "DDPMPipeline": "hfgen.pipelines.ddpm",
     "DDPMScheduler": "hfgen.schedulers.ddpm",
+    "GANPipeline": "hfgen.pipelines.gan",
     "MLPDenoiser": "hfgen.models.mlp",
+    "MLPDiscriminator": "hfgen.models.mlp",
+    "MLPGenerator": "hfgen.models.mlp",
     "UNet": "hfgen.models.unet",
 }
 
 PIPELINES: dict[str, str | None] = {
+    "ClassifierPipeline": None,
+    "ControllableGANPipeline": None,
     "DDPMPipeline": "DDPMPipeline",
+    "GANPipeline": None,
 }
 """Every pipeline of hfgen and the stock pipeline whose folders it loads; None where diffusers has no twin."""
 
@@ -47,9 +58,45 @@ STOCK_SCHEDULERS: tuple[str, ...] = (
 )
 """Schedulers of diffusers that may stand in a pipeline of hfgen; they keep their own names, saved and loaded."""
 
+TRANSFORMERS_CLASSIFIERS: tuple[str, ...] = (
+    "BeitForImageClassification",
+    "BitForImageClassification",
+    "ConvNextForImageClassification",
+    "ConvNextV2ForImageClassification",
+    "Data2VecVisionForImageClassification",
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+    "Dinov2ForImageClassification",
+    "Dinov2WithRegistersForImageClassification",
+    "EfficientNetForImageClassification",
+    "FocalNetForImageClassification",
+    "HieraForImageClassification",
+    "MobileNetV1ForImageClassification",
+    "MobileNetV2ForImageClassification",
+    "MobileViTForImageClassification",
+    "MobileViTV2ForImageClassification",
+    "PoolFormerForImageClassification",
+    "PvtForImageClassification",
+    "PvtV2ForImageClassification",
+    "RegNetForImageClassification",
+    "ResNetForImageClassification",
+    "SegformerForImageClassification",
+    "SwiftFormerForImageClassification",
+    "SwinForImageClassification",
+    "Swinv2ForImageClassification",
+    "ViTForImageClassification",
+    "ViTMSNForImageClassification",
+)
+"""Image classifiers of transformers that a pipeline of hfgen may hold: pixels in, `.logits` out."""
+
+TRANSFORMERS_MODELS: tuple[str, ...] = TRANSFORMERS_CLASSIFIERS
+"""Every network of transformers that hfgen saves and loads, under `["transformers", its own name]`."""
+
 
 def saved_name(name: str) -> tuple[str, str]:
     """Return the `(library, class name)` pair under which the class `name`, hfgen's or a stock one, is saved."""
+    if name in TRANSFORMERS_MODELS:
+        return "transformers", name
     stock = ("diffusers", name)
     return stock if name in STOCK_SCHEDULERS or stock in SAVED_NAMES.values() else SAVED_NAMES.get(name, (SHIM, name))
 

@@ -5,33 +5,34 @@ memory (torch's meta device), compared with the headers of its weight files, and
 """
 
 import inspect
-import json
 import math
-import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from safetensors import SafetensorError, safe_open
-from torch.overrides import TorchFunctionMode
 
-from hfgen.errors import CheckpointError, ConfigError, HfgenError, UnsafeContentError
+from hfgen import safe_transformers
+from hfgen.errors import ConfigError, UnsafeContentError
 from hfgen.models.old_names import rename_old_attention_keys
-from hfgen.registry import MODULES, PIPELINE_SHIM, PIPELINES, SAVED_NAMES, SHIM, STOCK_SCHEDULERS, class_for
+from hfgen.registry import (
+    MODULES,
+    PIPELINE_SHIM,
+    PIPELINES,
+    SAVED_NAMES,
+    SHIM,
+    STOCK_SCHEDULERS,
+    TRANSFORMERS_MODELS,
+    class_for,
+)
+from hfgen.safe_build import build, build_without_memory, fill
+from hfgen.safe_files import DIFFUSERS_WEIGHTS, read_json, weight_files
 
 INDEX = "model_index.json"
-WEIGHTS = "diffusion_pytorch_model"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-MAX_JSON_BYTES = 16 * 2**20
-MAX_PARAMETERS = 10**10
-MAX_TORCH_CALLS = 10_000
-"""Building a network may call torch this often: four times what the largest U-Net in use needs; 0.3 s."""
 
 LARGEST = {"num_train_timesteps": 10**6, "sample_size": 2**14}
 """Upper bounds of settings that decide how much memory a scheduler's tables or the first noise take."""
@@ -40,37 +41,31 @@ OLD_SCHEDULER_KEYS = {"tensor_format": ("pt", "np"), "timestep_values": (None,),
 """Settings of early diffusers that say what is now the only way, and the values that say so."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in the file `path`; ConfigError when it is missing, too large or anything else."""
-    try:
-        if (size := path.stat().st_size) > MAX_JSON_BYTES:
-            raise ConfigError(f"{path}: {size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a model folder needs this file") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); save or download the model again") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    for key in ("auto_map", "custom_pipeline"):
-        if key in found:
-            raise UnsafeContentError(f"{path}: {key!r} asks to run code from the model's folder; hfgen never does")
-    return found
+def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the hfgen pipeline that loads `folder` and the entries of its index: components and plain settings."""
+    index = read_json(folder / INDEX)
+    pipeline = _pipeline_name(folder / INDEX, index.get("_class_name"))
+    return pipeline, {name: value for name, value in index.items() if not name.startswith("_")}
 
 
-def read_index(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
-    """Return the hfgen pipeline that loads `folder` and its components as `{name: (library, class name)}`."""
-    path = folder / INDEX
-    index = read_json(path)
-    pipeline = _pipeline_name(path, index.get("_class_name"))
-    components = {}
-    for name, value in index.items():
-        if name.startswith("_"):
-            continue
-        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)):
+def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
+    """Return the components in `entries` as `{name: (library, class name)}`, and the settings of pipeline `cls`.
+
+    A setting is an entry that `cls` has a default for; every other entry must be a pair of strings. ConfigError names
+    the entry that is neither, and the setting whose value `cls` cannot have.
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    components, settings = {}, {}
+    for name, value in entries.items():
+        if name in parameters and parameters[name].default is not inspect.Parameter.empty:
+            _check_value(path, name, value, hints.get(name, Any))
+            settings[name] = value
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
+            components[name] = (value[0], value[1])
+        else:
             raise ConfigError(f"{path}: {name!r} must be a pair of strings [library, class name], found {value!r}")
-        components[name] = (value[0], value[1])
-    return pipeline, components
+    return components, settings
 
 
 def _pipeline_name(path: Path, found: Any) -> str:
@@ -92,9 +87,11 @@ def component_class(path: Path, name: str, library: str, saved: str) -> type:
     """Return the class that the table has for component `name`, saved as `[library, saved]` in the file `path`."""
     if library == "diffusers" and saved in STOCK_SCHEDULERS:
         return getattr(import_module("diffusers"), saved)
+    if library == "transformers" and saved in TRANSFORMERS_MODELS:
+        return getattr(import_module("transformers"), saved)
     if ours := class_for(library, saved):
         return getattr(import_module(MODULES[ours]), ours)
-    if library not in {SHIM, *(stock for stock, _ in SAVED_NAMES.values())}:
+    if library not in {SHIM, "transformers", *(stock for stock, _ in SAVED_NAMES.values())}:
         raise UnsafeContentError(f"{path}: {name!r} is from library {library!r}, which is not in hfgen's table")
     raise ConfigError(f"{path}: {name!r} is a {library}.{saved}, which hfgen does not have")
 
@@ -107,14 +104,18 @@ def load_component(
     Old flat folders keep a component's files beside `model_index.json`. `dtype` defaults to float32.
     """
     home = folder / name if (folder / name).is_dir() else folder
+    if saved in TRANSFORMERS_MODELS:
+        return safe_transformers.load_model(home, cls, dtype or torch.float32, variant)
     path = home / cls.config_name  # type: ignore[attr-defined]
     config = read_json(path)
     if config.get("_class_name") != saved:
         raise ConfigError(f"{path}: '_class_name' is {config.get('_class_name')!r}, {INDEX} says {saved!r}")
     settings = check_settings(path, cls, config)
     if issubclass(cls, SchedulerMixin):
-        return _build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]
-    return _load_network(path, cls, settings, dtype or torch.float32, variant)
+        return build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]
+    net = build_without_memory(path, lambda: cls(**settings))
+    files = weight_files(home, DIFFUSERS_WEIGHTS, variant)
+    return fill(path, net, lambda: cls(**settings), files, rename_old_attention_keys, dtype or torch.float32)
 
 
 def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, Any]:
@@ -173,124 +174,3 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _words(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-
-
-class _MetaBuild(TorchFunctionMode):
-    """Builds a network without starting values, and stops a configuration that would go on building for ever."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path, self.calls = path, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += 1
-        if self.calls > MAX_TORCH_CALLS:
-            raise ConfigError(f"{self.path}: asks for a network of more than {MAX_TORCH_CALLS} operations to build")
-        kwargs = kwargs or {}
-        starts = getattr(func, "__module__", None) == "torch.nn.init"                   # weights come from the file
-        return kwargs["tensor"] if starts else func(*args, **kwargs)
-
-
-def _build(path: Path, make: Any) -> Any:
-    """Return `make()`, with whatever a constructor says against its settings as a ConfigError that names the file."""
-    try:
-        return make()
-    except HfgenError as error:
-        raise type(error)(error if str(path) in str(error) else f"{path}: {error}") from error
-    except Exception as error:
-        raise ConfigError(f"{path}: these settings cannot be built: {type(error).__name__}: {error}") from error
-
-
-def _load_network(path: Path, cls: type, settings: dict[str, Any], dtype: torch.dtype, variant: str | None) -> Any:
-    with torch.device("meta"), _MetaBuild(path):
-        net = _build(path, lambda: cls(**settings))
-    files = weight_files(path.parent, variant)
-    _compare(path, files, net)
-    tensors = rename_old_attention_keys(_read(files, _tensor_of))
-    net.load_state_dict({key: _cast(tensor, dtype) for key, tensor in tensors.items()}, assign=True)
-    if any(buffer.is_meta for buffer in net.buffers()):              # tables that are computed, not stored
-        computed = dict(cls(**settings).named_buffers())
-        for name, buffer in list(net.named_buffers()):
-            if buffer.is_meta:
-                owner, _, key = name.rpartition(".")
-                setattr(net.get_submodule(owner), key, _cast(computed[name], dtype))
-    return net.eval()
-
-
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """Return the safetensors files of the network in `folder`: its shards in order, or the one file."""
-    dotted = f".{variant}" if variant else ""
-    index = folder / f"{WEIGHTS}.safetensors.index{dotted}.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ConfigError(f"{index}: 'weight_map' must be an object {{key: file}}, found {shards!r}")
-        pattern = re.compile(rf"{re.escape(WEIGHTS + dotted)}-\d{{5}}-of-\d{{5}}\.safetensors")
-        for shard in shards.values():
-            if not (isinstance(shard, str) and pattern.fullmatch(shard)):
-                raise UnsafeContentError(f"{index}: {shard!r} is not the name of a shard, {WEIGHTS}-00001-of-00002...")
-        return [folder / shard for shard in sorted(set(shards.values()))]
-    single = folder / f"{WEIGHTS}{dotted}.safetensors"
-    if not single.is_file():
-        refuse_pickles(folder)
-        raise CheckpointError(f"{single}: no such file; found {sorted(p.name for p in folder.iterdir())}")
-    return [single]
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raise UnsafeContentError if `folder` holds pickled weights and no safetensors."""
-    names = sorted(p.name for p in folder.iterdir())
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in names):
-        raise UnsafeContentError(
-            f"{folder}: the weights are pickled ({', '.join(pickles)}), and opening a pickle runs code. Convert them "
-            "to safetensors where you trust their origin, then load again"
-        )
-
-
-def _compare(path: Path, files: list[Path], net: ModelMixin) -> None:
-    """Raise unless the files' headers name exactly the tensors of `net`, in its shapes."""
-    held: dict[str, Any] = rename_old_attention_keys(_read(files, _shape_of))
-    wanted = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    asked, stored = (sum(map(math.prod, shapes.values())) for shapes in (wanted, held))
-    if asked > MAX_PARAMETERS or asked > 10 * stored:
-        raise ConfigError(
-            f"{path}: asks for a network of {asked} parameters; {files[0].parent} holds {stored}, "
-            f"and hfgen loads at most {MAX_PARAMETERS}"
-        )
-    problems = {
-        "missing": sorted(wanted.keys() - held.keys()),
-        "unexpected": sorted(held.keys() - wanted.keys()),
-        "misshaped": [
-            f"{key} {held[key]} instead of {shape}" for key, shape in wanted.items() if held.get(key, shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        lists = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
-        raise CheckpointError(f"{files[0].parent}: the weights do not belong to {path.name}. {lists}")
-
-
-def _shape_of(handle: Any, key: str) -> tuple[int, ...]:
-    return tuple(handle.get_slice(key).get_shape())
-
-
-def _tensor_of(handle: Any, key: str) -> torch.Tensor:
-    return handle.get_tensor(key)
-
-
-def _read(files: list[Path], what: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """Return `{key: what(handle, key)}` over the tensors of safetensors files; CheckpointError names a broken file."""
-    found: dict[str, Any] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                found |= {key: what(handle, key) for key in handle.offset_keys()}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file}: cannot be read as safetensors ({error}); cut short or corrupt, save or download it again"
-            ) from error
-    return found

@@ -9,6 +9,7 @@ from hfgen import images
 from hfgen.data.order import derive_seed
 from hfgen.errors import ConfigError
 from hfgen.pipelines.auto import AutoPipeline
+from hfgen.pipelines.classifier import ClassifierPipeline
 
 GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -23,6 +24,8 @@ def write_samples(
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
     pipeline = AutoPipeline.from_pretrained(model)
+    if isinstance(pipeline, ClassifierPipeline):
+        raise ConfigError(f"{model}: a classifier makes no images; in Python, pipeline(images) gives their classes")
     if torch.cuda.is_available():
         pipeline.to("cuda")
     choices = {"class_labels": label} if label is not None else {}

@@ -13,9 +13,9 @@ from diffusers import __version__ as diffusers_version
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from hfgen import hub, safe_load
+from hfgen import hub, safe_load, safe_transformers
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.registry import MODULES, PIPELINE_SHIM, SHIM, STOCK_SCHEDULERS, saved_name
+from hfgen.registry import MODULES, PIPELINE_SHIM, SHIM, STOCK_SCHEDULERS, TRANSFORMERS_MODELS, saved_name
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -24,7 +24,8 @@ class Pipeline(DiffusionPipeline):
     """Base of hfgen's pipelines: a `DiffusionPipeline` that loads without running code and saves stock folders.
 
     A subclass has `__init__` annotated with the classes of its components, `states(...)` that yields x_T, ..., x_0,
-    `__call__` that keeps the last of them, and `model_cpu_offload_seq`.
+    `__call__` that keeps the last of them, and `model_cpu_offload_seq`. Arguments of `__init__` with a default are
+    settings, plain JSON, which go through `register_to_config` into `model_index.json`.
     """
 
     model_cpu_offload_seq: str | None = None  # type: ignore[assignment]
@@ -54,22 +55,24 @@ class Pipeline(DiffusionPipeline):
         ConfigError, CheckpointError or UnsafeContentError for a folder that is not what it should be.
         """
         folder = hub.resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
-        name, saved = safe_load.read_index(folder)
+        name, entries = safe_load.read_index(folder)
         if name not in {base.__name__ for base in cls.__mro__}:
             raise ConfigError(f"{folder} holds a {name}: load it with hfgen.{name} or hfgen.AutoPipeline, "
                               f"not {cls.__name__}")
+        saved, settings = safe_load.split_index(folder / safe_load.INDEX, cls, entries)
         classes = cls._component_classes(folder / safe_load.INDEX, saved)
         components = {
             part: safe_load.load_component(folder, part, found, saved[part][1], dtype=dtype, variant=variant)
             for part, found in classes.items()
         }
-        pipeline = cls(**components)
+        pipeline = cls(**components, **settings)
         return pipeline if device is None else pipeline.to(device)
 
     @classmethod
     def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
         """Return the class of each component, every name looked up in the table and checked against `__init__`."""
-        wanted = cls._get_signature_types()
+        types, (components, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
+        wanted = {part: types[part] for part in components}
         found = {part: safe_load.component_class(path, part, *pair) for part, pair in saved.items()}
         if found.keys() != wanted.keys():
             raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(wanted))}; "
@@ -114,7 +117,8 @@ class Pipeline(DiffusionPipeline):
             component.save_pretrained(folder / part, **({} if _is_scheduler(component) else {"variant": variant}))
             if index[part][0] == SHIM:
                 (folder / part / f"{SHIM}.py").write_text(shim(index[part][1]))
-            _forget_origin(folder / part / component.config_name)
+            _tidy_config(folder / part, component)
+        index |= {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
         (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         mode = (folder / safe_load.INDEX).stat().st_mode                                # safetensors ignores the umask
         for file in folder.rglob("*"):
@@ -146,15 +150,23 @@ def _known_name(part: str, component: Any) -> tuple[str, str]:
     library, saved = saved_name(name)
     if library == SHIM and name not in MODULES:
         raise ConfigError(f"{part} is a {name}, which hfgen could not load again. Networks and schedulers of hfgen can "
-                          f"be saved, and the schedulers {', '.join(STOCK_SCHEDULERS)}")
+                          f"be saved, and {', '.join((*STOCK_SCHEDULERS, *TRANSFORMERS_MODELS))}")
     return library, saved
 
 
-def _forget_origin(path: Path) -> None:
-    """Take the local path, which stock `from_pretrained` leaves in a configuration, out of the file."""
+def _tidy_config(folder: Path, component: Any) -> None:
+    """Take the local path, and what a transformers network does not know, out of a component's configuration.
+
+    Stock `from_pretrained` leaves the path there, and in a network of transformers every key that it met in a file.
+    """
+    cls: Any = type(component)
+    stock = cls.__name__ in TRANSFORMERS_MODELS
+    path = folder / (safe_transformers.CONFIG if stock else component.config_name)
     config = json.loads(path.read_text())
-    if config.pop("_name_or_path", None) is not None:
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    strange = config.keys() - safe_transformers.known_keys(cls) if stock else set()
+    kept = {key: value for key, value in config.items() if key not in {"_name_or_path", *strange}}
+    if kept != config:
+        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
 def _replaceable(folder: Path) -> bool:
@@ -196,26 +208,29 @@ def check_generator(generator: Generators, batch_size: int) -> None:
         raise ConfigError(f"generator is a list of {len(generator)}; it must have one for each of {batch_size} images")
 
 
-def check_labels(labels: Any, num_classes: int | None, batch_size: int) -> torch.Tensor | None:
+def check_labels(
+    labels: Any, num_classes: int | None, batch_size: int, name: str = "class_labels"
+) -> torch.Tensor | None:
     """Return class labels as a tensor (B,) of int64; None for a network without classes.
 
     One int serves the whole batch. Labels are in [0, num_classes); they are required exactly if there are classes.
+    Errors call them `name`.
     """
     if num_classes is None:
         if labels is not None:
-            raise ConfigError(f"class_labels must be None, this network knows no classes; got {labels!r}")
+            raise ConfigError(f"{name} must be None, this network knows no classes; got {labels!r}")
         return None
     if labels is None:
-        raise ConfigError(f"class_labels must be given, this network knows classes: ints in [0, {num_classes - 1}]")
+        raise ConfigError(f"{name} must be given, this network knows classes: ints in [0, {num_classes - 1}]")
     try:
         given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigTypeError(f"class_labels must be an int, a list or a tensor of ints, got {labels!r}") from error
+        raise ConfigTypeError(f"{name} must be an int, a list or a tensor of ints, got {labels!r}") from error
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise ConfigTypeError(f"class_labels must be ints, got {given.dtype}: {labels!r}")
+        raise ConfigTypeError(f"{name} must be ints, got {given.dtype}: {labels!r}")
     if given.ndim > 1 or (given.ndim == 1 and len(given) != batch_size):
-        raise ConfigError(f"class_labels must be one int or {batch_size} (batch_size) of them, got {list(given.shape)}")
+        raise ConfigError(f"{name} must be one int or {batch_size} (batch_size) of them, got {list(given.shape)}")
     if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < num_classes:
-        raise ConfigError(f"class_labels must be in [0, {num_classes - 1}], "
+        raise ConfigError(f"{name} must be in [0, {num_classes - 1}], "
                           f"got {int(given.min())} to {int(given.max())}")
     return given.long().expand(batch_size)

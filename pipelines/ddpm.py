@@ -10,10 +10,11 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from hfgen.errors import ConfigError
-from hfgen.images import as_output, check_output_type
+from hfgen.images import check_output_type
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
 from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
+from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.schedulers.ddpm import DDPMScheduler
 
 
@@ -33,7 +34,7 @@ class DDPMPipeline(Pipeline):
         """Return "DDPMPipeline" for a U-Net without classes, which the stock pipeline can run; else None."""
         config = self.unet.config
         labelled = config.num_class_embeds is not None or config.get("class_embed_type") is not None
-        return None if labelled or self._in_plane() else "DDPMPipeline"
+        return None if labelled or in_plane(self.unet) else "DDPMPipeline"
 
     def __call__(
         self,
@@ -54,7 +55,7 @@ class DDPMPipeline(Pipeline):
         check_output_type(output_type)
         for x in self.states(batch_size, num_steps, class_labels, generator):  # noqa: B007
             pass                                                                        # only the last is kept
-        return self._output(self._decode(x, output_type), return_dict)
+        return self._output(decode(x, self.unet, output_type), return_dict)
 
     def states(
         self,
@@ -107,22 +108,11 @@ class DDPMPipeline(Pipeline):
             return None if labels is None else torch.as_tensor(labels)
         return check_labels(labels, self.unet.config.num_class_embeds, batch_size)
 
-    def _in_plane(self) -> bool:
-        return isinstance(getattr(self.unet, "_orig_mod", self.unet), MLPDenoiser)          # also when compiled
-
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one sample: (C, H, W) or (2,)."""
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
-        if self._in_plane():
+        if in_plane(self.unet):
             return (channels,)
         if size is None:
             raise ConfigError("unet.config.sample_size is None; set it to the images' side or (height, width)")
         return (channels, size, size) if isinstance(size, int) else (channels, *size)
-
-    def _decode(self, x: torch.Tensor, output_type: str) -> Any:
-        """Return x_0 in the coordinates of the data."""
-        if not self._in_plane():
-            return as_output(x, output_type)
-        mean, std = (x.new_tensor(self.unet.config[key]) for key in ("data_mean", "data_std"))
-        points = x * std + mean
-        return points if output_type == "pt" else points.float().cpu().numpy()

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.runs import ROOT, TINY, environment
+from tests.training.runs import ROOT, SHARED, TINY, environment
+
+TINY_DDPM = [*SHARED, *TINY["ddpm"]]
 
 
 def hfgen(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -27,7 +29,7 @@ def hfgen(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
-    done = hfgen("train", "ddpm", "--output-dir", str(folder), *TINY, "--max-steps", "8", "--sample-every", "4")
+    done = hfgen("train", "ddpm", "--output-dir", str(folder), *TINY_DDPM, "--max-steps", "8", "--sample-every", "4")
     assert f"model    {folder}/model" in done.stdout and f"hfgen sample {folder}" in done.stdout
     return folder
 
@@ -63,7 +65,7 @@ def test_import_and_help_are_quick_and_import_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("train nonsense", 2, "there is no recipe 'nonsense'; there are ddpm"),
+        ("train nonsense", 2, "there is no recipe 'nonsense'; there are classifier, ddpm, gan"),
         ("train ddpm --output-dir {} --bach-size 3", 2, "--batch-size"),
         ("train ddpm --output-dir {} --batch-size 0", 2, "error: --batch-size must be above 0, got 0"),
         ("train ddpm --output-dir {} --dataset no/such/folder", 65, "no/such/folder"),
@@ -83,7 +85,7 @@ def test_a_beginners_mistake_is_one_line_that_says_what_to_do(
 
 
 def test_a_folder_with_a_run_in_it_is_refused_without_resume_and_with_other_settings(finished: Path) -> None:
-    again = ["train", "ddpm", "--output-dir", str(finished), *TINY, "--max-steps", "8"]
+    again = ["train", "ddpm", "--output-dir", str(finished), *TINY_DDPM, "--max-steps", "8"]
     assert "is not empty: use --resume" in hfgen(*again, code=2).stderr
     other = hfgen(*again, "--sample-every", "4", "--resume", "--seed", "7", code=1)
     assert "seed: 0 in the run, 7 asked" in other.stderr

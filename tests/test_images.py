@@ -47,6 +47,16 @@ def test_a_grid_shows_every_picture_at_its_place_enlarged_by_a_whole_factor() ->
 
 
 def test_a_scatter_plot_has_dark_pixels_where_the_points_are_with_y_upwards() -> None:
-    picture = np.asarray(images.scatter(torch.tensor([[0.9, 0.9], [-0.9, -0.9], [5.0, 5.0]]), -1, 1, side=20))
-    assert sorted(zip(*np.nonzero(picture < 255), strict=True)) == [(1, 19), (19, 1)] or (picture < 255).sum() == 2
-    assert picture[:10, 10:].min() < 255 and picture[10:, :10].min() < 255 and picture[:10, :10].min() == 255
+    points = torch.tensor([[0.9, 0.9], [-0.9, -0.9], [5.0, 5.0]])
+    picture = np.asarray(images.scatter(points, -1, 1, side=20))
+    assert picture.shape == (20, 20, 3)
+    assert np.argwhere(picture.min(2) < 255).tolist() == [[1, 18], [18, 1]]
+    assert picture[1, 18].max() == 0
+
+
+def test_points_behind_the_others_are_orange_and_hidden_where_they_meet() -> None:
+    points, behind = torch.tensor([[0.9, 0.9]]), torch.tensor([[0.9, 0.9], [-0.9, -0.9]])
+    picture = np.asarray(images.scatter(points, -1, 1, side=20, behind=behind)).astype(int)
+    assert picture[1, 18].max() == 0
+    red, green, blue = picture[18, 1]
+    assert red == 255 and green == 153 and blue == 0

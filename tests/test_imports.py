@@ -10,14 +10,14 @@ BASE = {"errors", "images", "registry", "config"}
 LAYERS = [
     BASE,
     {"models", "schedulers", "losses"},
-    {"data", "metrics", "checkpoint", "hub", "safe_load"},
+    {"data", "metrics", "checkpoint", "hub", "safe_build", "safe_files", "safe_load", "safe_transformers"},
     {"pipelines"},
     {"training"},
     {"judge", "sampling"},
     {"cli", "app", "figures"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PIPELINES_SEE = BASE | {"models", "schedulers", "hub", "safe_load", "pipelines"}
+PIPELINES_SEE = BASE | {"models", "schedulers", "hub", "safe_files", "safe_load", "safe_transformers", "pipelines"}
 
 
 def unit_of(path: Path) -> str:

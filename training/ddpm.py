@@ -6,25 +6,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from hfgen import images
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.diffusion import PredictionType, Weighting, l_simple, min_snr_weights, vlb_weights
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
-from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.training import run
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.settings import Settings
+from hfgen.training.preview import preview
+from hfgen.training.settings import Settings, filled
 
 
 @dataclass(kw_only=True)
@@ -34,8 +33,6 @@ class DDPMSettings(Settings):
     block_out_channels: tuple[int, ...] | None = None
     """Channels of the U-Net at each resolution, finest first; by default 32 64 for images below 16 pixels, 64 128 128
     below 64, else 64 128 256 256; for 2-D points the last is the width of the MLP, by default 128."""
-    batch_size: int = 64
-    """Images per optimiser step over all processes and micro-batches together."""
     layers_per_block: int = 2
     """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
     attention_levels: tuple[int, ...] = ()
@@ -65,6 +62,7 @@ class DDPMSettings(Settings):
 
 def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
+    settings = recommended(settings, dataset)
     unet: Any = network(settings, dataset)
     scheduler = DDPMScheduler(
         num_train_timesteps=settings.num_train_timesteps,
@@ -88,7 +86,7 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
 
     optimizer = torch.optim.AdamW(
         [p for p in unet.parameters() if p.requires_grad],
-        lr=settings.learning_rate or (2e-3 if is_small(dataset) else 2e-4),
+        lr=cast(float, settings.learning_rate),
         weight_decay=settings.weight_decay,
         fused=True,
     )
@@ -96,9 +94,13 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
         nets={"unet": unet},
         phases=[Phase("ddpm", optimizer, ("unet",), loss)],
         pipeline=lambda nets: DDPMPipeline(unet=cast(UNet, nets["unet"]), scheduler=scheduler),
-        preview=lambda pipeline: preview(pipeline, settings, dataset),
+        preview=partial(
+            preview, dataset=dataset, seed=settings.seed, labelled=settings.class_conditional,
+            num_steps=min(50, settings.num_train_timesteps),
+        ),
         averaged=("unet",),
-    )
+        usage="hfgen sample {run} --num-steps 100 -n 64 --seed 0 -o grid.png",
+    )  # fmt: skip
 
 
 def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
@@ -106,7 +108,7 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     if settings.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {settings.dataset!r} has no labels")
     classes = dataset.num_classes if settings.class_conditional else None
-    widths = settings.block_out_channels or default_widths(dataset)
+    widths = cast(tuple[int, ...], settings.block_out_channels)
     if len(dataset.shape) == 1:
         return MLPDenoiser(
             dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
@@ -129,21 +131,16 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     )
 
 
-def is_small(dataset: Dataset) -> bool:
-    """Return whether a sample is a point, or an image below 16 pixels."""
-    return len(dataset.shape) == 1 or max(dataset.shape[1:]) < 16
-
-
-def default_steps(dataset: Dataset) -> int:
-    """Return the optimiser steps for a dataset: digits take under three minutes on two cores."""
-    return 1800 if is_small(dataset) else 20_000
-
-
-def default_widths(dataset: Dataset) -> tuple[int, ...]:
-    """Return the channels that suit a dataset: more of them, and more resolutions, for larger images."""
-    if len(dataset.shape) == 1:
-        return (128,)
-    return (32, 64) if is_small(dataset) else (64, 128, 128) if max(dataset.shape[1:]) < 64 else (64, 128, 256, 256)
+def recommended(settings: DDPMSettings, dataset: Dataset) -> DDPMSettings:
+    """Return the settings with what suits the dataset: on small images under three minutes on two cores."""
+    in_plane = len(dataset.shape) == 1
+    side = 0 if in_plane else max(dataset.shape[1:])
+    widths = (128,) if in_plane else (32, 64) if side < 16 else (64, 128, 128) if side < 64 else (64, 128, 256, 256)
+    values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
+    values["max_steps"] = 20_000
+    if side < 16:
+        values |= {"learning_rate": 2e-3, "max_steps": 1800}
+    return filled(settings, values)
 
 
 def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor:
@@ -159,27 +156,9 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
     return (weights / weights.mean()).float()
 
 
-def preview(pipeline: Pipeline, settings: DDPMSettings, dataset: Dataset) -> Image.Image:
-    """Return a grid of 64 images, or a plot of 2,000 points, made in at most 50 steps."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    steps = min(50, settings.num_train_timesteps)
-    labels = None
-    count = 64 if len(dataset.shape) == 3 else 2000
-    if settings.class_conditional:
-        labels = torch.arange(count) % (dataset.num_classes or 1)
-    output = "pil" if len(dataset.shape) == 3 else "pt"
-    samples = pipeline(
-        batch_size=count, num_steps=steps, class_labels=labels, generator=generator, output_type=output
-    ).images
-    if output == "pil":
-        return images.grid(samples)
-    reach = float(dataset.tensor().abs().max()) * 1.2
-    return images.scatter(samples, -reach, reach)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of `hfgen train ddpm ARGUMENTS` (sys.argv by default)."""
-    return run.main(DDPMSettings, build, arguments, default_steps)
+    return run.main(DDPMSettings, build, arguments, recommended)
 
 
 if __name__ == "__main__":

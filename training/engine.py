@@ -20,7 +20,7 @@ from hfgen.training.ema import EMA
 from hfgen.training.log import Averages
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.runtime import share, wrap
+from hfgen.training.runtime import seed, share, wrap
 from hfgen.training.schedule import factor
 from hfgen.training.settings import Settings
 
@@ -54,7 +54,7 @@ class Engine:
         """Yield the number of steps done after each of `steps` steps that follow step `first`."""
         per_step = max(phase.times for phase in self.recipe.phases)
         batches = self.dataset.batches(
-            seed=self.settings.seed, batch_size=self.settings.batch_size, first=first * per_step,
+            seed=self.settings.seed, batch_size=self.settings.global_batch, first=first * per_step,
             rows=self.rows, device=self.device,
         )  # fmt: skip
         for step in range(first, first + steps):
@@ -78,13 +78,14 @@ class Engine:
         phase.optimizer.zero_grad()
         key = (self.settings.seed, step, phase.name, repetition)
         for i, rows in enumerate(self.micro_batches):
-            torch.manual_seed(derive_seed(*key, "local", i, self.rank))        # dropout: what has no global batch
-            noise = Noise(key, self.settings.batch_size, rows, self.device)
+            seed(self.device, derive_seed(*key, "local", i, self.rank))        # dropout: what has no global batch
+            noise = Noise(key, self.settings.global_batch, rows, self.device)
             with ExitStack() as stack:
                 if i < len(self.micro_batches) - 1:                            # gradients meet on the last one
                     for name in phase.trains:
                         stack.enter_context(self.accelerator.no_sync(self.wrapped[name]))
-                loss, scalars = phase.loss(nets, self.mine(batch, rows), noise, memo[i])
+                with self.autocast():
+                    loss, scalars = phase.loss(nets, self.mine(batch, rows), noise, memo[i])
                 self.accelerator.backward(loss / len(self.micro_batches))
             self.log.add(scalars)
         finite = self.update(phase)
@@ -94,6 +95,11 @@ class Engine:
             if name in self.averages:
                 self.averages[name].update(step, finite)
         self.non_finite[phase.name] = (self.non_finite[phase.name] + 1) * (1 - finite)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of forward passes: the run's precision; a loss may step out of it where it must."""
+        reduced = self.settings.mixed_precision != "no"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16 if reduced else None, enabled=reduced)
 
     def focus(self, phase: Phase) -> Mapping[str, nn.Module]:
         """Freeze every network but those the phase trains; return the networks that its loss is to call."""

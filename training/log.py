@@ -70,7 +70,8 @@ class Log:
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self._bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
+        losses = {name: f"{value:.4f}" for name, value in values.items() if name.startswith("loss")}
+        self._bar.set_postfix(losses, refresh=False)
         if self.accelerator.trackers:
             self.accelerator.log(values, step=step)
 

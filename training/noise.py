@@ -1,5 +1,7 @@
 """Random draws that are pure functions of (seed, step, phase, name): the same on one process or eight."""
 
+from typing import Any
+
 import torch
 
 from hfgen.data.order import derive_seed
@@ -10,10 +12,12 @@ class Noise:
 
     Each named draw fills the GLOBAL batch from a CPU generator of its own; what comes back are the rows of this
     process and micro-batch. So no result depends on how the batch is divided, and resuming needs only the step.
+    `key` is (seed, step, phase, repetition); `step` is there for losses whose weights change with it.
     """
 
-    def __init__(self, key: tuple[int | str, ...], batch_size: int, rows: slice, device: torch.device | str = "cpu"):
+    def __init__(self, key: tuple[Any, ...], batch_size: int, rows: slice, device: torch.device | str = "cpu"):
         self.key, self.batch_size, self.rows, self.device = key, batch_size, rows, device
+        self.step: int = key[1]
 
     def _generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(*self.key, name))

@@ -38,6 +38,9 @@ class Recipe:
 
     `pipeline(nets)` assembles the pipeline from a mapping of networks; a network named in `averaged` is a component of
     it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid.
+    `evaluate(nets)`, where there is one, returns numbers for that step's line of the log, from the networks as users
+    get them. `guard(numbers)` looks at every line of the log and returns what is wrong and what to change, or None.
+    `usage` is the command that tries the finished run `{run}`.
     """
 
     nets: dict[str, nn.Module]
@@ -45,3 +48,6 @@ class Recipe:
     pipeline: Callable[[Mapping[str, nn.Module]], Pipeline]
     preview: Callable[[Pipeline], Image.Image]
     averaged: tuple[str, ...] = field(default=())
+    evaluate: Callable[[Mapping[str, nn.Module]], dict[str, float]] | None = None
+    guard: Callable[[dict[str, float]], str | None] | None = None
+    usage: str = "hfgen sample {run} -n 64 --seed 0 -o grid.png"

@@ -19,38 +19,38 @@ from torch import nn
 import hfgen
 from hfgen import checkpoint
 from hfgen.data import Dataset, load_dataset, require_batch
-from hfgen.errors import CheckpointError, ConfigError, ResourceError, exit_code_of
+from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
 from hfgen.training import state
 from hfgen.training.engine import Build, Engine
 from hfgen.training.log import Log
 from hfgen.training.runtime import INTERRUPTED, StopSignal, accelerator_for, set_threads, share
 from hfgen.training.settings import AnySettings, Settings, check_same, parse, seconds_of, write_yaml
 
-Steps = Callable[[Dataset], int]
-"""How many optimiser steps a recipe recommends for a dataset."""
+Recommend = Callable[[Any, Dataset], Any]
+"""Returns a recipe's settings with what it recommends for a dataset in the place of every None."""
 
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
 
 
-def main(settings_class: type[AnySettings], build: Build, arguments: list[str] | None, default_steps: Steps) -> int:
+def main(settings_class: type[AnySettings], build: Build, arguments: list[str] | None, recommend: Recommend) -> int:
     """Return the exit code of a recipe's command line: 0, 75 if interrupted and saved, else the error's."""
-    return exit_code_of(lambda: train(parse(settings_class, arguments), build, default_steps))
+    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend))
 
 
-def train(settings: Settings, build: Build, default_steps: Steps) -> int:
+def train(settings: Settings, build: Build, recommend: Recommend) -> int:
     """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
     started = time.monotonic()
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
-    share(settings, accelerator.num_processes, accelerator.process_index)
     stored = look_into_folder(settings)
     dataset = open_dataset(settings)
-    require_batch(dataset, settings.batch_size)
-    if settings.max_steps is None:
-        steps = default_steps(dataset)
-        if settings.budget is not None:
-            steps = steps_within(settings, build, dataset, accelerator, started)
+    timed = settings.max_steps is None and settings.budget is not None
+    settings = recommend(settings, dataset)
+    share(settings, accelerator.num_processes, accelerator.process_index)
+    require_batch(dataset, settings.global_batch)
+    if timed:
+        steps = steps_within(settings, build, dataset, accelerator, started)
         settings = dataclasses.replace(settings, max_steps=steps)
     engine = Engine(settings, build, dataset, accelerator)
     make_folder(settings.output_dir)
@@ -106,7 +106,7 @@ def steps_within(
             break
     durations = sorted(b - a for a, b in pairwise(stamps[3:]))
     before = time.monotonic()
-    draw(trial)
+    look(trial)
     grid_seconds = time.monotonic() - before
     accelerator.free_memory()
     per_step = durations[len(durations) // 2] + (grid_seconds / settings.sample_every if settings.sample_every else 0)
@@ -121,17 +121,18 @@ def agree(value: Any) -> Any:
     return decided[0]
 
 
-def draw(engine: Engine) -> Any:
-    """Return the sample grid of the averaged networks as a picture."""
+def look(engine: Engine) -> tuple[Any, dict[str, float]]:
+    """Return the sample grid of the networks as users get them, and the numbers of the recipe's evaluation."""
     nets = state.served(engine.nets, engine.averages)
     for net in nets.values():
         net.eval()
     pipeline = engine.recipe.pipeline(nets)
     pipeline.set_progress_bar_config(disable=True)
     picture = engine.recipe.preview(pipeline)
+    numbers = engine.recipe.evaluate(nets) if engine.recipe.evaluate else {}
     for net in engine.nets.values():
         net.train()
-    return picture
+    return picture, numbers
 
 
 class Run:
@@ -142,6 +143,7 @@ class Run:
         self.settings, self.engine, self.threads, self.max_steps = settings, engine, threads, settings.max_steps
         self.accelerator, self.folder = engine.accelerator, settings.output_dir
         self.main = engine.accelerator.is_main_process
+        self.numbers, self.warned = dict[str, float](), False
         self.step = self.saved = self.resume(stored) if stored else 0
         if self.main:
             self.preflight()
@@ -175,13 +177,32 @@ class Run:
         due = {name: bool(every) and step % every == 0 for name, every in self.intervals().items()}
         if due["log"] or due["check"] or due["save"] or last:
             self.engine.check_finite(step)
+        numbers: dict[str, float] = {}
+        if (due["sample"] or last) and self.main:
+            picture, numbers = look(self.engine)
+            picture.save(self.folder / "samples" / f"step-{step:08d}.png")
+            self.numbers = numbers
         if due["log"] or last:
             rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
-            self.log.write(step, {**self.engine.log.fetch(self.accelerator), "learning_rate": rate})
-        if (due["sample"] or last) and self.main:
-            draw(self.engine).save(self.folder / "samples" / f"step-{step:08d}.png")
+            numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
+            self.log.write(step, numbers)
+            self.watch(numbers)
+        elif numbers:
+            self.log.write(step, numbers)
         if due["save"] or last or stopping:
             self.save()
+
+    def watch(self, numbers: dict[str, float]) -> None:
+        """Warn once of what the recipe's guard sees; with `stop_on_collapse` save and raise CollapseError instead."""
+        trouble = self.engine.recipe.guard(numbers) if self.engine.recipe.guard else None
+        if trouble is None or self.warned:
+            return
+        self.warned = True
+        self.log.say(f"warning: step {self.step:,}: {trouble}")
+        if getattr(self.settings, "stop_on_collapse", False):
+            self.save()
+            self.log.close()
+            raise CollapseError(f"stopped at step {self.step:,}: {trouble}")
 
     def intervals(self) -> dict[str, int]:
         """Return the steps between logs, looks at non-finite steps, sample grids and checkpoints."""
@@ -241,7 +262,7 @@ class Run:
         sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in engine.nets.items())
         lines = [
             engine.dataset.describe(),
-            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.batch_size}"
+            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.global_batch}"
             + (f", continued from step {self.step:,}" if self.step else ""),
             f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
             f"precision {settings.mixed_precision if settings.mixed_precision != 'no' else 'float32'}",
@@ -259,11 +280,12 @@ class Run:
             return
         nets = state.served(self.engine.nets, self.engine.averages)
         self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
+        found = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         self.log.say(
-            f"finished step {self.step:,} after {seconds:.0f} s\n"
+            f"finished step {self.step:,} after {seconds:.0f} s{': ' if found else ''}{found}\n"
             f"model    {self.folder / 'model'}\n"
             f"grid     {self.folder / 'samples' / f'step-{self.step:08d}.png'}\n"
-            f"sample   hfgen sample {self.folder} --num-steps 100 -n 64 --seed 0 -o grid.png"
+            f"try      {self.engine.recipe.usage.format(run=self.folder)}"
         )
 
 

@@ -38,7 +38,7 @@ class Settings:
     dataset: str = "digits"
     """digits; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, or a Hub id."""
     split: str = "train"
-    """Split of the dataset."""
+    """Split of the dataset, or a slice of it such as train[:80%]."""
     image_column: str | None = None
     """Column that holds the images; found by its type if not given."""
     label_column: str | None = None
@@ -58,8 +58,8 @@ class Settings:
     num_workers: int = 0
     """Processes that decode images which do not fit in memory."""
 
-    batch_size: int = 128
-    """Images per optimiser step over all processes and micro-batches together."""
+    batch_size: int | None = None
+    """Samples per optimiser step over all processes and micro-batches together; by default the recipe's."""
     micro_batch_size: int | None = None
     """Images per process that go through the network at once; by default the process's whole share."""
     max_steps: int | None = None
@@ -92,8 +92,20 @@ class Settings:
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Tracker that gets the metrics as well, through Accelerate."""
 
+    @property
+    def global_batch(self) -> int:
+        """Return the samples per optimiser step; the recipe has filled them in."""
+        assert self.batch_size is not None
+        return self.batch_size
+
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
+    """Return the settings with what is recommended in the place of every None that it has something for."""
+    missing = {name: value for name, value in recommended.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
 
 
 def parse(cls: type[AnySettings], arguments: list[str] | None = None, prog: str | None = None) -> AnySettings:

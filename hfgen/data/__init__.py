@@ -16,6 +16,7 @@ from hfgen.data.folder import count_extensions, is_image, list_files, load_folde
 from hfgen.data.load import Wanted, load_images
 from hfgen.data.order import derive_seed, permutation, stretch, uniforms
 from hfgen.data.source import NO_LABELS, FileSource
+from hfgen.data.splits import Split, require_split
 from hfgen.data.toy import SHAPES, Toy
 from hfgen.errors import ConfigError, DataError
 
@@ -46,7 +47,8 @@ def load_dataset(
     name: `digits`; a toy set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of
         parquet files; an image or parquet file, several, or a pattern such as `data/*.parquet`; a Hub id `owner/name`,
         with `:configuration` where it has several.
-    split: `train`, `test`, ...; slices such as `train[:1000]` for parquet files and Hub ids.
+    split: `train`, `test`, ...; or a slice of one, such as `train[:80%]`, `train[80%:]`, `train[100:200]` (not of toy
+        sets and streams). The classes are numbered as in the whole split.
     image_column, label_column, caption_column: found by themselves (captions only if asked for); label_column="none"
         takes the data as unlabelled.
     resolution: int or (height, width): shortest side resized (bicubic, antialiased), centre kept; None: as they are,
@@ -63,8 +65,9 @@ def load_dataset(
     wanted = Wanted(_resolution(resolution), _channels(channels), _colour(background), skip_bad_images, flip)
     columns = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
     if isinstance(name, str) and name in BUILT_IN:
-        _refuse(name, split, columns | {"streaming": streaming or None})
-        return digits(wanted) if name == "digits" else _toy(name, wanted)
+        part = Split.parse(name, split)
+        _refuse(name, part, columns | {"streaming": streaming or None})
+        return digits(wanted, part) if name == "digits" else _toy(name, part, wanted)
     text, found = (str(name), _locate(str(name))) if isinstance(name, str | Path) else _several(name)
     source = _image_files(text, found, split, columns)
     if source is not None:
@@ -74,8 +77,10 @@ def load_dataset(
     return _table(text, found, split, columns, wanted, streaming, max_resident_bytes, num_workers)
 
 
-def _toy(name: str, wanted: Wanted) -> Toy:
+def _toy(name: str, split: Split, wanted: Wanted) -> Toy:
     """Return a toy set; ConfigError where something was asked of it that is for images."""
+    if split.stretches:
+        raise ConfigError(f"{name}: {split.text!r} is a slice, and a toy set has none; its sample(n, seed) draws anew")
     asked = {"resolution": wanted.resolution, "channels": wanted.channels, "flip": wanted.flip or None}
     for option, value in asked.items():
         if value is not None:
@@ -83,10 +88,9 @@ def _toy(name: str, wanted: Wanted) -> Toy:
     return Toy(name)
 
 
-def _refuse(name: str, split: str, options: dict[str, Any]) -> None:
+def _refuse(name: str, split: Split, options: dict[str, Any]) -> None:
     """Raise ConfigError where a split or a column is asked of data that have none."""
-    if split != "train":
-        raise ConfigError(f"{name}: there is no split {split!r}; splits: train")
+    require_split(name, split, ["train"])
     for option, value in options.items():
         if value is not None and (option, value) != ("label_column", NO_LABELS):
             raise ConfigError(f"{name}: {option}={value!r} does not apply, it is for folders, tables and Hub ids")
@@ -132,10 +136,12 @@ def _image_files(
     files = list_files(folder) if folder else found
     images = [file for file in files if is_image(file)]
     if folder and images:
-        return load_folder(folder, files, split, **columns)
+        part = Split.parse(name, split)
+        return load_folder(folder, files, part.name, **columns).slice(part)
     if images and len(images) == len(files):
-        _refuse(name, split, columns)
-        return FileSource(name, None, None, images)
+        part = Split.parse(name, split)
+        _refuse(name, part, columns)
+        return FileSource(name, None, None, images).slice(part)
     tables = [file for file in files if file.suffix.lower() == ".parquet"]
     if tables and (folder or len(tables) == len(files)):
         return None

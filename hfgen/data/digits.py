@@ -11,14 +11,17 @@ from hfgen.data.decode import Header, Pixels, fit, with_channels
 from hfgen.data.images import ResidentImages
 from hfgen.data.load import Wanted, choose_layout
 from hfgen.data.source import Labels
+from hfgen.data.splits import Split
 from hfgen.errors import DataError
 
 TOP = 16                                               # a pixel counts the inked dots of a 4x4 block
 
 
-def digits(wanted: Wanted) -> ResidentImages:
-    """Return the digits, (1797, C, 8, 8) with values k / 8 - 1 for k in 0..16, or resized to the resolution."""
+def digits(wanted: Wanted, split: Split) -> ResidentImages:
+    """Return the digits of a split, (1797, C, 8, 8) with values k / 8 - 1 for k in 0..16, or resized if so wanted."""
     rows = _read()
+    chosen = split.indices("digits", len(rows))
+    rows = rows if chosen is None else rows[chosen]
     pixels: Pixels = rows[:, :64].reshape(-1, 1, 8, 8).astype(np.uint8)
     labels = rows[:, 64].astype(np.int64)
     resolution, channels = wanted.resolution or (8, 8), wanted.channels or 1
@@ -28,7 +31,7 @@ def digits(wanted: Wanted) -> ResidentImages:
         pixels, top = _resized(pixels, *resolution), 65535
     pixels = np.stack([with_channels(image, channels, top) for image in pixels])
     return ResidentImages(
-        "digits",
+        "digits" if chosen is None else f"digits {split.text}",
         pixels,
         top,
         labels=Labels(labels, 10, [str(digit) for digit in range(10)]),

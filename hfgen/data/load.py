@@ -186,5 +186,5 @@ def _of(source: Source, kept: Ints) -> tuple[Labels | None, list[str] | None]:
     """Return the labels and captions of the images that are kept."""
     labels, captions = source.labels, source.captions
     if labels is not None:
-        labels = Labels(labels.values[kept], labels.num_classes, labels.names)
+        labels = labels.take(kept)
     return labels, captions if captions is None else [captions[i] for i in kept]

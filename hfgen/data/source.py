@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hfgen.data.order import Ints
+from hfgen.data.splits import Split
 from hfgen.errors import ConfigError
 
 NO_LABELS = "none"
@@ -21,6 +22,10 @@ class Labels:
     values: Ints
     num_classes: int
     names: list[str] | None = None
+
+    def take(self, indices: Ints) -> "Labels":
+        """Return the labels of the items `indices`; the classes stay as they are."""
+        return Labels(self.values[indices], self.num_classes, self.names)
 
 
 @dataclass
@@ -61,6 +66,15 @@ class FileSource(Source):
     def where(self, i: int) -> str:
         """Return the path of file number i."""
         return str(self.paths[i])
+
+    def slice(self, split: Split) -> "FileSource":
+        """Return the files that a slice of a split leaves, their classes numbered as before."""
+        kept = split.indices(self.name, len(self))
+        if kept is None:
+            return self
+        labels = None if self.labels is None else self.labels.take(kept)
+        captions = None if self.captions is None else [self.captions[i] for i in kept]
+        return FileSource(self.name, labels, captions, [self.paths[i] for i in kept])
 
 
 def encode_labels(

@@ -1,8 +1,8 @@
-"""The noise predictor for points in the plane (or a few dimensions): a residual MLP with the U-Net's call."""
+"""Networks for points in the plane (or a few dimensions): a noise predictor with the U-Net's call, and a GAN's pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.utils import BaseOutput
+from torch.nn.utils.parametrizations import spectral_norm
 
 from hfgen.config import ConfigMixin
 from hfgen.errors import ConfigError
 from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
 from hfgen.models.checks import require, require_int, require_number
+from hfgen.models.gan_parts import Norm, check_parts, packed, with_classes, with_deviation
 
 
 @dataclass
@@ -75,14 +77,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
             require_int(field, c[field], high=high)
         if c["num_class_embeds"] is not None:
             require_int("num_class_embeds", c["num_class_embeds"])
-        mean, std = c["data_mean"], c["data_std"]
-        for field, value in (("data_mean", mean), ("data_std", std)):
-            fits = not isinstance(value, list | tuple) or len(value) == c["dim"]
-            require(fits, field, value, f"one number for each of the {c['dim']} coordinates")
-        for value in mean if isinstance(mean, list | tuple) else (mean,):
-            require_number("data_mean", value, -1e30, 1e30)
-        for value in std if isinstance(std, list | tuple) else (std,):
-            require_number("data_std", value, 1e-30, 1e30)
+        check_coordinates(c)
 
     @property
     def config(self) -> Any:
@@ -120,3 +115,121 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
             h = block(h, temb)
         out = self.linear_out(F.silu(self.norm_out(h)))                                  # (B, dim)
         return MLPOutput(sample=out) if return_dict else (out,)
+
+
+class MLPGenerator(ModelMixin, ConfigMixin):
+    """Points (B, dim) in model coordinates from latents z (B, latent_dim): what `DCGANGenerator` is for images.
+
+    `layers` hidden layers of `hidden` units with ReLU; `norm` as there. The class, if any, is a one-hot
+    vector beside z. `data_mean` and `data_std` lead to data coordinates, as in `MLPDenoiser`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        dim: int = 2,
+        hidden: int = 128,
+        layers: int = 3,
+        latent_dim: int = 16,
+        num_classes: int | None = None,
+        norm: Norm = "none",
+        data_mean: Sequence[float] = (0.0, 0.0),
+        data_std: float | Sequence[float] = 1.0,
+    ) -> None:
+        super().__init__()
+        check_parts(self.config)
+        check_coordinates(self.config)
+        self.body = perceptron(latent_dim + (num_classes or 0), hidden, layers, norm, nn.ReLU())
+        self.head = nn.Linear(hidden, dim)
+
+    def forward(self, z: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Return points (B, dim) in model coordinates; `class_labels` (B,) exactly if the network is conditional."""
+        return self.head(self.body(with_classes(z, class_labels, self.config["num_classes"])))
+
+    def first_layer(self) -> torch.Tensor:
+        """Return the matrix (hidden, latent_dim) by which the first layer acts on z, the one-hot class left out."""
+        weight = cast(nn.Linear, self.body[0]).weight                                  # (hidden, D + K)
+        return weight[:, : self.config["latent_dim"]]
+
+
+class MLPDiscriminator(ModelMixin, ConfigMixin):
+    """Logits (B / pack,) that points (B, dim) are real, no sigmoid inside: what `DCGANDiscriminator` is for images.
+
+    With `frequencies` > 0 it also sees that many random waves sin(w.x), cos(w.x), |w| log-uniform from 1/2 to
+    `max_frequency`: alone, an MLP is slow to see structure that is fine beside the whole (Tancik et al. 2020).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        dim: int = 2,
+        hidden: int = 128,
+        layers: int = 3,
+        num_classes: int | None = None,
+        norm: Norm = "none",
+        pack: int = 1,
+        minibatch_stddev: int = 0,
+        frequencies: int = 0,
+        max_frequency: float = 64.0,
+    ) -> None:
+        super().__init__()
+        check_parts(self.config)
+        require_int("frequencies", frequencies, low=0, high=2**16)
+        require_number("max_frequency", max_frequency, 0.5)
+        inputs = pack * (dim + (num_classes or 0))
+        self.waves = Waves(inputs, frequencies, max_frequency) if frequencies else nn.Identity()
+        self.body = perceptron(inputs + 2 * frequencies, hidden, layers, norm, nn.LeakyReLU(0.2))
+        self.head = linear(hidden + (minibatch_stddev > 1), 1, norm)
+
+    def forward(self, x: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits (B / pack,); `class_labels` (B,) exactly if the network is conditional.
+
+        Raises ConfigError for a batch that is not made of whole packs and groups.
+        """
+        c = self.config
+        x = packed(with_classes(x, class_labels, c["num_classes"]), c["pack"], c["minibatch_stddev"])
+        return self.head(with_deviation(self.body(self.waves(x)), c["minibatch_stddev"])).flatten()
+
+
+class Waves(nn.Module):
+    """x (B, D) with sin(w.x) and cos(w.x) of `number` fixed random frequencies w beside it, (B, D + 2 number)."""
+
+    def __init__(self, dim: int, number: int, highest: float) -> None:
+        super().__init__()
+        directions = F.normalize(torch.randn(dim, number), dim=0)
+        lengths = 0.5 * (2 * highest) ** torch.rand(number)
+        self.w: torch.Tensor
+        self.register_buffer("w", directions * lengths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        phase = x @ self.w
+        return torch.cat([x, phase.sin(), phase.cos()], 1)
+
+
+def perceptron(inputs: int, hidden: int, layers: int, norm: str, activation: nn.Module) -> nn.Sequential:
+    """Return `layers` hidden layers of `hidden` units, each normalised by `norm` and followed by the activation."""
+    parts: list[nn.Module] = []
+    for width in (inputs, *[hidden] * (layers - 1)):
+        parts.append(linear(width, hidden, norm))
+        if norm in ("batch", "layer"):
+            parts.append(nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden))
+        parts.append(activation)
+    return nn.Sequential(*parts)
+
+
+def linear(inputs: int, outputs: int, norm: str) -> nn.Module:
+    """Return a linear layer, its weight divided by its spectral norm if that is the `norm`."""
+    layer = nn.Linear(inputs, outputs)
+    return spectral_norm(layer) if norm == "spectral" else layer
+
+
+def check_coordinates(config: Any) -> None:
+    """Raise ConfigError, naming the field, unless data_mean and data_std can lead to data coordinates."""
+    mean, std = config["data_mean"], config["data_std"]
+    for field, value in (("data_mean", mean), ("data_std", std)):
+        fits = not isinstance(value, list | tuple) or len(value) == config["dim"]
+        require(fits, field, value, f"one number for each of the {config['dim']} coordinates")
+    for value in mean if isinstance(mean, list | tuple) else (mean,):
+        require_number("data_mean", value, -1e30, 1e30)
+    for value in std if isinstance(std, list | tuple) else (std,):
+        require_number("data_std", value, 1e-30, 1e30)

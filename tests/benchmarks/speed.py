@@ -125,7 +125,7 @@ def stock_loop(config: dict[str, Any], batch_size: int, pixels: torch.Tensor) ->
 def our_loop(settings: DDPMSettings) -> Work:
     """Return one step of hfgen's engine, logging every 50 steps as a run does."""
     dataset = load_dataset("digits", resolution=settings.resolution, channels=settings.channels)
-    engine = Engine(settings, build, dataset, Accelerator(cpu=True, mixed_precision=settings.mixed_precision))
+    engine = Engine(settings, build, dataset, Accelerator(cpu=True))
     steps = engine.train(0, 10**9, 10**9)
 
     def step() -> None:

@@ -13,8 +13,8 @@ from tests.training.runs import ROOT, command, environment
 def start() -> Callable[..., subprocess.Popen[str]]:
     """Start a run and return its process."""
 
-    def popen(folder: Path, *extra: str, processes: int = 1) -> subprocess.Popen[str]:
-        words = command(folder, *extra, processes=processes)
+    def popen(folder: Path, *extra: str, processes: int = 1, recipe: str = "ddpm") -> subprocess.Popen[str]:
+        words = command(folder, *extra, processes=processes, recipe=recipe)
         pipe = subprocess.PIPE
         return subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
@@ -25,8 +25,10 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 def train(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run to the end and return what was printed; fails unless the exit code is `code`."""
 
-    def run(folder: Path, *extra: str, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
-        process = start(folder, *extra, processes=processes)
+    def run(
+        folder: Path, *extra: str, processes: int = 1, code: int = 0, recipe: str = "ddpm"
+    ) -> subprocess.CompletedProcess[str]:
+        process = start(folder, *extra, processes=processes, recipe=recipe)
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
-TINY = (
-    "--dataset digits --block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --batch-size 16 "
-    "--learning-rate 1e-3 --warmup-steps 5 --log-every 1 --sample-every 0 --threads 1"
-).split()
+SHARED = "--dataset digits --batch-size 16 --warmup-steps 5 --log-every 1 --sample-every 0 --threads 1".split()
+TINY = {
+    "ddpm": "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --learning-rate 1e-3".split(),
+    "gan": "--loss non_saturating --width 8 --latent-dim 8 --learning-rate 1e-3".split(),
+}
 
 LAUNCH_TWO = (
     "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 "
@@ -27,10 +28,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
-def command(folder: Path, *extra: str, processes: int = 1) -> list[str]:
-    """Return the words that train the tiny model into `folder`."""
-    launch = ["-m", "hfgen.training.ddpm"] if processes == 1 else [*LAUNCH_TWO, "-m", "hfgen.training.ddpm"]
-    return [sys.executable, *launch, "--output-dir", str(folder), *TINY, *extra]
+def command(folder: Path, *extra: str, processes: int = 1, recipe: str = "ddpm") -> list[str]:
+    """Return the words that train the recipe's tiny model into `folder`."""
+    launch = [*(LAUNCH_TWO if processes == 2 else ()), "-m", f"hfgen.training.{recipe}"]
+    return [sys.executable, *launch, "--output-dir", str(folder), *SHARED, *TINY[recipe], *extra]
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ def test_script_module_and_command_line_are_the_same_run(tmp_path: Path, train: 
         "command": [sys.executable, "-c", "from hfgen.cli import main; main()", "train", "ddpm"],
     }
     for name, words in ways.items():
-        words = [*words, "--output-dir", str(tmp_path / name), *runs.TINY, *arguments]
+        words = [*words, "--output-dir", str(tmp_path / name), *runs.SHARED, *runs.TINY["ddpm"], *arguments]
         done = subprocess.run(words, env=runs.environment(), cwd=runs.ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         runs.assert_same_run(tmp_path / "module", tmp_path / name)

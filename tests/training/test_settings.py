@@ -41,7 +41,7 @@ def test_resume_starts_from_the_settings_stored_in_the_run(tmp_path: Path) -> No
     settings = parse(TinySettings, ["--output-dir", str(tmp_path), "--batch-size", "24"])
     write_yaml(settings, tmp_path / "config.yaml")
     assert parse(TinySettings, ["--output-dir", str(tmp_path), "--resume"]).batch_size == 24
-    assert parse(TinySettings, ["--output-dir", str(tmp_path)]).batch_size == 128
+    assert parse(TinySettings, ["--output-dir", str(tmp_path)]).batch_size is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_resuming_with_other_settings_names_all_that_differ(tmp_path: Path) -> N
     write_yaml(settings, tmp_path / "config.yaml")
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     check_same(replace(settings, log_every=3, output_dir=Path("y"), threads=4), stored, tmp_path)
-    with pytest.raises(CheckpointError, match=r"seed: 0 in the run, 7 asked; batch_size: 128 in the run, 64 asked"):
+    with pytest.raises(CheckpointError, match=r"seed: 0 in the run, 7 asked; batch_size: None in the run, 64 asked"):
         check_same(replace(settings, batch_size=64, seed=7), stored, tmp_path)
     with pytest.raises(CheckpointError, match="max_steps"):
         check_same(replace(settings, max_steps=20), stored, tmp_path)

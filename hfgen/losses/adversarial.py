@@ -1,0 +1,152 @@
+"""Losses of generative adversarial networks: pure functions on logits, each a mean over the batch, in float32.
+
+`real` and `fake` are the discriminator's logits of real and of generated samples, of any shape: D(x) = sigmoid(real).
+A discriminator minimises `*_d(real, fake)`, a generator `*_g(fake)`. With log D(x) = -softplus(-logit) and
+log(1 - D(x)) = -softplus(logit) nothing overflows, however sure the discriminator is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu, softplus
+
+Critic = Callable[[Tensor], Tensor]
+
+
+def minimax_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Return -E log D(x) - E log(1 - D(G(z))): the discriminator of Goodfellow et al. 2014, eq. 1, negated."""
+    return softplus(-real.float()).mean() + softplus(fake.float()).mean()
+
+
+def minimax_g(fake: Tensor) -> Tensor:
+    """Return E log(1 - D(G(z))), the saturating generator loss (Goodfellow et al. 2014, eq. 1).
+
+    Its gradient in the logit is -D(G(z)) and vanishes when the discriminator wins.
+    """
+    return -softplus(fake.float()).mean()
+
+
+def non_saturating_g(fake: Tensor) -> Tensor:
+    """Return -E log D(G(z)), the log D trick (Goodfellow et al. 2014, section 3).
+
+    Its gradient in the logit is D(G(z)) - 1, which tends to -1 when the discriminator wins.
+    """
+    return softplus(-fake.float()).mean()
+
+
+def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Return 1/2 E (D(x) - 1)^2 + 1/2 E D(G(z))^2 on the raw outputs (Mao et al. 2017, eq. 9)."""
+    return (real.float() - 1).square().mean() / 2 + fake.float().square().mean() / 2
+
+
+def least_squares_g(fake: Tensor) -> Tensor:
+    """Return 1/2 E (D(G(z)) - 1)^2 on the raw outputs (Mao et al. 2017, eq. 9)."""
+    return (fake.float() - 1).square().mean() / 2
+
+
+def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Return E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) on the raw outputs (Miyato et al. 2018, eq. 16)."""
+    return relu(1 - real.float()).mean() + relu(1 + fake.float()).mean()
+
+
+def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Return E f(G(z)) - E f(x): the critic's estimate of the distance, negated (Arjovsky et al. 2017, eq. 2).
+
+    It is one only while f is 1-Lipschitz: see `clip_weights` and `gradient_penalty`.
+    """
+    return fake.float().mean() - real.float().mean()
+
+
+def wasserstein_g(fake: Tensor) -> Tensor:
+    """Return -E f(G(z)): the generator of Wasserstein GANs, and of the hinge loss (Miyato et al. 2018, eq. 17)."""
+    return -fake.float().mean()
+
+
+hinge_g = wasserstein_g
+
+
+def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Return -E log sigmoid(D(x) - D(G(z))) over pairs of a real and a generated sample (Huang et al. 2024, eq. 2).
+
+    What counts is that a real sample looks more real than the generated one beside it (Jolicoeur-Martineau 2019).
+    """
+    return softplus(fake.float() - real.float()).mean()
+
+
+def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
+    """Return -E log sigmoid(D(G(z)) - D(x)) over pairs: the discriminator's loss with the roles exchanged."""
+    return relativistic_d(real=fake, fake=real)
+
+
+@torch.no_grad()
+def clip_weights(net: torch.nn.Module, c: float) -> None:
+    """Put every parameter into [-c, c], which bounds the critic's Lipschitz constant (Arjovsky et al. 2017, alg. 1)."""
+    for parameter in net.parameters():
+        parameter.clamp_(-c, c)
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eta: Tensor) -> Tensor:
+    """Return E (|grad f(x_hat)|_2 - 1)^2 at x_hat = eta x + (1 - eta) G(z) (Gulrajani et al. 2017, eq. 3).
+
+    `eta` (B,) is uniform on [0, 1). `real` and `fake` are samples (B, ...).
+    """
+    eta = eta.view(-1, *[1] * (real.ndim - 1))
+    squared = squared_gradient(critic, eta * real + (1 - eta) * fake)
+    return ((squared + 1e-12).sqrt() - 1).square().mean()                     # a root has no derivative at 0
+
+
+def zero_centred_penalty(discriminator: Critic, x: Tensor) -> Tensor:
+    """Return 1/2 E |grad D(x)|^2: R1 on real samples, R2 on generated ones (Mescheder et al. 2018, eq. 9 and 10)."""
+    return squared_gradient(discriminator, x).mean() / 2
+
+
+def squared_gradient(net: Critic, x: Tensor) -> Tensor:
+    """Return |grad net(x)|^2 of each output (N,), the gradient being with respect to all samples that it sees.
+
+    `x` is (B, ...); a network that packs m samples gives N = B / m outputs. Always in float32, also under autocast.
+    """
+    with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
+        x = x.detach().float().requires_grad_()
+        output = net(x)
+        (gradient,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+    return gradient.reshape(len(output), -1).square().sum(1)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What two networks play for: `d(real, fake)` and `g(fake, real)` are minimised, on logits.
+
+    `verdict(real, fake)` is what D says of real and of generated samples, (D(x), D(G(z))): probabilities for the
+    losses that have them, which tell when one side wins; raw outputs for critics.
+    """
+
+    d: Callable[[Tensor, Tensor], Tensor]
+    g: Callable[[Tensor, Tensor], Tensor]
+    verdict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    bounded: bool = True
+
+
+def _probabilities(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    return real.float().sigmoid().mean(), fake.float().sigmoid().mean()
+
+
+def _comparisons(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    return _probabilities(real.float() - fake.float(), fake.float() - real.float())
+
+
+def _outputs(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    return real.float().mean(), fake.float().mean()
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "minimax": Objective(minimax_d, lambda fake, real: minimax_g(fake), _probabilities),
+    "non_saturating": Objective(minimax_d, lambda fake, real: non_saturating_g(fake), _probabilities),
+    "least_squares": Objective(least_squares_d, lambda fake, real: least_squares_g(fake), _outputs),
+    "hinge": Objective(hinge_d, lambda fake, real: hinge_g(fake), _outputs, bounded=False),
+    "wasserstein": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs, bounded=False),
+    "wasserstein_gp": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs, bounded=False),
+    "relativistic": Objective(relativistic_d, relativistic_g, _comparisons),
+}
+"""The games by name. "wasserstein" goes with `clip_weights`, "wasserstein_gp" with `gradient_penalty`."""

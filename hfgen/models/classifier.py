@@ -1,0 +1,99 @@
+"""A small convolutional classifier of images, also used as a feature extractor."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
+
+from hfgen.config import ConfigMixin
+from hfgen.errors import ConfigError
+from hfgen.models.checks import require, require_int, require_number
+
+SMALLEST = 7                                           # a side longer than this is halved
+MAX_GROUPS = 8
+
+
+class ConvBlock(nn.Module):
+    """Convolution 3x3, group norm, ReLU; a stride of 2 halves a side (rounded up)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int] = (1, 1)) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels_out), channels_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class Classifier(ModelMixin, ConfigMixin):
+    """Logits of K classes from images: 3x3 convolutions, strided until no side exceeds 7, and two linear layers.
+
+    The channels double from `width` to 4 `width`. Group norm (Wu & He 2018) in place of batch norm: no image's logits
+    depend on the rest of its batch. `resolution`: int or (height, width). `class_names`, one for each class, are stored
+    for the pipeline. Raises ConfigError, naming the field, for values that are impossible.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int | tuple[int, int] = 28,
+        channels: int = 1,
+        num_classes: int = 10,
+        width: int = 32,
+        dropout: float = 0.0,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self._check_config()
+        height, wide = self.sides
+        widths, strides = [width], []
+        while max(height, wide) > SMALLEST:
+            strides.append((1 + (height > SMALLEST), 1 + (wide > SMALLEST)))
+            height, wide = math.ceil(height / strides[-1][0]), math.ceil(wide / strides[-1][1])
+            widths.append(min(2 * widths[-1], 4 * width))
+        self.conv_in = ConvBlock(channels, width)
+        self.blocks = nn.ModuleList(
+            ConvBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)
+        )
+        self.hidden = nn.Linear(widths[-1] * height * wide, 4 * width)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.linear_out = nn.Linear(4 * width, num_classes)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Return the (height, width) of the images."""
+        resolution = self.config["resolution"]
+        return tuple(resolution) if isinstance(resolution, list | tuple) else (resolution, resolution)
+
+    def _check_config(self) -> None:
+        c: Any = self.config
+        sides = c["resolution"] if isinstance(c["resolution"], list | tuple) else [c["resolution"]] * 2
+        require(len(sides) == 2, "resolution", c["resolution"], "an int or a pair (height, width)")
+        for side in sides:
+            require_int("resolution", side, high=2**12)
+        for field, low, high in (("channels", 1, 2**10), ("num_classes", 2, 2**20), ("width", 1, 2**12)):
+            require_int(field, c[field], low, high)
+        require_number("dropout", c["dropout"], 0.0, 0.99)
+        names, count = c["class_names"], c["num_classes"]
+        listed = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        fits = names is None or (listed and len(names) == count)
+        require(fits, "class_names", names, f"None or a list of {count} strings (num_classes)")
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the penultimate activations (B, 4 width) of images (B, C, H, W) in [-1, 1]; differentiable in x."""
+        expected = (self.config["channels"], *self.sides)
+        if x.ndim != 4 or tuple(x.shape[1:]) != expected:
+            raise ConfigError(f"images must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+        h = self.conv_in(x)                                                              # (B, width, H, W)
+        for block in self.blocks:
+            h = block(h)                                                                 # (B, 4 width, <= 7, <= 7)
+        return F.relu(self.hidden(h.flatten(1)))                                         # (B, 4 width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K) of images (B, C, H, W) in [-1, 1]. Raises ConfigError for another shape."""
+        return self.linear_out(self.drop(self.features(x)))

@@ -1,0 +1,92 @@
+"""The files of a model folder, read as untrusted data: JSON within bounds, safetensors and never a pickle."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hfgen.errors import CheckpointError, ConfigError, UnsafeContentError
+
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
+TRANSFORMERS_WEIGHTS = "model"
+"""What the weight files of a network are called, before `.safetensors`."""
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+MAX_JSON_BYTES = 16 * 2**20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file `path`; ConfigError when it is missing, too large or anything else."""
+    try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: {size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a model folder needs this file") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); save or download the model again") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    for key in ("auto_map", "custom_pipeline"):
+        if key in found:
+            raise UnsafeContentError(f"{path}: {key!r} asks to run code from the model's folder; hfgen never does")
+    return found
+
+
+def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
+    """Return the safetensors files `stem`... of the network in `folder`: its shards in order, or the one file."""
+    dotted = f".{variant}" if variant else ""
+    index = folder / f"{stem}.safetensors.index{dotted}.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ConfigError(f"{index}: 'weight_map' must be an object {{key: file}}, found {shards!r}")
+        pattern = re.compile(rf"{re.escape(stem + dotted)}-\d{{5}}-of-\d{{5}}\.safetensors")
+        for shard in shards.values():
+            if not (isinstance(shard, str) and pattern.fullmatch(shard)):
+                raise UnsafeContentError(f"{index}: {shard!r} is not the name of a shard, {stem}-00001-of-00002...")
+        return [folder / shard for shard in sorted(set(shards.values()))]
+    single = folder / f"{stem}{dotted}.safetensors"
+    if not single.is_file():
+        refuse_pickles(folder)
+        raise CheckpointError(f"{single}: no such file; found {sorted(p.name for p in folder.iterdir())}")
+    return [single]
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise UnsafeContentError if `folder` holds pickled weights and no safetensors."""
+    names = sorted(p.name for p in folder.iterdir())
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        raise UnsafeContentError(
+            f"{folder}: the weights are pickled ({', '.join(pickles)}), and opening a pickle runs code. Convert them "
+            "to safetensors where you trust their origin, then load again"
+        )
+
+
+def shape_of(handle: Any, key: str) -> tuple[int, ...]:
+    """Return the shape of tensor `key` in an open file, from its header."""
+    return tuple(handle.get_slice(key).get_shape())
+
+
+def tensor_of(handle: Any, key: str) -> torch.Tensor:
+    """Return the tensor `key` of an open file."""
+    return handle.get_tensor(key)
+
+
+def read_weights(files: list[Path], what: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """Return `{key: what(handle, key)}` over the tensors of safetensors files; CheckpointError names a broken file."""
+    found: dict[str, Any] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                found |= {key: what(handle, key) for key in handle.offset_keys()}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file}: cannot be read as safetensors ({error}); cut short or corrupt, save or download it again"
+            ) from error
+    return found

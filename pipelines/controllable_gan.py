@@ -1,0 +1,260 @@
+"""Images with a wanted feature: the gradient of a classifier leads a GAN's latents to where it sees the feature."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.utils import BaseOutput
+from transformers import PreTrainedModel
+
+from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.images import check_output_type
+from hfgen.models.classifier import Classifier
+from hfgen.models.dcgan import DCGANGenerator
+from hfgen.models.mlp import MLPGenerator
+from hfgen.pipelines.base import Generators, check_int, check_labels
+from hfgen.pipelines.gan import GANPipeline, Labels, check_positive, evaluating
+from hfgen.pipelines.outputs import decode, in_plane
+from hfgen.registry import TRANSFORMERS_CLASSIFIERS
+
+
+@dataclass
+class ControllableOutput(BaseOutput):
+    """What `ControllableGANPipeline` returns.
+
+    `images` as its call says, `latents` (B, D), `reached` (B,): whether the classifier sees the target, `steps` (B,):
+    how many each image took, `probabilities` (B, K) of the classifier at the end, and `entanglement` (B,) in [0, 1]:
+    how much the other features moved.
+    """
+
+    images: Any
+    latents: torch.Tensor
+    reached: torch.Tensor
+    steps: torch.Tensor
+    probabilities: torch.Tensor
+    entanglement: torch.Tensor
+
+
+@dataclass
+class Moment:
+    """One step on the way: latents (B, D), images, logits (B, K), what is reached (B,), after how many steps (B,)."""
+
+    z: torch.Tensor
+    x: torch.Tensor
+    logits: torch.Tensor
+    reached: torch.Tensor
+    steps: torch.Tensor
+
+
+class ControllableGANPipeline(GANPipeline):
+    """Images of a GAN that a classifier recognises as `target`, found by gradient ascent in z.
+
+    The classifier is hfgen's or one of transformers' image classifiers. It sees the images in its own size, grey ones
+    in three channels if it wants three. `image_mean` and `image_std` are what a classifier of transformers was trained
+    with, one number or one for each channel, for images in [0, 1]; the default, 0.5 each, is the range [-1, 1].
+    """
+
+    model_cpu_offload_seq = "generator->classifier"
+
+    def __init__(
+        self,
+        generator: DCGANGenerator | MLPGenerator,
+        classifier: Classifier | PreTrainedModel,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+    ) -> None:
+        super().__init__(generator)
+        self.register_modules(generator=generator, classifier=classifier)
+        self.register_to_config(image_mean=image_mean, image_std=image_std)
+        self._check_parts()
+
+    def __call__(  # type: ignore[override]
+        self,
+        batch_size: int = 1,
+        target: Labels = None,
+        num_steps: int | None = 100,
+        class_labels: Labels = None,
+        latents: torch.Tensor | None = None,
+        truncation: float | None = None,
+        step_size: float = 0.2,
+        threshold: float = 0.9,
+        prior_weight: float = 0.0,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ControllableOutput | tuple[Any, ...]:
+        """Return `batch_size` samples that show feature `target`, and what finding them did (ControllableOutput).
+
+        From z, drawn or given as `latents`, each of at most `num_steps` >= 1 (default 100) goes `step_size` along the
+        unit gradient of log p(target | G(z)) - prior_weight |z|^2 / 2 in z; an image rests as soon as p >= `threshold`.
+        `prior_weight` >= 0 keeps latents likely: with 1 it is the posterior under z ~ N(0, I) that is climbed.
+        `target`: an int for all or one for each sample, a class or, for a multi-label classifier, a label. The others
+        as in `GANPipeline`. Entanglement: with a softmax the total variation distance, from start to end, between the
+        probabilities of the other classes, renormalised; with many labels the mean change of the other labels'
+        probabilities. Errors: ConfigError, which is a ValueError.
+        """
+        check_output_type(output_type)
+        goal, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
+                              prior_weight, generator)
+        first = last = next(way)
+        for last in way:  # noqa: B007
+            pass                                                                        # only the ends are kept
+        output = ControllableOutput(
+            images=decode(last.x, self.generator, output_type), latents=last.z, reached=last.reached, steps=last.steps,
+            probabilities=self._log_probabilities(last.logits).exp(),
+            entanglement=self._entanglement(first.logits, last.logits, goal),
+        )
+        self.maybe_free_model_hooks()
+        return output if return_dict else tuple(output[field.name] for field in fields(output))
+
+    def states(  # type: ignore[override]
+        self,
+        batch_size: int = 1,
+        target: Labels = None,
+        num_steps: int | None = 100,
+        class_labels: Labels = None,
+        latents: torch.Tensor | None = None,
+        truncation: float | None = None,
+        step_size: float = 0.2,
+        threshold: float = 0.9,
+        prior_weight: float = 0.0,
+        generator: Generators = None,
+    ) -> Iterator[torch.Tensor]:
+        """Return an iterator over the images on the way, start and end included, each (B, C, H, W) in [-1, 1].
+
+        There are `num_steps` + 1 of them, or fewer if every image reached the target. Arguments are those of a call,
+        and are checked at once.
+        """
+        _, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
+                           prior_weight, generator)
+        return (moment.x for moment in way)
+
+    def _way(
+        self, batch_size: int, target: Labels, num_steps: int | None, class_labels: Labels, latents: Any,
+        truncation: float | None, step_size: float, threshold: float, prior_weight: float, generator: Generators,
+    ) -> tuple[torch.Tensor, Iterator[Moment]]:
+        """Return the targets (B,) and the way there, every argument checked."""
+        steps = 100 if num_steps is None else check_int("num_steps", num_steps, 1)
+        check_positive("step_size", step_size)
+        check_positive("threshold", threshold, 1.0)
+        if prior_weight != 0:
+            check_positive("prior_weight", prior_weight)
+        z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
+        goal = check_labels(target, self._num_labels, len(z), "target")
+        assert goal is not None                                                         # a classifier has classes
+        goal = goal.to(z.device)
+        return goal, self._climb(z, labels, goal, steps, step_size, math.log(threshold), prior_weight)
+
+    def _climb(
+        self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, num_steps: int, step_size: float,
+        log_threshold: float, prior_weight: float,
+    ) -> Iterator[Moment]:
+        x, logits, ascent = self._look(z, labels, goal)
+        reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
+        steps = torch.zeros_like(goal)
+        yield Moment(z, x, logits, reached, steps)
+        for _ in self.progress_bar(range(num_steps)):
+            if reached.all():
+                return
+            direction = F.normalize(ascent - prior_weight * z, dim=1)                   # (B, D)
+            z = torch.where(reached[:, None], z, z + step_size * direction)
+            steps = steps + ~reached
+            x, logits, ascent = self._look(z, labels, goal)
+            reached = reached | (self._log_probability(logits, goal) >= log_threshold)
+            yield Moment(z, x, logits, reached, steps)
+
+    def _look(
+        self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return G(z), the classifier's logits (B, K), and the gradient in z of log p(goal | G(z)), (B, D).
+
+        Gradients are switched on for z alone, also where the caller has switched them off.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            z, goal = z.clone().requires_grad_(), goal.clone()                          # of no inference mode
+            x = self._generate(z, None if labels is None else labels.clone())
+            logits = self._classify(x)
+            (gradient,) = torch.autograd.grad(self._log_probability(logits, goal).sum(), z)
+        return x.detach(), logits.detach(), gradient
+
+    def _classify(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K) in float32 of images (B, C, H, W) in [-1, 1], shown as the classifier wants them."""
+        if x.shape[1] < self._seen_channels:
+            x = x.expand(-1, self._seen_channels, -1, -1)
+        if self._seen_size not in (None, tuple(x.shape[2:])):
+            x = F.interpolate(x, self._seen_size, mode="bilinear", antialias=True)
+        with evaluating(self.classifier):
+            if not self._of_transformers:
+                return self.classifier(x.to(self.classifier.dtype)).float()
+            mean, std = (x.new_tensor(self.config[key] or [0.5])[:, None, None] for key in ("image_mean", "image_std"))
+            pixels = ((x / 2 + 0.5 - mean) / std).to(self.classifier.dtype)
+            return self.classifier(pixel_values=pixels, return_dict=True).logits.float()
+
+    def _log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return F.logsigmoid(logits) if self._many_labels else logits.log_softmax(dim=1)
+
+    def _log_probability(self, logits: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return self._log_probabilities(logits).gather(1, goal[:, None])[:, 0]           # (B,)
+
+    def _entanglement(self, before: torch.Tensor, after: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        """Return how much the features other than `goal` (B,) moved, (B,) in [0, 1], from logits (B, K)."""
+        others = torch.ones_like(before, dtype=torch.bool).scatter(1, goal[:, None], False)
+        if self._many_labels:
+            moved = (after.sigmoid() - before.sigmoid()).abs() * others
+            return moved.sum(dim=1) / max(1, self._num_labels - 1)
+        start, end = (logits.masked_fill(~others, -torch.inf).softmax(dim=1) for logits in (before, after))
+        return (end - start).abs().sum(dim=1) / 2
+
+    @property
+    def _of_transformers(self) -> bool:
+        return not isinstance(getattr(self.classifier, "_orig_mod", self.classifier), Classifier)
+
+    @property
+    def _num_labels(self) -> int:
+        config = self.classifier.config
+        return int(config.num_labels if self._of_transformers else config.num_classes)
+
+    @property
+    def _many_labels(self) -> bool:
+        return getattr(self.classifier.config, "problem_type", None) == "multi_label_classification"
+
+    @property
+    def _seen_channels(self) -> int:
+        config = self.classifier.config
+        return int(getattr(config, "num_channels", 3) if self._of_transformers else config.channels)
+
+    @property
+    def _seen_size(self) -> tuple[int, int] | None:
+        config = self.classifier.config
+        size = getattr(config, "image_size", None) if self._of_transformers else config.resolution
+        return (size, size) if isinstance(size, int) else size and tuple(size)
+
+    def _check_parts(self) -> None:
+        """Raise ConfigError for networks that cannot work together."""
+        name = type(getattr(self.classifier, "_orig_mod", self.classifier)).__name__
+        if self._of_transformers and name not in TRANSFORMERS_CLASSIFIERS:
+            raise ConfigTypeError(f"classifier must be a Classifier of hfgen, or of transformers one of "
+                                  f"{', '.join(TRANSFORMERS_CLASSIFIERS)}; got {name}")
+        if in_plane(self.generator):
+            raise ConfigError("generator must make images, a classifier cannot see points; got "
+                              f"{type(self.generator).__name__}")
+        made, seen = self.generator.config.channels, self._seen_channels
+        if made not in (1, seen):
+            raise ConfigError(f"classifier must see {made} channels, as the generator makes; it sees {seen}")
+        if self._of_transformers:
+            self._check_labels_and_range(seen)
+
+    def _check_labels_and_range(self, channels: int) -> None:
+        config = self.classifier.config
+        if config.problem_type == "regression" or (self._num_labels < 2 and not self._many_labels):
+            raise ConfigError(f"classifier must tell classes apart or know labels, got problem_type="
+                              f"{config.problem_type!r} with {self._num_labels} labels")
+        for field in ("image_mean", "image_std"):
+            value = self.config[field]
+            good = value is None or len(value) in (1, channels)
+            if not good or (field == "image_std" and not all(number > 0 for number in value or ())):
+                raise ConfigError(f"{field} must be {channels} numbers, one for each channel, or one for all"
+                                  f"{', above 0' if field == 'image_std' else ''}; got {value!r}")

@@ -1,0 +1,228 @@
+"""Sampling in one step from the generator of a GAN (Goodfellow et al. 2014), and what can be done with its latents."""
+
+import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import nn
+
+from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.images import check_output_type
+from hfgen.models.dcgan import DCGANGenerator
+from hfgen.models.mlp import MLPGenerator
+from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
+from hfgen.pipelines.latents import class_normals, factorised_directions, move, slerp, truncate
+from hfgen.pipelines.outputs import decode
+
+Labels = int | list[int] | torch.Tensor | None
+
+
+@dataclass
+class GANOutput(BaseOutput):
+    """What `GANPipeline` returns: `images`, as its call says, and `latents` (B, D), which make them again."""
+
+    images: Any
+    latents: torch.Tensor
+
+
+class GANPipeline(Pipeline):
+    """Images, or points, from latents z ~ N(0, I) in one step: x = G(z).
+
+    Latents come out with the images, are tensors (B, D), and go in again, so that arithmetic on them is plain
+    arithmetic (Radford et al. 2016, section 6.3.2):
+
+        smiling_woman, woman, man = (pipe(8).latents.mean(dim=0) for _ in range(3))   # means of several chosen ones
+        smiling_man = smiling_woman - woman + man
+        images = pipe(latents=smiling_man[None]).images
+    """
+
+    model_cpu_offload_seq = "generator"
+
+    def __init__(self, generator: DCGANGenerator | MLPGenerator) -> None:
+        super().__init__()
+        self.register_modules(generator=generator)
+
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: Labels = None,
+        truncation: float | None = None,
+        latents: torch.Tensor | None = None,
+        num_steps: int | None = 1,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> GANOutput | tuple[Any, ...]:
+        """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
+
+        Of a network for the plane `.images` is (B, 2) in data coordinates, an array (a tensor for "pt"). `.latents`
+        is (B, D); given as `latents`, they decide the batch and make the same images. `truncation` t > 0 draws from
+        the normal cut off at |z_i| = t (Brock et al. 2018): better and less varied images the smaller it is.
+        `class_labels`: an int for all or one for each sample, required exactly if the network knows classes.
+        `generator`: one, or a list with one for each sample, whose latents then do not depend on the batch.
+        `num_steps` can only be 1. Errors: ConfigError, which is a ValueError.
+        """
+        check_output_type(output_type)
+        _one_step(num_steps)
+        z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
+        return self._rendered(z, labels, output_type, return_dict)
+
+    def states(
+        self,
+        batch_size: int = 1,
+        class_labels: Labels = None,
+        truncation: float | None = None,
+        latents: torch.Tensor | None = None,
+        num_steps: int | None = 1,
+        generator: Generators = None,
+    ) -> Iterator[torch.Tensor]:
+        """Return an iterator over the one state x_0 = G(z), (B, C, H, W) or (B, 2), in model coordinates.
+
+        Arguments are those of a call, and are checked at once.
+        """
+        _one_step(num_steps)
+        z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
+        return (self._made(z, labels) for _ in range(1))
+
+    def interpolate(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        n: int,
+        class_labels: Labels = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> GANOutput | tuple[Any, ...]:
+        """Return `n` >= 2 samples on the way from latents `a` to `b`, (D,) or (1, D) each, both ends included.
+
+        The way is the great circle (Shoemake 1985), on which latents stay as likely as the ends are; the straight line
+        between them would lead through the middle, where a normal distribution in many dimensions has no mass.
+        """
+        check_output_type(output_type)
+        check_int("n", n, 2)
+        start, end = (self._one_latent(name, given) for name, given in (("a", a), ("b", b)))
+        z = slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64))
+        z, labels = self._prepare(1, class_labels, None, z, None)
+        return self._rendered(z, labels, output_type, return_dict)
+
+    def find_directions(
+        self, n: int | None = None, latents: torch.Tensor | None = None, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return unit directions of z that mean something, (n, D).
+
+        Without labels, the `n` (default: all D) that the network's first layer stretches most, most first (SeFa, Shen
+        and Zhou 2021). With labelled `latents` (N, D) and `labels`, N ints, one for each class in ascending order, from
+        the other classes towards it (InterFaceGAN, Shen et al. 2020); `n` is then left out.
+        """
+        if latents is None and labels is None:
+            D = self._latent_dim
+            return factorised_directions(self.generator.first_layer(), D if n is None else check_int("n", n, 1, D))
+        if latents is None or labels is None or n is not None:
+            raise ConfigError("find_directions takes n alone, or latents and labels: one direction for each class")
+        given = torch.as_tensor(labels)
+        z = self._checked_latents(latents)
+        if given.is_floating_point() or given.dtype == torch.bool or given.shape != z.shape[:1]:
+            raise ConfigError(f"labels must be {len(z)} ints, one for each latent, got {given.dtype} of shape "
+                              f"{list(given.shape)}")
+        return class_normals(z, given)
+
+    def edit(self, latents: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
+        """Return `latents` (B, D) moved by `strength` along `direction` (D,): z + strength d / |d|."""
+        return move(self._checked_latents(latents), self._one_latent("direction", direction), strength)
+
+    @property
+    def _latent_dim(self) -> int:
+        return int(self.generator.config.latent_dim)
+
+    def _prepare(
+        self, batch_size: int, class_labels: Labels, truncation: float | None, latents: Any, generator: Generators
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return latents (B, D), given or drawn, and labels (B,), on the device; every argument is checked."""
+        check_int("batch_size", batch_size, 1)
+        if latents is not None:
+            batch_size = self._batch_of(latents, batch_size, truncation)
+        check_generator(generator, batch_size)
+        if truncation is not None:
+            check_positive("truncation", truncation)
+        labels = check_labels(class_labels, self.generator.config.num_classes, batch_size)
+        device = self._execution_device
+        dtype = torch.promote_types(self.generator.dtype, torch.float32)   # of the latents, whatever the network's
+        labels = None if labels is None else labels.to(device)
+        if latents is not None:
+            return latents.detach().to(device, dtype), labels
+        z = randn_tensor((batch_size, self._latent_dim), generator=generator, device=device, dtype=dtype)
+        return (z if truncation is None else truncate(z, truncation)), labels
+
+    def _batch_of(self, latents: Any, batch_size: int, truncation: float | None) -> int:
+        found = len(self._checked_latents(latents))
+        if truncation is not None:
+            raise ConfigError(f"truncation must be None where latents are given: they are used as they are; "
+                              f"got {truncation!r}")
+        if batch_size not in (1, found):
+            raise ConfigError(f"batch_size must be {found}, the number of latents given, or left out; got {batch_size}")
+        return found
+
+    def _checked_latents(self, latents: Any) -> torch.Tensor:
+        if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+            kind = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
+            raise ConfigTypeError(f"latents must be a tensor of floats (B, {self._latent_dim}), got {kind}")
+        if latents.ndim != 2 or latents.shape[1] != self._latent_dim or not len(latents):
+            raise ConfigError(f"latents must have shape (B, {self._latent_dim}), got {list(latents.shape)}")
+        return latents
+
+    def _one_latent(self, name: str, given: Any) -> torch.Tensor:
+        D = self._latent_dim
+        fits = isinstance(given, torch.Tensor) and given.is_floating_point() and given.shape in ((D,), (1, D))
+        if not fits:
+            found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+            raise ConfigError(f"{name} must be a tensor of floats ({D},) or (1, {D}), got {found}")
+        return given.reshape(D)
+
+    @torch.no_grad()
+    def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return self._generate(z, labels)
+
+    def _generate(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return G(z), (B, C, H, W) in [-1, 1] or (B, 2); gradients flow where they are switched on."""
+        with evaluating(self.generator):
+            return self.generator(z.to(self.generator.dtype), class_labels=labels).to(z.dtype)
+
+    def _rendered(
+        self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool
+    ) -> GANOutput | tuple[Any, ...]:
+        images = decode(self._made(z, labels), self.generator, output_type)
+        self.maybe_free_model_hooks()
+        output = GANOutput(images=images, latents=z)
+        return output if return_dict else (images, z)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Put networks into evaluation mode, so that no statistics of batches are used or kept, and back again."""
+    training = [part for net in networks for part in net.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def check_positive(name: str, value: Any, high: float = float("inf")) -> float:
+    """Return `value` as float; ConfigTypeError unless it is a number, ConfigError unless it is in (0, `high`)."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < high:
+        allowed = "a number > 0" if high == float("inf") else f"a number in (0, {high:g})"
+        raise (ConfigError if number else ConfigTypeError)(f"{name} must be {allowed}, got {value!r}")
+    return float(value)
+
+
+def _one_step(num_steps: Any) -> None:
+    if num_steps is not None:
+        check_int("num_steps", num_steps, 1, 1)

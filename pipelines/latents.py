@@ -1,0 +1,81 @@
+"""Latents as points of a space: truncated draws, great circles, directions that mean something. Pure functions."""
+
+import math
+
+import torch
+
+from hfgen.errors import ConfigError
+
+
+def truncate(z: torch.Tensor, limit: float) -> torch.Tensor:
+    """Return normal draws `z` moved, one by one and in order, to the normal truncated to |z| <= `limit`.
+
+    The truncation trick (Brock et al. 2018, section 3.1) without drawing again: the inverse of the distribution
+    function, z' = Phi^-1(Phi(-t) + Phi(z) (Phi(t) - Phi(-t))), which tends to z as t grows. Computed in float64 on
+    the half below zero, where Phi keeps its digits; the map is odd.
+    """
+    low = -z.detach().cpu().double().abs()
+    t = torch.tensor(limit, dtype=torch.float64)
+    inside = torch.special.erf(t / math.sqrt(2))                                        # Phi(t) - Phi(-t)
+    moved = torch.special.ndtri(_normal_below(-t) + _normal_below(low) * inside)
+    return moved.maximum(low).maximum(-t).abs().to(z) * z.sign()                        # it only ever shrinks z
+
+
+def _normal_below(x: torch.Tensor) -> torch.Tensor:
+    """Return Phi(x) with all its digits for x << 0, where torch's own `ndtr` has none left."""
+    return torch.special.erfc(-x / math.sqrt(2)) / 2
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, fractions: torch.Tensor) -> torch.Tensor:
+    """Return (n, D): the points at `fractions` (n,) in [0, 1] of the way from `a` to `b`, (D,), along a great circle.
+
+    Spherical interpolation (Shoemake 1985): sin((1 - f) w) / sin w of the one direction and sin(f w) / sin w of the
+    other, w being the angle between them. Lengths are interpolated linearly, so that both ends are exact. Between
+    parallel vectors, or if one is 0, there is no single great circle: the way is the straight line.
+    """
+    start, end, f = a.double(), b.double(), fractions.to(a.device, torch.float64)[:, None]   # f: (n, 1)
+    u, v = (vector / vector.norm().clamp_min(1e-300) for vector in (start, end))
+    angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
+    if angle.sin() < 1e-6 or not start.any() or not end.any():
+        return ((1 - f) * start + f * end).to(a)
+    length = (1 - f) * start.norm() + f * end.norm()
+    from_a, from_b = ((part * angle).sin() / angle.sin() for part in (1 - f, f))
+    return (from_a * (length / start.norm()) * start + from_b * (length / end.norm()) * end).to(a)
+
+
+def factorised_directions(matrix: torch.Tensor, n: int) -> torch.Tensor:
+    """Return (n, D) unit rows: the directions of z that the first layer, `matrix` (F, D), stretches most, most first.
+
+    Closed-form factorisation (SeFa, Shen and Zhou 2021, eq. 5): eigenvectors of A^T A, largest eigenvalue first. Of
+    the two signs it is the one whose coordinate of largest size is positive.
+    """
+    A = matrix.detach().double().cpu()
+    _, vectors = torch.linalg.eigh(A.T @ A)                                             # (D, D), smallest first
+    rows = vectors.flip(1).T[:n]
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+    return (rows * largest.sign()).to(matrix)
+
+
+def class_normals(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return (K, D) unit rows: for each of the K classes in `labels`, ascending, the way from the others towards it.
+
+    The normal of the plane that a logistic regression puts between the class and all others, among labelled latents
+    (N, D) (InterFaceGAN, Shen et al. 2020, section 2.1). ConfigError if there is only one class.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    points, found = latents.detach().double().cpu().numpy(), labels.cpu().numpy()
+    classes = sorted(set(found.tolist()))
+    if len(classes) < 2:
+        raise ConfigError(f"labels must hold at least two classes to tell apart, found only {classes}")
+    planes = [LogisticRegression(max_iter=1000).fit(points, found == one).coef_[0] for one in classes]
+    normals = torch.stack([torch.from_numpy(plane) for plane in planes])
+    return torch.nn.functional.normalize(normals, dim=1).to(latents)
+
+
+def move(latents: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return `latents` (..., D) moved by `strength` along `direction` (D,): z + strength d / |d|."""
+    length = direction.norm()
+    if not (length > 0 and torch.isfinite(length)):
+        raise ConfigError(f"direction must have a length that is finite and not 0, got {float(length)}")
+    return latents + strength * (direction / length).to(latents)

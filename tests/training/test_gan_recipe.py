@@ -1,0 +1,203 @@
+"""The GAN recipe: two players and their phases, exact resume, two processes, and a guard against collapse."""
+
+import subprocess
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hfgen import AutoPipeline, checkpoint
+from hfgen.data import load_dataset
+from hfgen.errors import ConfigError
+from hfgen.training.engine import Engine
+from hfgen.training.gan import GANSettings, build, trouble, variance
+from tests.training import runs
+from tests.training.test_exact_resume import wait_for_step
+
+Train = Callable[..., subprocess.CompletedProcess]
+NAMES = {
+    "step", "loss_discriminator", "loss_generator", "D(x)", "D(G(z))", "grad_norm_discriminator", "grad_norm_generator",
+    "sample_variance", "real_variance", "learning_rate",
+}  # fmt: skip
+
+
+def engine(dataset: str = "digits", **changes: Any) -> Engine:
+    defaults: dict[str, Any] = {"output_dir": Path("unused"), "width": 8, "batch_size": 16, "max_steps": 20,
+                                "warmup_steps": 0, "lr_schedule": "constant"}  # fmt: skip
+    return Engine(GANSettings(**{**defaults, **changes}), build, load_dataset(dataset), Accelerator(cpu=True))
+
+
+def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
+    return [engine.log.fetch(engine.accelerator) for _ in engine.train(first, steps, 20)]
+
+
+def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in net.named_parameters()}
+
+
+LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains_both_networks_and_logs_what_both_do(loss: Any) -> None:
+    trained = engine(loss=loss)
+    before = {name: state(net) for name, net in trained.nets.items()}
+    lines = run(trained, 3)
+    for line in lines:
+        assert set(line) == NAMES - {"step", "learning_rate"}
+        assert all(torch.isfinite(torch.tensor(value)) for value in line.values()), line
+    for name, net in trained.nets.items():
+        assert all(not torch.equal(before[name][key], value) for key, value in net.named_parameters() if value.ndim > 1)
+
+
+def test_each_phase_moves_its_own_network_only_and_the_discriminator_k_times() -> None:
+    trained = engine(loss="non_saturating", discriminator_steps=3)
+    moved: list[tuple[str, set[str]]] = []
+    original = trained.optimise
+
+    def watched(phase: Any, *rest: Any) -> None:
+        before = {name: state(net) for name, net in trained.nets.items()}
+        original(phase, *rest)
+        changed = {n for n, net in trained.nets.items()
+                   if any(not torch.equal(before[n][k], p) for k, p in net.named_parameters())}  # fmt: skip
+        moved.append((phase.name, changed))
+
+    trained.optimise = watched  # type: ignore[method-assign]
+    run(trained, 1)
+    assert moved == [("discriminator", {"discriminator"})] * 3 + [("generator", {"generator"})]
+
+
+def test_the_clipped_critic_stays_in_its_box() -> None:
+    trained = engine(loss="wasserstein", clip=0.02, learning_rate=1e-2)
+    run(trained, 2)
+    critic = torch.cat([p.detach().flatten() for p in trained.nets["discriminator"].parameters()])
+    assert critic.abs().max() <= 0.02 and (critic.abs() == critic.new_tensor(0.02)).float().mean() > 0.05
+
+
+@pytest.mark.parametrize("loss", ["wasserstein_gp", "relativistic"])
+def test_penalties_stay_in_float32_under_mixed_precision_and_agree_with_full_precision(loss: Any) -> None:
+    full, half = engine(loss=loss), engine(loss=loss, mixed_precision="bf16")
+    a, b = run(full, 3), run(half, 3)
+    assert a != b                                                       # the rest did run in bf16
+    for name in ("loss_discriminator", "grad_norm_discriminator"):
+        assert a[0][name] == pytest.approx(b[0][name], rel=0.05, abs=0.02)
+
+
+def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fades() -> None:
+    trained = engine("ring8", r1=2.0, r2=0.0, penalty_every=4, penalty_end=1e-2, loss="relativistic")
+    from hfgen.training.gan import Game
+    from hfgen.training.gan_defaults import recommended
+    from hfgen.training.noise import Noise
+
+    game = Game(recommended(trained.settings, trained.dataset))  # type: ignore[arg-type]
+    x = torch.randn(6, 2)
+    slope = torch.tensor([3.0, 4.0])
+    noises = [Noise((0, step, "discriminator", 0), 6, slice(6)) for step in (0, 1, 8)]
+    found = [float(game.penalties(lambda v: v @ slope, x, x, noise)) for noise in noises]
+    assert found == pytest.approx([2.0 * 4 * 25 / 2, 0.0, 2.0 * 4 * 25 / 2 * 0.01 ** (8 / 20)], rel=1e-5)
+
+
+def test_micro_batches_give_the_losses_of_the_whole_batch_where_no_batch_statistics_are_involved() -> None:
+    choices = {"loss": "wasserstein_gp", "generator_norm": "layer", "pack": 2, "minibatch_stddev": 2}
+    whole, parts = engine(**choices), engine(micro_batch_size=4, **choices)
+    for a, b in zip(run(whole, 5), run(parts, 5), strict=True):
+        for name in a:
+            assert a[name] == pytest.approx(b[name], abs=2e-5, rel=1e-5), name
+
+
+def test_a_batch_that_packs_do_not_divide_is_an_error_before_the_first_step() -> None:
+    with pytest.raises(ConfigError, match=r"--batch-size 16: 16 samples .* multiple of 3 \(--pack"):
+        engine(pack=3)
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        engine(pack=2, minibatch_stddev=4, micro_batch_size=4)
+    with pytest.raises(ConfigError, match="has no labels"):
+        engine("ring8", class_conditional=True)
+
+
+def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_divided() -> None:
+    x = 3 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)) + 5
+    assert float(variance(x)) == pytest.approx(9, rel=0.03)
+    torch.testing.assert_close(variance(x), (variance(x[:8000]) * 0.4 + variance(x[8000:]) * 0.6), atol=1e-4, rtol=0)
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_statistics_included(
+    tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
+) -> None:
+    arguments = ("--max-steps", "30", "--save-every", "7", "--discriminator-steps", "2", "--class-conditional")
+    train(tmp_path / "whole", *arguments, recipe="gan")
+    process = start(tmp_path / "killed", *arguments, recipe="gan")
+    wait_for_step(tmp_path / "killed", 16, process)
+    process.kill()
+    process.communicate()
+    done = train(tmp_path / "killed", "--resume", recipe="gan")
+    assert "continued from step" in done.stdout
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    held = runs.tensors(tmp_path / "whole")
+    for part in ("discriminator.discriminator.body.0.weight:exp_avg", "generator.generator.body.0.weight:exp_avg_sq"):
+        assert f"optimizers/{part}" in held
+    assert any("running_mean" in key and key.startswith("nets/generator") for key in held)
+    assert all(set(line) == NAMES for line in runs.metrics(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    ["--loss wasserstein_gp --generator-norm layer --discriminator-norm layer --discriminator-steps 2",
+     "--loss hinge --generator-norm spectral --discriminator-norm spectral --pack 2 --minibatch-stddev 2"],
+    ids=["layer", "spectral"],
+)  # fmt: skip
+def test_two_processes_equal_one_where_no_batch_statistics_are_involved(
+    choices: str, tmp_path: Path, train: Train
+) -> None:
+    arguments = ("--max-steps", "12", "--save-every", "0", *choices.split())
+    train(tmp_path / "one", *arguments, recipe="gan")
+    done = train(tmp_path / "two", *arguments, recipe="gan", processes=2)
+    assert "2 process(es)" in done.stdout and "Warning" not in done.stderr, done.stderr
+    for a, b in zip(runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two"), strict=True):
+        for name in a:
+            assert a[name] == pytest.approx(b[name], abs=2e-5, rel=1e-4), (name, a, b)
+    first, second = runs.tensors(tmp_path / "one"), runs.tensors(tmp_path / "two")
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], atol=2e-3, rtol=0)  # Adam: two steps of 1e-3 at most
+
+
+def test_two_processes_with_batch_norm_stop_and_resume_exactly(
+    tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
+) -> None:
+    arguments = ("--max-steps", "16", "--save-every", "5")
+    done = train(tmp_path / "whole", *arguments, processes=2, recipe="gan")
+    assert "BatchNorm2d: depends on how the batch is divided; resuming is exact all the same" in done.stdout
+    process = start(tmp_path / "killed", *arguments, processes=2, recipe="gan")
+    wait_for_step(tmp_path / "killed", 8, process)
+    process.terminate()
+    process.communicate(timeout=60)
+    saved = checkpoint.newest(tmp_path / "killed" / "checkpoints")
+    assert saved is not None and checkpoint.step_of(saved) >= 5
+    train(tmp_path / "killed", "--resume", processes=2, recipe="gan")
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_collapse_is_said_once_and_stops_the_run_if_asked_with_everything_saved(tmp_path: Path, train: Train) -> None:
+    still = ("--max-steps", "6", "--learning-rate", "1e-9")              # a new generator makes one grey image
+    done = train(tmp_path / "warned", *still, recipe="gan")
+    assert done.stdout.count("warning: step") == 1
+    assert "the generator has collapsed" in done.stdout and "Try --loss" in done.stdout
+    done = train(tmp_path / "stopped", *still, "--stop-on-collapse", recipe="gan", code=1)
+    assert "error: stopped at step 1: the generator has collapsed" in done.stderr and "Traceback" not in done.stderr
+    saved = checkpoint.newest(tmp_path / "stopped" / "checkpoints")
+    assert saved is not None and checkpoint.step_of(saved) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(AutoPipeline.from_pretrained(tmp_path / "stopped")(batch_size=2).images) == 2
+
+
+def test_the_guard_tells_a_winning_discriminator_from_a_fair_game() -> None:
+    fair = {"sample_variance": 0.9, "real_variance": 1.0, "D(x)": 0.6, "D(G(z))": 0.4}
+    assert trouble(fair, bounded=True) is None
+    won = {**fair, "D(x)": 0.998, "D(G(z))": 0.001}
+    assert "discriminator has won" in str(trouble(won, bounded=True))
+    assert trouble(won, bounded=False) is None                           # a critic's outputs are no probabilities
+    assert "collapsed" in str(trouble({**fair, "sample_variance": 0.01}, bounded=False))

@@ -1,0 +1,190 @@
+"""A small classifier of images: cross-entropy on images that are shifted at random.
+
+    hfgen train classifier --dataset digits --split "train[:80%]" --eval-split "train[80%:]" --output-dir runs/reader
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from hfgen import images
+from hfgen.data import load_dataset
+from hfgen.data.dataset import Batch, Dataset
+from hfgen.errors import ConfigError
+from hfgen.models.classifier import Classifier
+from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.classifier import ClassifierPipeline
+from hfgen.training import run
+from hfgen.training.noise import Noise
+from hfgen.training.phase import Phase, Recipe
+from hfgen.training.settings import Settings, filled
+
+SHOWN, LOOKED_AT, AT_ONCE = 64, 2048, 512
+"""Images on a grid, images among which they are chosen, and images that go through the network together."""
+
+
+@dataclass(kw_only=True)
+class ClassifierSettings(Settings):
+    """Train a small convolutional classifier on labelled images."""
+
+    width: int = 32
+    """Channels of the first convolution; the deepest have four times as many."""
+    dropout: float = 0.0
+    """Share of the penultimate activations dropped in training."""
+    label_smoothing: float = 0.1
+    """Share of each label's probability that is spread over all classes (Szegedy et al. 2016)."""
+    max_shift: int | None = None
+    """Pixels by which training images are shifted at random, at most; by default a twelfth of the side."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    eval_split: str | None = None
+    """Split whose accuracy is measured with the averaged weights whenever a grid is drawn, and at the end."""
+    eval_dataset: str | None = None
+    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+    sample_every: int = 1000
+    """Steps between grids of the images that the classifier is least sure of; 0 for one at the end only."""
+
+
+def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
+    """Return the network, the one phase and the pipeline of a classifier of `dataset`."""
+    settings = recommended(settings, dataset)
+    classifier: Any = network(settings, dataset)
+    held_out = evaluation_data(settings, dataset)
+    sides = dataset.shape[1:]
+    reach = [round(side / 12) if settings.max_shift is None else settings.max_shift for side in sides]
+
+    def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+        x, label = batch["x"], batch["label"]
+        offsets = [(noise.uniform(f"shift {axis}") * (2 * r + 1)).long() - r for axis, r in enumerate(reach)]
+        logits = nets["classifier"](shifted(x, *offsets))                                # (B, K)
+        mean = F.cross_entropy(logits, label, label_smoothing=settings.label_smoothing)
+        return mean, {"loss": mean.detach(), "accuracy": (logits.argmax(1) == label).float().mean()}
+
+    optimizer = torch.optim.AdamW(
+        classifier.parameters(), lr=cast(float, settings.learning_rate), weight_decay=settings.weight_decay, fused=True
+    )
+    return Recipe(
+        nets={"classifier": classifier},
+        phases=[Phase("classifier", optimizer, ("classifier",), loss)],
+        pipeline=lambda nets: ClassifierPipeline(cast(Classifier, nets["classifier"])),
+        preview=lambda pipeline: preview(pipeline, held_out or dataset),
+        averaged=("classifier",),
+        evaluate=None if held_out is None else lambda nets: evaluate(nets["classifier"], held_out),
+        usage="hfgen.ClassifierPipeline.from_pretrained('{run}')(images).labels",
+    )
+
+
+def network(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
+    """Return the classifier for the dataset's images and classes. Raises ConfigError where it has none."""
+    if len(dataset.shape) != 3:
+        raise ConfigError(f"--dataset {settings.dataset}: a classifier is for images, these are points")
+    if dataset.num_classes is None:
+        raise ConfigError(
+            f"--dataset {settings.dataset}: a classifier needs labels, and there are none: name a --label-column, sort "
+            "the images into a folder for each class, or list their labels in a metadata.csv"
+        )
+    if dataset.num_classes < 2:
+        raise ConfigError(f"--dataset {settings.dataset}: a classifier needs two classes or more, found one")
+    _check_settings(settings, dataset)
+    return Classifier(
+        resolution=dataset.shape[1] if dataset.shape[1] == dataset.shape[2] else dataset.shape[1:],
+        channels=dataset.shape[0],
+        num_classes=dataset.num_classes,
+        width=settings.width,
+        dropout=settings.dropout,
+        class_names=dataset.class_names,
+    )
+
+
+def _check_settings(settings: ClassifierSettings, dataset: Dataset) -> None:
+    if not 0 <= settings.label_smoothing < 1:
+        raise ConfigError(f"--label-smoothing must be in [0, 1), got {settings.label_smoothing}")
+    side = min(dataset.shape[1:])
+    if settings.max_shift is not None and not 0 <= settings.max_shift < side:
+        raise ConfigError(f"--max-shift must be in [0, {side - 1}] for images of side {side}, got {settings.max_shift}")
+
+
+def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset | None:
+    """Return the data that the accuracy is measured on, shaped like the training data; None where none were named.
+
+    Raises ConfigError unless they are labelled with the same classes.
+    """
+    if settings.eval_dataset is None and settings.eval_split is None:
+        return None
+    names = ("image_column", "label_column", "background", "skip_bad_images")
+    held_out = load_dataset(
+        settings.eval_dataset or settings.dataset,
+        split=settings.eval_split or "train",
+        resolution=cast(tuple[int, int], dataset.shape[1:]),
+        channels=dataset.shape[0],
+        **{name: getattr(settings, name) for name in names},
+    )
+    classes, names_there = dataset.num_classes or 0, held_out.class_names
+    if held_out.num_classes is None:
+        raise ConfigError(f"the evaluation data {held_out.name} have no labels; name others with --eval-dataset")
+    if held_out.num_classes > classes or (names_there and dataset.class_names not in (None, names_there)):
+        found = names_there or f"{held_out.num_classes} classes"
+        raise ConfigError(
+            f"the evaluation data {held_out.name} have other classes than the training data: {found} instead of "
+            f"{dataset.class_names or classes}"
+        )
+    return held_out
+
+
+def shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Return images (B, C, H, W) moved by whole pixels (B,) each; what comes in repeats the border."""
+    _, _, height, width = x.shape
+    rows = (torch.arange(height, device=x.device) - down[:, None]).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=x.device) - right[:, None]).clamp(0, width - 1)  # (B, W)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def chunks(dataset: Dataset) -> Iterator[Batch]:
+    """Yield all items in order, unaugmented, in batches."""
+    for first in range(0, len(dataset), AT_ONCE):
+        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
+        yield dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
+    """Return the accuracy, in [0, 1], and the cross-entropy in nats of a network on all of a dataset."""
+    device = next(net.parameters()).device
+    right = nats = 0.0
+    for batch in chunks(dataset):
+        logits, label = net(batch["x"].to(device)), batch["label"].to(device)
+        right += float((logits.argmax(1) == label).sum())
+        nats += float(F.cross_entropy(logits, label, reduction="sum"))
+    return {"eval_accuracy": right / len(dataset), "eval_loss": nats / len(dataset)}
+
+
+def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
+    """Return a grid of the 64 images, of the first 2,048, that the classifier is least sure of, the least one first."""
+    x = dataset.tensor(LOOKED_AT)
+    sure = pipeline(x / 2 + 0.5, batch_size=AT_ONCE).probabilities.max(1).values
+    least = sure.argsort(stable=True)[:SHOWN]
+    return images.grid(images.to_pil(x[least.cpu()]))
+
+
+def recommended(settings: ClassifierSettings, dataset: Dataset) -> ClassifierSettings:
+    """Return the settings with what suits the dataset: on one core digits take under a minute, MNIST a few."""
+    steps = 800 if max(dataset.shape[1:], default=0) < 16 else 2000
+    return filled(settings, {"batch_size": 128, "learning_rate": 2e-3, "max_steps": steps})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train classifier ARGUMENTS` (sys.argv by default)."""
+    return run.main(ClassifierSettings, build, arguments, recommended)
+
+
+if __name__ == "__main__":
+    from hfgen.training import classifier
+
+    raise SystemExit(classifier.main())

@@ -1,0 +1,253 @@
+"""Generative adversarial networks (Goodfellow et al. 2014): two networks play against each other.
+
+    hfgen train gan --dataset digits --output-dir runs/gan
+    accelerate launch training/gan.py --dataset digits --loss wasserstein_gp --output-dir runs/wgan
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from hfgen.data.dataset import Dataset
+from hfgen.data.toy import Toy
+from hfgen.errors import ConfigError
+from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
+from hfgen.metrics.modes import high_quality_share, modes_captured
+from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from hfgen.models.gan_parts import Norm
+from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
+from hfgen.pipelines.gan import GANPipeline
+from hfgen.training import run
+from hfgen.training.gan_defaults import recommended
+from hfgen.training.noise import Noise
+from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.preview import preview
+from hfgen.training.settings import Settings
+
+Nets = Mapping[str, nn.Module]
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+@dataclass(kw_only=True)
+class GANSettings(Settings):
+    """Train a generative adversarial network (Goodfellow et al. 2014) on images or 2-D points."""
+
+    loss: Literal[
+        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
+    ] | None = None  # fmt: skip
+    """What is played for; by default what is recommended for the data. Other defaults depend on it."""
+    discriminator_steps: int | None = None
+    """Discriminator steps before each generator step, k."""
+    discriminator_learning_rate: float | None = None
+    """Peak learning rate of the discriminator; --learning-rate is the generator's."""
+    betas: tuple[float, float] | None = None
+    """Adam's decay rates of both optimisers."""
+    discriminator_betas: tuple[float, float] | None = None
+    """Adam's decay rates of the discriminator, where they differ."""
+    max_grad_norm: float = 1e6
+    """Gradients with a larger norm are scaled down to it."""
+
+    width: int | None = None
+    """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
+    layers: int | None = None
+    """Hidden layers of the networks for 2-D points."""
+    extra_layers: int | None = None
+    """3x3 convolutions after each stage."""
+    base_size: int | None = None
+    """Pixels a side where the generator starts and the discriminator ends, at least."""
+    latent_dim: int | None = None
+    """Dimensions of the latent z."""
+    generator_norm: Norm | None = None
+    """Normalisation in the generator."""
+    discriminator_norm: Norm | None = None
+    """Normalisation in the discriminator; layer, none and spectral make it a critic."""
+    class_conditional: bool = False
+    """Give the class, as a one-hot vector, to both networks."""
+    pack: int | None = None
+    """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
+    frequencies: int | None = None
+    """Random waves of 2-D points that their discriminator sees beside the points."""
+    minibatch_stddev: int | None = None
+    """Samples in a group whose standard deviation the discriminator sees; 0 for none."""
+
+    gradient_penalty: float | None = None
+    """Weight of the Wasserstein gradient penalty between real and generated samples."""
+    r1: float | None = None
+    """Weight of the zero-centred gradient penalty on real samples."""
+    r2: float | None = None
+    """Weight of the zero-centred gradient penalty on generated samples."""
+    penalty_end: float | None = None
+    """What the weights of R1 and R2 have been multiplied by at the last step, falling exponentially; 1 for constant."""
+    penalty_every: int | None = None
+    """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
+    clip: float | None = None
+    """Bound of the critic's weights, for --loss wasserstein."""
+    stop_on_collapse: bool = False
+    """Save and stop where the generator has collapsed or the discriminator has won, instead of a warning."""
+
+
+def build(settings: GANSettings, dataset: Dataset) -> Recipe:
+    """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
+    s = recommended(settings, dataset)
+    check_batch(s)
+    generator, discriminator = networks(s, dataset)
+    game = Game(s)
+    after = partial(clip_weights, discriminator, s.clip) if s.clip else None
+    evaluate = partial(coverage, dataset=dataset, seed=s.seed) if isinstance(dataset, Toy) and dataset.sigma else None
+    return Recipe(
+        nets={"generator": generator, "discriminator": discriminator},
+        phases=[
+            Phase("discriminator", optimizer(s, discriminator, s.discriminator_learning_rate, s.discriminator_betas),
+                  ("discriminator",), game.discriminator_loss, times=s.discriminator_steps or 1, after=after),
+            Phase("generator", optimizer(s, generator, s.learning_rate, s.betas), ("generator",), game.generator_loss),
+        ],
+        pipeline=lambda nets: GANPipeline(generator=cast(Any, nets["generator"])),
+        preview=partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional),
+        averaged=("generator",),
+        evaluate=evaluate,
+        guard=partial(trouble, bounded=OBJECTIVES[s.loss or ""].bounded),
+    )  # fmt: skip
+
+
+class Game:
+    """The losses of the two phases of a step."""
+
+    def __init__(self, settings: GANSettings):
+        self.settings, self.objective = settings, OBJECTIVES[settings.loss or ""]
+
+    def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
+        """(1) D: tell real from generated samples: maximise log D(x) + log(1 - D(G(z))), or what the loss says."""
+        x, labels = batch["x"], self.labels(batch)
+        with torch.no_grad():
+            generated = nets["generator"](noise.normal("z", self.settings.latent_dim or 1), labels).float()
+
+        def judge(samples: Tensor) -> Tensor:
+            return cast(Tensor, nets["discriminator"](samples, labels))
+
+        real, fake = judge(x), judge(generated)                                # apart: batch norm must not mix them
+        loss = self.objective.d(real, fake)
+        says = self.objective.verdict(real.detach(), fake.detach())
+        scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1]}
+        return loss + self.penalties(judge, x, generated, noise), scalars | {"real_variance": variance(x)}
+
+    def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
+        """(2) G: be taken for real: maximise log D(G(z)), or what the loss says."""
+        labels = self.labels(batch)
+        generated = nets["generator"](noise.normal("z", self.settings.latent_dim or 1), labels)
+        fake = nets["discriminator"](generated, labels)
+        real = fake
+        if self.settings.loss == "relativistic":
+            real = nets["discriminator"](batch["x"], labels)
+        loss = self.objective.g(fake, real)
+        return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
+
+    def penalties(self, judge: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
+        """Return the weighted gradient penalties of this step."""
+        s = self.settings
+        total: Tensor | float = 0.0
+        if s.gradient_penalty:
+            total = s.gradient_penalty * gradient_penalty(judge, x, generated, noise.uniform("eta"))
+        every = s.penalty_every or 1
+        if noise.step % every == 0:
+            decay = every * (s.penalty_end or 1.0) ** (noise.step / (s.max_steps or 1))
+            for weight, samples in ((s.r1, x), (s.r2, generated)):
+                if weight:
+                    total = total + weight * decay * zero_centred_penalty(judge, samples)
+        return total
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """Return the classes that both networks are given."""
+        return cast(Tensor, batch["label"]) if self.settings.class_conditional else None
+
+
+def variance(x: Tensor) -> Tensor:
+    """Return the variance over samples (B, ...), averaged over dimensions, as half the mean square of differences.
+
+    Of consecutive samples, so that it is a mean over pairs, and does not depend on how a batch is divided.
+    """
+    pairs = x[: len(x) // 2 * 2].float().unflatten(0, (-1, 2))
+    return (pairs[:, 0] - pairs[:, 1]).square().mean() / 2
+
+
+def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
+    """Return generator and discriminator for the dataset's shape: convolutional for images, MLPs for 2-D points."""
+    if s.class_conditional and not dataset.num_classes:
+        raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
+    classes = dataset.num_classes if s.class_conditional else None
+    mine: dict[str, Any] = {"latent_dim": s.latent_dim, "norm": s.generator_norm, "num_classes": classes}
+    other: dict[str, Any] = {"pack": s.pack, "minibatch_stddev": s.minibatch_stddev, "norm": s.discriminator_norm}
+    other["num_classes"] = classes
+    if len(dataset.shape) == 1:
+        size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
+        there = {k: torch.as_tensor(getattr(dataset, k)).tolist() for k in ("mean", "std")}
+        generator = MLPGenerator(**size, **mine, data_mean=there["mean"], data_std=there["std"])
+        return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies or 0)
+    channels, height, width = dataset.shape
+    resolution = height if height == width else (height, width)
+    size = {"resolution": resolution, "channels": channels, "width": s.width}
+    size |= {"extra_layers": s.extra_layers, "base_size": s.base_size}
+    return DCGANGenerator(**size, **mine), DCGANDiscriminator(**size, **other)
+
+
+def optimizer(
+    s: GANSettings, net: nn.Module, rate: float | None, betas: tuple[float, float] | None
+) -> torch.optim.Optimizer:
+    """Return Adam, or RMSprop for the clipped critic, for which momentum is harmful (Arjovsky et al. 2017, sec. 4)."""
+    parameters = list(net.parameters())
+    if s.loss == "wasserstein":
+        return torch.optim.RMSprop(parameters, lr=cast(float, rate))
+    return torch.optim.Adam(parameters, lr=cast(float, rate), betas=cast(tuple[float, float], betas), fused=True)
+
+
+def check_batch(s: GANSettings) -> None:
+    """Raise ConfigError unless every micro-batch is made of whole packs and groups."""
+    per_process = s.global_batch // PartialState().num_processes
+    unit, micro = (s.pack or 1) * max(1, s.minibatch_stddev or 0), min(s.micro_batch_size or per_process, per_process)
+    if micro % unit:
+        raise ConfigError(f"--batch-size {s.global_batch}: {micro} samples go through the discriminator at once; that "
+                          f"must be a multiple of {unit} (--pack x --minibatch-stddev)")  # fmt: skip
+
+
+def coverage(nets: Nets, dataset: Toy, seed: int) -> dict[str, float]:
+    """Return the modes captured and the share of high quality among 2,500 samples (Srivastava et al. 2017)."""
+    pipeline = GANPipeline(generator=cast(Any, nets["generator"]))
+    generator = torch.Generator().manual_seed(seed)
+    points = pipeline(batch_size=2500, generator=generator, output_type="pt", return_dict=False)[0].cpu()
+    modes = cast(Tensor, dataset.modes)
+    return {
+        "modes": float(modes_captured(points, modes, dataset.sigma)),
+        "high_quality": high_quality_share(points, modes, dataset.sigma),
+    }
+
+
+def trouble(numbers: dict[str, float], bounded: bool) -> str | None:
+    """Return what is wrong with a line of the log and what to change: collapse, or a discriminator that has won."""
+    if numbers["sample_variance"] < 0.05 * numbers["real_variance"]:
+        return (
+            f"the generator has collapsed: its samples vary by {numbers['sample_variance']:.2g}, real ones by "
+            f"{numbers['real_variance']:.2g}. Try --loss wasserstein_gp or relativistic, --pack 4, --r1 0.1, or "
+            "smaller learning rates"
+        )
+    if bounded and numbers["D(x)"] > 0.99 and numbers["D(G(z))"] < 0.01:
+        return (
+            f"the discriminator has won: D(x) = {numbers['D(x)']:.3f}, D(G(z)) = {numbers['D(G(z))']:.3f}; a "
+            "saturating loss has no gradient left. Try --loss non_saturating, --r1 0.1, or a smaller "
+            "--discriminator-learning-rate"
+        )
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train gan ARGUMENTS` (sys.argv by default)."""
+    return run.main(GANSettings, build, arguments, recommended)
+
+
+if __name__ == "__main__":
+    from hfgen.training import gan
+
+    raise SystemExit(gan.main())
