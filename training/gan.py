@@ -56,8 +56,10 @@ class GANSettings(Settings):
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: int | None = None
     """Hidden layers of the networks for 2-D points."""
-    extra_layers: int | None = None
-    """3x3 convolutions after each stage."""
+    generator_extra_layers: int | None = None
+    """3x3 convolutions after each stage of the generator."""
+    discriminator_extra_layers: int | None = None
+    """3x3 convolutions after each stage of the discriminator."""
     base_size: int | None = None
     """Pixels a side where the generator starts and the discriminator ends, at least."""
     latent_dim: int | None = None
@@ -189,9 +191,9 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
         return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies or 0)
     channels, height, width = dataset.shape
     resolution = height if height == width else (height, width)
-    size = {"resolution": resolution, "channels": channels, "width": s.width}
-    size |= {"extra_layers": s.extra_layers, "base_size": s.base_size}
-    return DCGANGenerator(**size, **mine), DCGANDiscriminator(**size, **other)
+    size = {"resolution": resolution, "channels": channels, "width": s.width, "base_size": s.base_size}
+    generator_ = DCGANGenerator(**size, **mine, extra_layers=s.generator_extra_layers)
+    return generator_, DCGANDiscriminator(**size, **other, extra_layers=s.discriminator_extra_layers)
 
 
 def optimizer(

@@ -1,6 +1,6 @@
 """Quality of the first command of the README: train on digits, sample 1,797 at 100 steps, compare with real data.
 
-    python tests/benchmarks/digits_quality.py [--seeds 0 1 2] [-- fields of hfgen train ddpm]
+    python -m tests.benchmarks.digits_quality [--seeds 0 1 2] [-- fields of hfgen train ddpm]
 
 Every number has its floor, what real digits score: Fréchet ratio 1 is the mean distance between halves of the data;
 precision of one half against the other; distance to the nearest training image, of held-out digits (each digit to the
@@ -9,18 +9,16 @@ nearest other one, the training set being all of them).
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from hfgen import DDPMPipeline
 from hfgen.data import load_dataset
 from hfgen.metrics.distances import frechet_ratio, nearest_distances, random_halves
 from hfgen.metrics.prdc import precision
+from tests.benchmarks.harness import sample, train
 
 
 def measure(real: torch.Tensor, generated: torch.Tensor) -> dict[str, float]:
@@ -35,25 +33,9 @@ def measure(real: torch.Tensor, generated: torch.Tensor) -> dict[str, float]:
     }
 
 
-def generate(model: Path, number: int, num_steps: int, seed: int) -> torch.Tensor:
+def generate(model: Path, number: int, seed: int, **choices: Any) -> torch.Tensor:
     """Return `number` images of a model as (N, D) rows in [-1, 1]."""
-    pipeline = DDPMPipeline.from_pretrained(model)
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(seed)
-    done = [
-        pipeline(batch_size=min(256, number - i), num_steps=num_steps, generator=generator, output_type="pt").images
-        for i in range(0, number, 256)
-    ]
-    return torch.cat(done).flatten(1) * 2 - 1
-
-
-def train(folder: Path, seed: int, fields: list[str]) -> float:
-    """Train as a user would and return the seconds of the whole command."""
-    command = "import sys; from hfgen.cli import main; main()"
-    words = [sys.executable, "-c", command, "train", "ddpm", "--dataset", "digits", "--output-dir", str(folder)]
-    before = time.monotonic()
-    subprocess.run([*words, "--seed", str(seed), *fields], check=True)
-    return time.monotonic() - before
+    return sample(model, number, seed, **choices).flatten(1) * 2 - 1
 
 
 def main() -> None:
@@ -68,8 +50,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for seed in options.seeds:
             folder = (options.keep or Path(temporary)) / f"digits-{seed}"
-            seconds = train(folder, seed, options.fields)
-            generated = generate(folder / "model", len(real), 100, seed=1000 + seed)
+            seconds = train("ddpm", folder, seed, ["--dataset", "digits", *options.fields])
+            generated = generate(folder / "model", len(real), seed=1000 + seed, num_steps=100)
             rows.append({"seed": seed, "seconds": seconds, **measure(real, generated)})
             print(" | ".join(f"{key} {value:.3f}" for key, value in rows[-1].items()), flush=True)
     print("medians: " + " | ".join(f"{k} {statistics.median(r[k] for r in rows):.3f}" for k in list(rows[0])[1:]))

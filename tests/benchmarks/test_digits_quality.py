@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 
 from hfgen.data import load_dataset
-from tests.benchmarks.digits_quality import generate, measure, train
+from tests.benchmarks.digits_quality import generate, measure
+from tests.benchmarks.harness import train
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_digits_of_the_first_command_are_as_close_to_real_ones_as_promised(tmp_path: Path) -> None:
-    train(tmp_path / "digits", seed=0, fields=[])
+    train("ddpm", tmp_path / "digits", seed=0, fields=["--dataset", "digits"])
     real = load_dataset("digits").tensor().flatten(1)
-    found = measure(real, generate(tmp_path / "digits" / "model", len(real), 100, seed=1000))
+    found = measure(real, generate(tmp_path / "digits" / "model", len(real), seed=1000, num_steps=100))
     assert found["frechet_ratio"] <= 0.7, found
     assert found["precision"] >= found["precision_floor"] - 0.1, found
     assert found["nearest_ratio"] >= 0.8, found
