@@ -42,7 +42,6 @@ def build(path: Path, make: Callable[[], Any]) -> Any:
         raise ConfigError(f"{path}: these settings cannot be built: {type(error).__name__}: {error}") from error
 
 
-
 def build_without_memory(path: Path, make: Callable[[], Any]) -> Any:
     """Return the network `make()` on torch's meta device: shapes only, whatever the settings in `path` ask for."""
     with torch.device("meta"), _MetaBuild(path):

@@ -67,8 +67,8 @@ SMALL_IMAGES: dict[str, Any] = {
 """For images below 16 pixels, such as digits: a narrow pair, fast learning, a generator deeper than its judge."""
 
 SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
-    "max_steps": 4000, "betas": (0.0, 0.9), "discriminator_steps": 2, "discriminator_learning_rate": 4e-3,
-    "discriminator_norm": "none", "minibatch_stddev": 0, "generator_extra_layers": 0,
+    "max_steps": 5000, "betas": (0.0, 0.9), "discriminator_steps": 2, "discriminator_learning_rate": 4e-3,
+    "discriminator_norm": "none", "minibatch_stddev": 0, "gradient_penalty": 1.0,
 }  # fmt: skip
 
 
