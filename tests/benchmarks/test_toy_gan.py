@@ -24,7 +24,7 @@ def test_the_recommended_recipe_finds_all_modes_where_the_usual_one_has_collapse
     assert found["recommended"]["modes"] == 8 and found["recommended"]["high quality"] > 0.7, found
     assert found["recommended"]["reverse KL"] < 0.1, found
     assert found["non-saturating"]["modes"] <= 4 and found["non-saturating"]["high quality"] < 0.3, found
-    movie({name: tmp_path / name for name in found}, tmp_path / "movie.gif")
+    movie([tmp_path / name for name in found], tmp_path / "movie.gif")
     with Image.open(tmp_path / "movie.gif") as animation:
         assert animation.n_frames == 3 and animation.size == (516, 256)  # type: ignore[attr-defined]
 

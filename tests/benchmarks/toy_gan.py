@@ -20,11 +20,11 @@ from hfgen.data.toy import Toy
 from hfgen.metrics.modes import high_quality, modes_captured, reverse_kl
 from tests.benchmarks.harness import Row, collect, sample, table, train
 
-USUAL = "--latent-dim 64 --ema-decay 0 --lr-schedule constant"
+USUAL = "--latent-dim 64 --ema-decay 0 --lr-schedule constant --max-steps 10000"
 RECIPES = {
     "non-saturating": f"--loss non_saturating --learning-rate 1e-3 {USUAL}",
     "LSGAN": f"--loss least_squares --learning-rate 1e-3 {USUAL}",
-    "WGAN-GP": f"--loss wasserstein_gp --learning-rate 1e-3 {USUAL} --max-steps 3000",
+    "WGAN-GP": f"--loss wasserstein_gp {USUAL} --max-steps 3000",
     "recommended": "",
 }
 """The same networks; the first three with what is usual, z of 64 dimensions, a constant learning rate and no average.
@@ -54,11 +54,13 @@ def run(job: Row, folder: Path, threads: int) -> Row:
     return {**measure(points, cast(Toy, load_dataset(job["dataset"]))), "seconds": seconds}
 
 
-def movie(folders: dict[str, Path], path: Path) -> None:
-    """Write an animation of the samples of several runs side by side over training."""
-    columns = [sorted((folder / "samples").glob("*.png")) for folder in folders.values()]
+def movie(folders: list[Path], path: Path) -> None:
+    """Write an animation of the samples of several runs side by side, each from its first picture to its last."""
+    columns = [sorted((folder / "samples").glob("*.png")) for folder in folders]
+    length = min(map(len, columns))
     frames = []
-    for files in zip(*columns, strict=False):
+    for i in range(length):
+        files = [column[i * (len(column) - 1) // max(1, length - 1)] for column in columns]
         pictures = [Image.open(file).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS) for file in files]
         sheet = Image.new("RGB", (260 * len(pictures) - 4, 256), "white")
         for i, picture in enumerate(pictures):
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="Threads of each run.")
     parser.add_argument("--results", type=Path, help="Rows are kept here, and not computed again.")
     parser.add_argument("--keep", type=Path, help="Folder for the runs; a temporary one by default.")
+    parser.add_argument("--movie", type=Path, help="GIF of the usual recipe and the recommended one on ring8.")
     options = parser.parse_args()
     jobs: list[Row] = [
         {"dataset": dataset, "recipe": recipe, "seed": seed}
@@ -86,6 +89,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         rows = collect(jobs, lambda job: run(job, folder, options.threads), options.results, options.parallel)
+        if options.movie:
+            two = [folder / f"{name}-ring8-{options.seeds[0]}" for name in ("non-saturating", "recommended")]
+            movie(two, options.movie)
     print(table(rows, ["dataset", "recipe"], NUMBERS))
 
 
