@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel
 
 from hfgen.errors import ConfigError, ConfigTypeError
@@ -79,8 +80,9 @@ class ControllableGANPipeline(GANPipeline):
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
-        step_size: float = 0.2,
+        step_size: float = 0.3,
         threshold: float = 0.9,
+        exploration: float = 0.8,
         prior_weight: float = 0.0,
         generator: Generators = None,
         output_type: str = "pil",
@@ -89,8 +91,11 @@ class ControllableGANPipeline(GANPipeline):
         """Return `batch_size` samples that show feature `target`, and what finding them did (ControllableOutput).
 
         From z, drawn or given as `latents`, each of at most `num_steps` >= 1 (default 100) goes `step_size` along the
-        unit gradient of log p(target | G(z)) - prior_weight |z|^2 / 2 in z; an image rests as soon as p >= `threshold`.
-        `prior_weight` >= 0 keeps latents likely: with 1 it is the posterior under z ~ N(0, I) that is climbed.
+        unit gradient of log p(target | G(z)) - prior_weight |z|^2 / 2 in z; an image rests as soon as p >= `threshold`
+        (which a classifier trained with label smoothing may never be). `prior_weight` >= 0 keeps latents likely: with 1
+        it is the posterior under z ~ N(0, I) that is climbed. `exploration` s in [0, 1): step k of N mixes fresh noise
+        into z, which leaves the prior as it is (Cotter et al. 2013, eq. 4.4), sqrt(1 - s_k^2) z + s_k n with
+        s_k = s k / N: the longer an image is stuck, the further it looks; 0 is the gradient alone.
         `target`: an int for all or one for each sample, a class or, for a multi-label classifier, a label. The others
         as in `GANPipeline`. Entanglement: with a softmax the total variation distance, from start to end, between the
         probabilities of the other classes, renormalised; with many labels the mean change of the other labels'
@@ -98,7 +103,7 @@ class ControllableGANPipeline(GANPipeline):
         """
         check_output_type(output_type)
         goal, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
-                              prior_weight, generator)
+                              exploration, prior_weight, generator)
         first = last = next(way)
         for last in way:  # noqa: B007
             pass                                                                        # only the ends are kept
@@ -118,8 +123,9 @@ class ControllableGANPipeline(GANPipeline):
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
-        step_size: float = 0.2,
+        step_size: float = 0.3,
         threshold: float = 0.9,
+        exploration: float = 0.8,
         prior_weight: float = 0.0,
         generator: Generators = None,
     ) -> Iterator[torch.Tensor]:
@@ -129,38 +135,45 @@ class ControllableGANPipeline(GANPipeline):
         and are checked at once.
         """
         _, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
-                           prior_weight, generator)
+                           exploration, prior_weight, generator)
         return (moment.x for moment in way)
 
     def _way(
         self, batch_size: int, target: Labels, num_steps: int | None, class_labels: Labels, latents: Any,
-        truncation: float | None, step_size: float, threshold: float, prior_weight: float, generator: Generators,
+        truncation: float | None, step_size: float, threshold: float, exploration: float, prior_weight: float,
+        generator: Generators,
     ) -> tuple[torch.Tensor, Iterator[Moment]]:
         """Return the targets (B,) and the way there, every argument checked."""
         steps = 100 if num_steps is None else check_int("num_steps", num_steps, 1)
         check_positive("step_size", step_size)
         check_positive("threshold", threshold, 1.0)
+        if exploration != 0:
+            check_positive("exploration", exploration, 1.0)
         if prior_weight != 0:
             check_positive("prior_weight", prior_weight)
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         goal = check_labels(target, self._num_labels, len(z), "target")
         assert goal is not None                                                         # a classifier has classes
         goal = goal.to(z.device)
-        return goal, self._climb(z, labels, goal, steps, step_size, math.log(threshold), prior_weight)
+        noise = [exploration * k / steps for k in range(steps)]
+        return goal, self._climb(z, labels, goal, step_size, math.log(threshold), noise, prior_weight, generator)
 
     def _climb(
-        self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, num_steps: int, step_size: float,
-        log_threshold: float, prior_weight: float,
+        self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, step_size: float, log_threshold: float,
+        noise: list[float], prior_weight: float, generator: Generators,
     ) -> Iterator[Moment]:
         x, logits, ascent = self._look(z, labels, goal)
         reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
         steps = torch.zeros_like(goal)
         yield Moment(z, x, logits, reached, steps)
-        for _ in self.progress_bar(range(num_steps)):
+        for s in self.progress_bar(noise):
             if reached.all():
                 return
-            direction = F.normalize(ascent - prior_weight * z, dim=1)                   # (B, D)
-            z = torch.where(reached[:, None], z, z + step_size * direction)
+            moved = z + step_size * F.normalize(ascent - prior_weight * z, dim=1)       # (B, D)
+            if s:
+                n = randn_tensor(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+                moved = math.sqrt(1 - s**2) * moved + s * n
+            z = torch.where(reached[:, None], z, moved)
             steps = steps + ~reached
             x, logits, ascent = self._look(z, labels, goal)
             reached = reached | (self._log_probability(logits, goal) >= log_threshold)

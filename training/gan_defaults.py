@@ -61,13 +61,13 @@ rate with them, the discriminator may become steep enough to take away the sampl
 see how wide a mode is."""
 
 SMALL_IMAGES: dict[str, Any] = {
-    "max_steps": 6000, "learning_rate": 2e-3, "betas": (0.0, 0.99), "width": 32, "latent_dim": 64, "base_size": 2,
+    "max_steps": 4000, "learning_rate": 2e-3, "betas": (0.0, 0.99), "width": 32, "latent_dim": 64, "base_size": 2,
     "generator_extra_layers": 1, "minibatch_stddev": 4,
 }  # fmt: skip
 """For images below 16 pixels, such as digits: a narrow pair, fast learning, a generator deeper than its judge."""
 
 SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
-    "max_steps": 5000, "betas": (0.0, 0.9), "discriminator_steps": 2, "discriminator_learning_rate": 4e-3,
+    "max_steps": 3500, "betas": (0.0, 0.9), "discriminator_steps": 2, "discriminator_learning_rate": 4e-3,
     "discriminator_norm": "none", "minibatch_stddev": 0, "gradient_penalty": 1.0,
 }  # fmt: skip
 

@@ -86,7 +86,7 @@ def test_the_generator_of_the_oracle_is_what_it_says():
 
 def test_latents_go_straight_to_the_feature_in_the_fewest_steps_and_nothing_else_moves():
     z = torch.tensor([[-1.0, 0.3, -0.2, 0.7], [-0.35, 1.0, 2.0, -3.0]])
-    output = known()(target=0, latents=z, step_size=0.25, threshold=0.8, output_type="pt")
+    output = known()(target=0, latents=z, step_size=0.25, threshold=0.8, exploration=0, output_type="pt")
 
     def probability(z_0):
         return math.exp(4 * math.tanh(z_0)) / (math.exp(4 * math.tanh(z_0)) + math.exp(0.5) + math.exp(-1.0))
@@ -129,7 +129,7 @@ def test_an_image_that_shows_the_feature_rests_and_the_others_go_on():
 
 def test_an_unreachable_feature_is_reported_after_every_step_was_taken():
     z = torch.randn(2, 4)
-    output = known(bias=(0.0, 50.0, 0.0))(target=0, latents=z, num_steps=7, step_size=0.5)
+    output = known(bias=(0.0, 50.0, 0.0))(target=0, latents=z, num_steps=7, step_size=0.5, exploration=0)
     assert output.steps.tolist() == [7, 7] and not output.reached.any()
     expected = z + torch.tensor([3.5, 0.0, 0.0, 0.0])
     torch.testing.assert_close(output.latents, expected, atol=1e-5, rtol=0)
@@ -138,9 +138,26 @@ def test_an_unreachable_feature_is_reported_after_every_step_was_taken():
 def test_the_prior_pulls_latents_home_where_the_classifier_says_nothing():
     pipe = known(matrix=[[0.0] * 4] * 3)
     z = torch.tensor([[3.0, 0.0, 4.0, 0.0]])
-    moved = pipe(target=2, latents=z, num_steps=5, step_size=0.2, prior_weight=0.5).latents
+    moved = pipe(target=2, latents=z, num_steps=5, step_size=0.2, prior_weight=0.5, exploration=0).latents
     torch.testing.assert_close(moved, z * (4.0 / 5.0), atol=1e-5, rtol=0)
-    assert torch.equal(pipe(target=2, latents=z, num_steps=5).latents, z)
+    assert torch.equal(pipe(target=2, latents=z, num_steps=5, exploration=0).latents, z)
+
+
+def test_exploration_leaves_the_prior_as_it_is_and_leads_out_of_where_the_gradient_is_stuck():
+    blind = known(matrix=[[0.0] * 4] * 3)
+    z = torch.randn(2000, 4, generator=seed(3))
+    moved = blind(target=2, latents=z, num_steps=60, generator=seed(0)).latents
+    torch.testing.assert_close(moved.T.cov(), torch.eye(4), atol=0.15, rtol=0)
+    assert moved.mean(0).abs().max() < 0.1
+    expected = 1.0
+    for k in range(60):
+        expected *= math.sqrt(1 - (0.8 * k / 60) ** 2)                         # what is left of the start
+    assert abs(float((z * moved).mean()) - expected) < 0.05
+    stuck = known(matrix=[[-9.0, 0, 0, 0], [0.0, 0, 0, 0], [9.0, 0, 0, 0]])      # class 1 lies between the others
+    far = torch.tensor([[3.0, 0.0, 0.0, 0.0]]).expand(20, 4)
+    still = stuck(target=0, latents=far, step_size=1e-6, num_steps=50, exploration=0)
+    found = stuck(target=0, latents=far, step_size=1e-6, num_steps=50, generator=seed(0))
+    assert not still.reached.any() and found.reached.all()
 
 
 @pytest.mark.parametrize("classifier", ["hfgen", "vit"])
@@ -149,10 +166,10 @@ def test_a_step_goes_along_the_gradient_measured_by_differences(classifier):
     if classifier == "vit":
         pipe = quiet(ControllableGANPipeline(pipe.generator, vit(), image_mean=[0.4], image_std=[0.3]))
     z = torch.randn(2, 6)
-    start, end = list(pipe._way(2, [1, 2], 1, None, z, None, 0.05, 0.999, 0.0, None)[1])
+    start, end = list(pipe._way(2, [1, 2], 1, None, z, None, 0.05, 0.999, 0.0, 0.0, None)[1])
 
     def log_probability(points):
-        moment = next(pipe._way(len(points), [1, 2], 1, None, points, None, 0.05, 0.999, 0.0, None)[1])
+        moment = next(pipe._way(len(points), [1, 2], 1, None, points, None, 0.05, 0.999, 0.0, 0.0, None)[1])
         return moment.logits.double().log_softmax(dim=1)[[0, 1], [1, 2]]
 
     eps = 2e-3
@@ -195,8 +212,8 @@ def test_gradients_are_found_where_they_are_switched_off_and_networks_stay_as_th
 def test_states_lead_from_the_drawn_image_to_the_output():
     pipe = known()
     z = torch.tensor([[-1.0, 0.3, -0.2, 0.7]])
-    states = list(pipe.states(target=0, latents=z))
-    output = pipe(target=0, latents=z, output_type="pt")
+    states = list(pipe.states(target=0, latents=z, generator=seed(1)))
+    output = pipe(target=0, latents=z, generator=seed(1), output_type="pt")
     with torch.no_grad():
         assert torch.equal(states[0], pipe.generator(z))
     assert torch.equal((states[-1] / 2 + 0.5).clamp(0, 1), output.images)
@@ -225,7 +242,7 @@ def test_every_label_of_a_multi_label_classifier_counts_for_itself():
     pipe = small(channels=3, norm="none")
     pipe = quiet(ControllableGANPipeline(pipe.generator, vit(problem_type="multi_label_classification")))
     z = torch.randn(2, 6)
-    output = pipe(target=[0, 2], latents=z, num_steps=6, threshold=0.99, output_type="pt")
+    output = pipe(target=[0, 2], latents=z, num_steps=6, threshold=0.99, exploration=0, output_type="pt")
     with torch.no_grad():
         before, after = (pipe.classifier(pipe.generator(latents)).logits.sigmoid() for latents in (z, output.latents))
     torch.testing.assert_close(output.probabilities, after, atol=1e-5, rtol=0)
@@ -299,7 +316,8 @@ def test_stock_diffusers_runs_a_saved_folder_through_the_shims(python, tmp_path)
         ("target", 0.5, TypeError), ("num_steps", 0, ValueError), ("num_steps", 2.5, TypeError),
         ("num_steps", True, TypeError), ("step_size", 0, ValueError), ("step_size", "1", TypeError),
         ("threshold", 1.0, ValueError), ("threshold", 0.0, ValueError), ("threshold", float("nan"), ValueError),
-        ("prior_weight", -1.0, ValueError), ("batch_size", 0, ValueError), ("output_type", "jpg", ValueError),
+        ("prior_weight", -1.0, ValueError), ("exploration", 1.0, ValueError),
+        ("exploration", "1", TypeError), ("batch_size", 0, ValueError), ("output_type", "jpg", ValueError),
         ("class_labels", 0, ValueError), ("latents", torch.zeros(2, 3), ValueError), ("truncation", 0, ValueError),
     ],
 )
