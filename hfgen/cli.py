@@ -8,7 +8,7 @@ import typer
 
 from hfgen.errors import exit_code_of
 
-RECIPES = {name: f"hfgen.training.{name}" for name in ("classifier", "ddpm", "gan")}
+RECIPES = {name: f"hfgen.training.{name}" for name in ("autoencoder", "classifier", "ddpm", "gan", "vae")}
 RECIPE_HELP = f"One of: {', '.join(RECIPES)}"
 
 app = typer.Typer(

@@ -11,6 +11,8 @@ PIPELINE_SHIM = "pipeline"
 
 MODULES: dict[str, str] = {
     "AutoPipeline": "hfgen.pipelines.auto",
+    "Autoencoder": "hfgen.models.autoencoder",
+    "AutoencoderPipeline": "hfgen.pipelines.autoencoder",
     "Classifier": "hfgen.models.classifier",
     "ClassifierPipeline": "hfgen.pipelines.classifier",
     "ControllableGANPipeline": "hfgen.pipelines.controllable_gan",
@@ -19,17 +21,22 @@ MODULES: dict[str, str] = {
     "DDPMPipeline": "hfgen.pipelines.ddpm",
     "DDPMScheduler": "hfgen.schedulers.ddpm",
     "GANPipeline": "hfgen.pipelines.gan",
+    "HierarchicalVAE": "hfgen.models.vae",
     "MLPDenoiser": "hfgen.models.mlp",
     "MLPDiscriminator": "hfgen.models.mlp",
     "MLPGenerator": "hfgen.models.mlp",
     "UNet": "hfgen.models.unet",
+    "VAE": "hfgen.models.vae",
+    "VAEPipeline": "hfgen.pipelines.vae",
 }
 
 PIPELINES: dict[str, str | None] = {
+    "AutoencoderPipeline": None,
     "ClassifierPipeline": None,
     "ControllableGANPipeline": None,
     "DDPMPipeline": "DDPMPipeline",
     "GANPipeline": None,
+    "VAEPipeline": None,
 }
 """Every pipeline of hfgen and the stock pipeline whose folders it loads; None where diffusers has no twin."""
 

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hfgen import images
-from hfgen.data import load_dataset
 from hfgen.data.dataset import Batch, Dataset
 from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
 from hfgen.training import run
+from hfgen.training.evaluation import held_out
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Phase, Recipe
 from hfgen.training.settings import Settings, filled
@@ -55,7 +55,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a classifier of `dataset`."""
     settings = recommended(settings, dataset)
     classifier: Any = network(settings, dataset)
-    held_out = evaluation_data(settings, dataset)
+    unseen = evaluation_data(settings, dataset)
     sides = dataset.shape[1:]
     reach = [round(side / 12) if settings.max_shift is None else settings.max_shift for side in sides]
 
@@ -73,9 +73,9 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
         nets={"classifier": classifier},
         phases=[Phase("classifier", optimizer, ("classifier",), loss)],
         pipeline=lambda nets: ClassifierPipeline(cast(Classifier, nets["classifier"])),
-        preview=lambda pipeline: preview(pipeline, held_out or dataset),
+        preview=lambda pipeline: preview(pipeline, unseen or dataset),
         averaged=("classifier",),
-        evaluate=None if held_out is None else lambda nets: evaluate(nets["classifier"], held_out),
+        evaluate=None if unseen is None else lambda nets: evaluate(nets["classifier"], unseen),
         usage="hfgen.ClassifierPipeline.from_pretrained('{run}')(images).labels",
     )
 
@@ -115,26 +115,19 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
 
     Raises ConfigError unless they are labelled with the same classes.
     """
-    if settings.eval_dataset is None and settings.eval_split is None:
+    data = held_out(settings, dataset)
+    if data is None:
         return None
-    names = ("image_column", "label_column", "background", "skip_bad_images")
-    held_out = load_dataset(
-        settings.eval_dataset or settings.dataset,
-        split=settings.eval_split or "train",
-        resolution=cast(tuple[int, int], dataset.shape[1:]),
-        channels=dataset.shape[0],
-        **{name: getattr(settings, name) for name in names},
-    )
-    classes, names_there = dataset.num_classes or 0, held_out.class_names
-    if held_out.num_classes is None:
-        raise ConfigError(f"the evaluation data {held_out.name} have no labels; name others with --eval-dataset")
-    if held_out.num_classes > classes or (names_there and dataset.class_names not in (None, names_there)):
-        found = names_there or f"{held_out.num_classes} classes"
+    classes, names_there = dataset.num_classes or 0, data.class_names
+    if data.num_classes is None:
+        raise ConfigError(f"the evaluation data {data.name} have no labels; name others with --eval-dataset")
+    if data.num_classes > classes or (names_there and dataset.class_names not in (None, names_there)):
+        found = names_there or f"{data.num_classes} classes"
         raise ConfigError(
-            f"the evaluation data {held_out.name} have other classes than the training data: {found} instead of "
+            f"the evaluation data {data.name} have other classes than the training data: {found} instead of "
             f"{dataset.class_names or classes}"
         )
-    return held_out
+    return data
 
 
 def shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:

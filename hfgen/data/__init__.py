@@ -15,6 +15,8 @@ from hfgen.data.digits import digits
 from hfgen.data.folder import count_extensions, is_image, list_files, load_folder
 from hfgen.data.load import Wanted, load_images
 from hfgen.data.order import derive_seed, permutation, stretch, uniforms
+from hfgen.data.shapes import NAMES as DRAWN
+from hfgen.data.shapes import shapes
 from hfgen.data.source import NO_LABELS, FileSource
 from hfgen.data.splits import Split, require_split
 from hfgen.data.toy import SHAPES, Toy
@@ -22,7 +24,7 @@ from hfgen.errors import ConfigError, DataError
 
 __all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "require_batch", "stretch", "uniforms"]
 
-BUILT_IN = ("digits", *SHAPES)
+BUILT_IN = ("digits", *DRAWN, *SHAPES)
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -44,13 +46,14 @@ def load_dataset(
 ) -> Dataset:
     """Return the dataset `name`: every image decoded once, so that whatever is wrong is said here.
 
-    name: `digits`; a toy set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of
-        parquet files; an image or parquet file, several, or a pattern such as `data/*.parquet`; a Hub id `owner/name`,
-        with `:configuration` where it has several.
+    name: `digits`; `shapes`, drawn at any resolution (hfgen.data.shapes), and its domains `shapes:a` and `shapes:b`; a
+        toy set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files; an
+        image or parquet file, several, or a pattern such as `data/*.parquet`; a Hub id `owner/name`, with
+        `:configuration` where it has several.
     split: `train`, `test`, ...; or a slice of one, such as `train[:80%]`, `train[80%:]`, `train[100:200]` (not of toy
         sets and streams). The classes are numbered as in the whole split.
     image_column, label_column, caption_column: found by themselves (captions only if asked for); label_column="none"
-        takes the data as unlabelled.
+        takes the data as unlabelled. `shapes` has a label column for each factor and the caption column "caption".
     resolution: int or (height, width): shortest side resized (bicubic, antialiased), centre kept; None: as they are,
         all of one size.
     channels: 1, 3 or 4 (with alpha); None: 1 if all images are grey, else 3. background: the colour behind alpha.
@@ -66,6 +69,8 @@ def load_dataset(
     columns = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
     if isinstance(name, str) and name in BUILT_IN:
         part = Split.parse(name, split)
+        if name in DRAWN:
+            return shapes(name, wanted, part, max_resident_bytes, **columns, streaming="yes" if streaming else None)
         _refuse(name, part, columns | {"streaming": streaming or None})
         return digits(wanted, part) if name == "digits" else _toy(name, part, wanted)
     text, found = (str(name), _locate(str(name))) if isinstance(name, str | Path) else _several(name)

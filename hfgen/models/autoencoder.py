@@ -1,0 +1,141 @@
+"""Autoencoders of images: a network that squeezes an image into a short code and one that draws it again."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from hfgen.config import ConfigMixin
+from hfgen.errors import ConfigError
+from hfgen.models.checks import require, require_int
+
+Body = Literal["mlp", "conv"]
+CodeActivation = Literal["linear", "relu", "sigmoid"]
+
+CODES: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+@dataclass
+class AutoencoderOutput(BaseOutput):
+    """What `Autoencoder` returns: `sample`, (B, C, H, W) in [-1, 1], and `latents`, (B, D)."""
+
+    sample: Tensor
+    latents: Tensor
+
+
+class Autoencoder(ModelMixin, ConfigMixin):
+    """x' = d(e(x)): the encoder's code has `latent_dim` numbers, the decoder is the encoder's mirror image.
+
+    `body` "mlp": hidden layers of `hidden` units, stacked (Hinton & Salakhutdinov 2006); "conv": a convolution that
+    halves the sides for each of the channel counts `hidden`, then a linear layer; without normalisation, which would
+    take the brightness out of an image. ReLU between layers, tanh at the end. `code_activation` bounds the code: not at
+    all ("linear"), from 0 up ("relu"), as rates in [0, 1] ("sigmoid"). `resolution`: int or (height, width). Raises
+    ConfigError, naming the field, for impossible values.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int | tuple[int, int] = 28,
+        channels: int = 1,
+        body: Body = "mlp",
+        hidden: list[int] | tuple[int, ...] = (256, 128),
+        latent_dim: int = 32,
+        code_activation: CodeActivation = "linear",
+    ) -> None:
+        super().__init__()
+        check_config(self.config)
+        height, width = self.sides
+        halved = 2 ** len(hidden)
+        shape = (channels, height, width)
+        small = (hidden[-1], height // halved, width // halved) if hidden else shape
+        down, up = perceptrons(shape, hidden) if body == "mlp" else convolutions(channels, hidden, small)
+        features = hidden[-1] if body == "mlp" and hidden else small[0] * small[1] * small[2]
+        self.encoder = nn.Sequential(*down, nn.Linear(features, latent_dim), CODES[code_activation]())
+        self.decoder = nn.Sequential(nn.Linear(latent_dim, features), *up)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Return the (height, width) of the images."""
+        resolution = self.config["resolution"]
+        return tuple(resolution) if isinstance(resolution, list | tuple) else (resolution, resolution)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes e(x), (B, D), of images (B, C, H, W) in [-1, 1]. Raises ConfigError for another shape."""
+        expected = (self.config["channels"], *self.sides)
+        if x.ndim != 4 or tuple(x.shape[1:]) != expected:
+            raise ConfigError(f"images must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images d(z), (B, C, H, W) in [-1, 1], of codes (B, D). Raises ConfigError for another shape."""
+        if z.ndim != 2 or z.shape[1] != self.config["latent_dim"]:
+            raise ConfigError(f"latents must be (B, {self.config['latent_dim']}), got {tuple(z.shape)}")
+        return torch.tanh(self.decoder(z))
+
+    def forward(self, x: Tensor, return_dict: bool = True) -> AutoencoderOutput | tuple[Tensor, Tensor]:
+        """Return the reconstructions d(e(x)) as `.sample` and the codes as `.latents`, or both as a tuple."""
+        z = self.encode(x)
+        sample = self.decode(z)
+        return AutoencoderOutput(sample=sample, latents=z) if return_dict else (sample, z)
+
+
+def perceptrons(shape: tuple[int, int, int], hidden: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the layers from images to the last hidden units, and from there to images without the last tanh."""
+    sizes = [shape[0] * shape[1] * shape[2], *hidden]
+    down: list[nn.Module] = [nn.Flatten()]                                               # (B, C H W)
+    for a, b in pairwise(sizes):
+        down += [nn.Linear(a, b), nn.ReLU()]
+    up: list[nn.Module] = []
+    for a, b in pairwise(reversed(sizes)):
+        up += [nn.ReLU(), nn.Linear(a, b)]
+    return down, [*up, nn.Unflatten(1, shape)]
+
+
+def convolutions(channels: int, hidden: Any, small: tuple[int, int, int]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the layers from images to the smallest map `small` (C', h, w), flat, and back without the last tanh."""
+    sizes = [channels, *hidden]
+    down: list[nn.Module] = []
+    for a, b in pairwise(sizes):
+        down += [nn.Conv2d(a, b, 4, 2, 1), nn.ReLU()]                                    # (B, b, H / 2, W / 2)
+    up: list[nn.Module] = [nn.Unflatten(1, small)]
+    for a, b in pairwise(reversed(sizes)):
+        up += [nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1)]                             # (B, b, 2 H, 2 W)
+    return [*down, nn.Flatten()], up
+
+
+def check_config(config: Any) -> None:
+    """Raise ConfigError, naming the field, for settings that no autoencoder can have."""
+    sides = config["resolution"] if isinstance(config["resolution"], list | tuple) else [config["resolution"]] * 2
+    require(len(sides) == 2, "resolution", config["resolution"], "an int or a pair (height, width)")
+    for side in sides:
+        require_int("resolution", side, high=2**12)
+    for field, high in (("channels", 2**10), ("latent_dim", 2**16)):
+        require_int(field, config[field], high=high)
+    require(config["body"] in ("mlp", "conv"), "body", config["body"], "mlp or conv")
+    code = config["code_activation"]
+    require(isinstance(code, str) and code in CODES, "code_activation", code, f"one of {', '.join(CODES)}")
+    hidden = config["hidden"]
+    listed = isinstance(hidden, list | tuple) and len(hidden) <= 12 and (len(hidden) > 0 or config["body"] == "mlp")
+    require(listed, "hidden", hidden, "a list of at most 12 sizes, and of at least one for body conv")
+    for size in hidden:
+        require_int("hidden", size, high=2**14)
+    if config["body"] == "conv":
+        check_halving(sides, len(hidden))
+
+
+def check_halving(sides: Any, times: int) -> None:
+    """Raise ConfigError with the nearest valid sizes unless both sides can be halved that many times."""
+    factor = 2**times
+    if any(side % factor for side in sides):
+        below = [max(factor, side // factor * factor) for side in sides]
+        above = [-(-side // factor) * factor for side in sides]
+        raise ConfigError(
+            f"resolution must be divisible by {factor} for body conv with {times} sizes in hidden, got "
+            f"{sides[0]}x{sides[1]}; the nearest are {below[0]}x{below[1]} and {above[0]}x{above[1]}"
+        )

@@ -1,0 +1,251 @@
+"""Variational autoencoders (Kingma and Welling 2014), of one layer of latents or of several (Burda et al. 2016).
+
+Both are one model with another number of layers: q(z_1|x) q(z_2|z_1) ... up, p(z_L) ... p(z_1|z_2) p(x|z_1) down,
+every q and p(z_l|z_l+1) a normal distribution with diagonal covariance, and z_L ~ N(0, I).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from hfgen.config import ConfigMixin
+from hfgen.errors import ConfigError
+from hfgen.losses.elbo import LIKELIHOODS, kl_to_standard_normal, log_normal, wide
+from hfgen.models.gan_parts import with_classes
+from hfgen.models.vae_parts import ACTIVATIONS, check_config, conv_decoder, conv_encoder, mlp
+
+
+class Terms(NamedTuple):
+    """What bounds are made of, in nats, of each of B items with each of k draws z ~ q(z|x).
+
+    `log_px_z` (B, k): log p(x|z_1). `log_ratio` (B, k): log q(z|x) - log p(z), over all layers. `kl`: of each layer,
+    from the data up, E[log q - log p] by dimension: (B, 1 or k, D_l), exact for the last layer, a draw for those below.
+    """
+
+    log_px_z: Tensor
+    log_ratio: Tensor
+    kl: tuple[Tensor, ...]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Return log w = log p(x, z) - log q(z|x), (B, k)."""
+        return self.log_px_z - self.log_ratio
+
+
+class LatentModel(ModelMixin, ConfigMixin):
+    """What `VAE` and `HierarchicalVAE` share: all but their settings.
+
+    `x` is (B, C, H, W) in [-1, 1], or (B, dim). `class_labels` (B,) are given exactly if the model is conditional.
+    `latents` (B, D), D over all layers, the last layer first, are what is drawn: standard normal under the prior.
+    """
+
+    def _build(self, sizes: Sequence[int], hidden: Sequence[Sequence[int]]) -> None:
+        c, self.sizes = self.config, tuple(sizes)
+        classes, P = c["num_classes"] or 0, math.prod(self.shape)
+        act, down = ACTIVATIONS[c["activation"]], [list(h)[::-1] for h in hidden]
+        if c["body"] == "conv":
+            self.encoder = conv_encoder(self.shape, classes, hidden[0], 2 * sizes[0], act)
+            self.decoder = conv_decoder(sizes[0] + classes, down[0], self.shape, act)
+        else:
+            self.encoder = mlp(P + classes, hidden[0], 2 * sizes[0], act)
+            self.decoder = mlp(sizes[0] + classes, down[0], P, act)
+        between = list(zip(sizes, sizes[1:], hidden[1:], down[1:], strict=False))
+        self.inference = nn.ModuleList(mlp(low, up, 2 * high, act) for low, high, up, _ in between)
+        self.generation = nn.ModuleList(mlp(high, back, 2 * low, act) for low, high, _, back in between)
+        self.log_scale: nn.Parameter | None = None
+        if c["learned_sigma"] and self.likelihood.has_scale:
+            self.log_scale = nn.Parameter(torch.full((1,), math.log(c["sigma"])))
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(self.shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of an item, (C, H, W) or (dim,)."""
+        c = self.config
+        if c["dim"] is not None:
+            return (c["dim"],)
+        sides = c["resolution"] if isinstance(c["resolution"], list | tuple) else (c["resolution"], c["resolution"])
+        return (c["channels"], *sides)
+
+    @property
+    def latent_size(self) -> int:
+        """Return D, the dimensions of the latents of all layers together."""
+        return sum(self.sizes)
+
+    @property
+    def likelihood(self) -> Any:
+        """Return p(x|z) as `hfgen.losses.elbo.Likelihood`."""
+        return LIKELIHOODS[self.config["likelihood"]]
+
+    @property
+    def log_sigma(self) -> Tensor:
+        """Return the logarithm of the likelihood's scale, learned or as configured: the sigma, or the logistic's s."""
+        return self.centre.new_tensor(math.log(self.config["sigma"])) if self.log_scale is None else self.log_scale
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        """Make `mean`, of the data, what the decoder says before it has learned, and 0 to the encoder."""
+        self.centre.copy_(mean)
+        start = self.likelihood.link(mean)
+        last: Any = self.decoder[-1]
+        last.bias.copy_(start.mean((1, 2)) if isinstance(last, nn.ConvTranspose2d) else start.flatten())
+
+    def encode(self, x: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of q(z_1|x), (B, D_1) each. Raises ConfigError for x of another shape."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ConfigError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        h = x - self.centre
+        h = h if self.config["body"] == "conv" else h.flatten(1)
+        return self._normal(self.encoder, with_classes(h, class_labels, self.config["num_classes"]))
+
+    def decode(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Return the location of p(x|z_1) for z_1 (B, D_1): logits or means of each pixel, in the shape of x."""
+        h = with_classes(z.to(self.centre.dtype), class_labels, self.config["num_classes"])
+        return self.decoder(h).unflatten(1, self.shape) if self.config["body"] == "mlp" else self.decoder(h)
+
+    def forward(self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None) -> Terms:
+        """Return the terms of the bound for standard normal `eps`, (B, k, D_l) for each layer from the data up."""
+        layers = self._posterior(x, eps, class_labels)
+        zs = [z for z, _, _ in layers]
+        kl, log_ratio = [], torch.zeros((), device=x.device)
+        for e, (z, mu, log_var), prior in zip(eps, layers, self._priors(zs), strict=True):
+            ratio = log_normal(e) - log_var / 2 - log_normal(z, *prior)                  # (B, k, D_l)
+            log_ratio = log_ratio + ratio.sum(-1)
+            kl.append(ratio if prior else kl_to_standard_normal(mu, log_var))
+        return Terms(self.log_likelihood(x, zs[0], class_labels), log_ratio, tuple(kl))
+
+    def log_weights(
+        self, x: Tensor, k: int, generator: torch.Generator | None = None, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """Return log w = log p(x, z) - log q(z|x) of k draws z ~ q(z|x), (B, k): their mean w is unbiased for p(x)."""
+        return self.forward(x, self.normals(len(x), k, generator), class_labels).log_weights
+
+    def log_likelihood(self, x: Tensor, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Return log p(x|z_1), (B, k), of z_1 (B, k, D_1)."""
+        k = z.shape[1]
+        labels = None if class_labels is None else class_labels.repeat_interleave(k)
+        location = self.decode(z.flatten(0, 1), labels).flatten(1).unflatten(0, (len(z), k))   # (B, k, P)
+        return self.likelihood.log_prob(x.flatten(1)[:, None], location, self.log_sigma, self.config["levels"])
+
+    def normals(self, batch: int, k: int, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Return standard normal draws (batch, k, D_l) for each layer, on the model's device."""
+        where = generator.device if generator is not None else self.centre.device
+        draws = [torch.randn(batch, k, D, generator=generator, device=where) for D in self.sizes]
+        return [draw.to(self.centre.device) for draw in draws]
+
+    def means(self, x: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
+        """Return the mean of q(z_l|.) of each layer, (B, D_l), that of q(z_l|z_l-1) at the mean below."""
+        return [mu[:, 0] for _, mu, _ in self._posterior(x, None, class_labels)]
+
+    def infer(
+        self, x: Tensor, class_labels: Tensor | None = None, eps: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Return latents (B, D) of items: the means of q, or with `eps` (B, 1, D_l) of each layer, draws from it."""
+        zs = [z for z, _, _ in self._posterior(x, eps, class_labels)]
+        pairs = zip(zs, self._priors(zs), strict=True)
+        drawn = [(z - prior[0]) * torch.exp(-prior[1] / 2) if prior else z for z, prior in pairs]
+        return torch.cat(drawn[::-1], -1)[:, 0]
+
+    def generate(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Return what stands for p(x|z_1), in [-1, 1] for images, of latents (B, D): z_l = mu + sigma latent_l."""
+        drawn = list(latents.split(self.sizes[::-1], 1))
+        z = drawn.pop(0)                                                                 # (B, D_L)
+        for net, e in zip(reversed(self.generation), drawn, strict=True):
+            mu, log_var = self._normal(net, z)
+            z = reparameterise(mu, log_var, e)
+        return self.likelihood.mean(self.decode(z, class_labels))
+
+    def _posterior(
+        self, x: Tensor, eps: Sequence[Tensor] | None, class_labels: Tensor | None
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return z, mean and log-variance of each layer, (B, 1 or k, D_l); z are the means where there is no `eps`."""
+        layers: list[tuple[Tensor, Tensor, Tensor]] = []
+        for i in range(len(self.sizes)):
+            if i == 0:
+                mu, log_var = (part[:, None] for part in self.encode(x, class_labels))
+            else:
+                mu, log_var = self._normal(self.inference[i - 1], layers[-1][0])
+            layers.append((mu if eps is None else reparameterise(mu, log_var, eps[i]), mu, log_var))
+        return layers
+
+    def _priors(self, zs: list[Tensor]) -> list[tuple[Tensor, Tensor] | tuple[()]]:
+        """Return mean and log-variance of p(z_l|z_l+1) of each layer; () for the last, N(0, I)."""
+        return [*(self._normal(net, z) for net, z in zip(self.generation, zs[1:], strict=True)), ()]
+
+    def _normal(self, net: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = wide(net(h.to(self.centre.dtype))).chunk(2, -1)
+        return mu, log_var
+
+
+class VAE(LatentModel):
+    """A variational autoencoder with one layer of latents: q(z|x), p(x|z), z ~ N(0, I).
+
+    Of images, `channels` and `resolution` (int or pair), or of vectors, `dim`. `body`: "mlp" with `hidden` units in
+    each layer (none at all make it linear), or "conv" with `hidden` channels in each stage, which halves the sides.
+    `likelihood`: "bernoulli" (pixels -1 or 1), "continuous_bernoulli", "gaussian", or "discretised_logistic" (pixels
+    at `levels` steps); the scale of the last two, one for all pixels, is `sigma`, or starts there if `learned_sigma`.
+    The class comes as a one-hot vector (planes) beside x and z. `data_mean` and `data_std` lead vectors to data
+    coordinates, as in `MLPDenoiser`. Raises ConfigError, naming the field, for values that are impossible.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int | tuple[int, int] = 28,
+        channels: int = 1,
+        dim: int | None = None,
+        body: str = "mlp",
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        latent_dim: int = 50,
+        likelihood: str = "bernoulli",
+        sigma: float = 1.0,
+        learned_sigma: bool = False,
+        levels: int = 256,
+        num_classes: int | None = None,
+        data_mean: Sequence[float] | None = None,
+        data_std: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_config(self.config, [latent_dim], [hidden])
+        self._build([latent_dim], [hidden])
+
+
+class HierarchicalVAE(LatentModel):
+    """A variational autoencoder with several layers of latents, `latent_dims` from the data up (Burda et al. 2016).
+
+    `hidden[0]` lies between x and z_1, `hidden[i]` between z_i and z_i+1, read downwards in reverse; all else is as
+    in `VAE`. As the paper's with two layers: 784-200-200-100 and 100-100-100-50.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int | tuple[int, int] = 28,
+        channels: int = 1,
+        dim: int | None = None,
+        body: str = "mlp",
+        hidden: Sequence[Sequence[int]] = ((200, 200), (100, 100)),
+        activation: str = "tanh",
+        latent_dims: Sequence[int] = (100, 50),
+        likelihood: str = "bernoulli",
+        sigma: float = 1.0,
+        learned_sigma: bool = False,
+        levels: int = 256,
+        num_classes: int | None = None,
+        data_mean: Sequence[float] | None = None,
+        data_std: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_config(self.config, latent_dims, hidden)
+        self._build(latent_dims, hidden)
+
+
+def reparameterise(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
+    """Return z = mu + sigma eps, a draw from N(mu, sigma^2) for eps ~ N(0, I) (Kingma and Welling 2014, eq. 10)."""
+    return mu + torch.exp(log_var / 2) * eps

@@ -1,0 +1,240 @@
+"""Sampling from variational autoencoders (Kingma and Welling 2014), and ways through their latents."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from hfgen.errors import ConfigError
+from hfgen.images import as_output, check_output_type, grid, to_pil
+from hfgen.models.vae import VAE, HierarchicalVAE
+from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
+from hfgen.pipelines.given_latents import batch_of, checked_latents, one_latent, one_step
+from hfgen.pipelines.inputs import checked, prepared
+from hfgen.pipelines.latents import slerp
+
+Labels = int | list[int] | torch.Tensor | None
+
+
+@dataclass
+class VAEOutput(BaseOutput):
+    """What `VAEPipeline` returns: `images`, as its call says, and `latents` (B, D), which make them again."""
+
+    images: Any
+    latents: torch.Tensor
+
+
+class VAEPipeline(Pipeline):
+    """Images, or points, from latents z ~ N(0, I) in one step, the mean of p(x|z); and from images to latents.
+
+    Latents (B, D) are standard normal under the prior. Of a model with several layers of latents they are those of
+    all layers, the last first, each as its distance from the mean in units of sigma: z_l = mu + sigma latent_l, mu and
+    sigma being those of p(z_l|z_l+1). Images come in as PIL images, one or a list, of any sizes, or as a float tensor
+    (B, C, H, W) in [0, 1]; points as a tensor (B, dim) in data coordinates. `class_labels`: an int for all or one for
+    each, given exactly if the model knows classes. Errors: ConfigError, which is a ValueError.
+    """
+
+    model_cpu_offload_seq = "vae"
+
+    def __init__(self, vae: VAE | HierarchicalVAE) -> None:
+        super().__init__()
+        self.register_modules(vae=vae)
+
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: Labels = None,
+        latents: torch.Tensor | None = None,
+        num_steps: int | None = 1,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> VAEOutput | tuple[Any, torch.Tensor]:
+        """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
+
+        Of a model of points `.images` is (B, dim) in data coordinates, an array (a tensor for "pt"). `.latents` is
+        (B, D); given as `latents`, they decide the batch and make the same images. `generator`: one, or a list with
+        one for each sample, whose latents then do not depend on the batch. `num_steps` can only be 1.
+        """
+        check_output_type(output_type)
+        one_step(num_steps)
+        z, labels = self._drawn(batch_size, class_labels, latents, generator)
+        return self._rendered(z, labels, output_type, return_dict)
+
+    def states(
+        self,
+        batch_size: int = 1,
+        class_labels: Labels = None,
+        latents: torch.Tensor | None = None,
+        num_steps: int | None = 1,
+        generator: Generators = None,
+    ) -> Iterator[torch.Tensor]:
+        """Return an iterator over the one state x_0, (B, C, H, W) or (B, dim), in model coordinates."""
+        one_step(num_steps)
+        z, labels = self._drawn(batch_size, class_labels, latents, generator)
+        return (self._made(z, labels) for _ in range(1))
+
+    def encode(
+        self,
+        images: Any,
+        class_labels: Labels = None,
+        sample: bool = False,
+        generator: Generators = None,
+        batch_size: int = 256,
+    ) -> torch.Tensor:
+        """Return the latents (B, D) of images: the means of q(z|x), or, if `sample`, draws from it."""
+        check_int("batch_size", batch_size, 1)
+        x = self._input(images)
+        labels = self._labels(class_labels, len(x))
+        check_generator(generator, len(x))
+        if not sample and generator is not None:
+            raise ConfigError("generator must be None where sample is False: the mean of q(z|x) is no draw")
+        eps = [self._normal((len(x), 1, D), generator) for D in self.vae.sizes] if sample else None
+        found = self._inferred(x, labels, eps, batch_size)
+        self.maybe_free_model_hooks()
+        return found
+
+    def reconstruct(
+        self,
+        images: Any,
+        class_labels: Labels = None,
+        batch_size: int = 256,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> VAEOutput | tuple[Any, torch.Tensor]:
+        """Return images through their latents and back, `.images`: the mean of p(x|z) at the mean of q(z|x)."""
+        check_output_type(output_type)
+        z = self.encode(images, class_labels, batch_size=batch_size)
+        return self._rendered(z, self._labels(class_labels, len(z)), output_type, return_dict)
+
+    def interpolate(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        n: int,
+        class_labels: Labels = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> VAEOutput | tuple[Any, torch.Tensor]:
+        """Return `n` >= 2 samples on the way from latents `a` to `b`, (D,) or (1, D) each, both ends included.
+
+        The way is the great circle (Shoemake 1985), on which latents stay as likely as the ends are.
+        """
+        check_output_type(output_type)
+        check_int("n", n, 2)
+        start, end = (one_latent(name, given, self.vae.latent_size) for name, given in (("a", a), ("b", b)))
+        z, labels = self._drawn(1, class_labels, slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64)), None)
+        return self._rendered(z, labels, output_type, return_dict)
+
+    def traverse(
+        self,
+        dim: int,
+        latents: torch.Tensor | None = None,
+        n: int = 9,
+        span: float = 3.0,
+        class_labels: Labels = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> VAEOutput | tuple[Any, torch.Tensor]:
+        """Return `n` >= 2 samples that differ in one latent only: latent `dim` goes evenly from -`span` to `span`.
+
+        The others stay as in `latents`, (D,) or (1, D); by default 0, the prior's mean.
+        """
+        check_output_type(output_type)
+        check_int("n", n, 2)
+        D = self.vae.latent_size
+        check_int("dim", dim, 0, D - 1)
+        base = torch.zeros(D) if latents is None else one_latent("latents", latents, D)
+        z = base.detach().clone().expand(n, D).clone()
+        z[:, dim] = torch.linspace(-span, span, n)
+        z, labels = self._drawn(1, class_labels, z, None)
+        return self._rendered(z, labels, output_type, return_dict)
+
+    def manifold(self, n: int = 20, class_labels: int | None = None) -> Image.Image:
+        """Return the plane of latents as one picture of n x n images (Kingma and Welling 2014, fig. 4).
+
+        The cell in column i of n shows z_1 = Phi^-1((i + 1/2) / n), so that all cells are equally likely under the
+        prior; z_2 grows upwards in the same way. ConfigError unless the model has two latents, and makes images.
+        """
+        check_int("n", n, 1)
+        if self.vae.latent_size != 2 or self.vae.config["dim"] is not None:
+            raise ConfigError(f"manifold is for images of two latents, this model has {self.vae.latent_size}; "
+                              "traverse(dim) and interpolate(a, b, n) are for any number")  # fmt: skip
+        quantiles = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
+        rows, columns = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
+        z, labels = self._drawn(1, class_labels, torch.stack([columns, rows], -1).reshape(-1, 2), None)
+        pictures = to_pil(self._made(z, labels))
+        self.maybe_free_model_hooks()
+        return grid(pictures, columns=n, padding=0)
+
+    def _drawn(
+        self, batch_size: int, class_labels: Labels, latents: Any, generator: Generators
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return latents (B, D), given or drawn, and labels (B,), on the device; every argument is checked."""
+        check_int("batch_size", batch_size, 1)
+        D = self.vae.latent_size
+        if latents is not None:
+            batch_size = batch_of(checked_latents(latents, D), batch_size, D)
+        check_generator(generator, batch_size)
+        labels = self._labels(class_labels, batch_size)
+        if latents is None:
+            return self._normal((batch_size, D), generator), labels
+        return latents.detach().to(self._execution_device, self._dtype), labels
+
+    def _normal(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
+        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.promote_types(self.vae.dtype, torch.float32)                  # of latents, whatever the network's
+
+    def _labels(self, class_labels: Labels, batch_size: int) -> torch.Tensor | None:
+        labels = check_labels(class_labels, self.vae.config["num_classes"], batch_size)
+        return None if labels is None else labels.to(self._execution_device)
+
+    def _input(self, images: Any) -> torch.Tensor:
+        """Return images, or points, as the network takes them."""
+        if self.vae.config["dim"] is None:
+            channels, height, width = self.vae.shape
+            x = prepared(checked(images), channels, height, width, self._execution_device)
+        else:
+            mean, std = self._coordinates()
+            x = (checked_latents(images, self.vae.config["dim"]).to(mean) - mean) / std
+        return x.to(self.vae.dtype)
+
+    @torch.no_grad()
+    def _inferred(
+        self, x: torch.Tensor, labels: torch.Tensor | None, eps: list[torch.Tensor] | None, at_once: int
+    ) -> torch.Tensor:
+        found = []
+        for rows in torch.arange(len(x), device=x.device).split(at_once):
+            part = None if eps is None else [e[rows] for e in eps]
+            found.append(self.vae.infer(x[rows], None if labels is None else labels[rows], part))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return self.vae.generate(z, labels).to(z.dtype)
+
+    def _coordinates(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean and the standard deviation that lead to data coordinates."""
+        mean, std = self.vae.config["data_mean"], self.vae.config["data_std"]
+        like = torch.empty(0, dtype=self._dtype, device=self._execution_device)
+        return like.new_tensor(0.0 if mean is None else mean), like.new_tensor(1.0 if std is None else std)
+
+    def _rendered(
+        self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool
+    ) -> VAEOutput | tuple[Any, torch.Tensor]:
+        x = self._made(z, labels)
+        self.maybe_free_model_hooks()
+        if self.vae.config["dim"] is None:
+            images = as_output(x, output_type)
+        else:
+            mean, std = self._coordinates()
+            points = x * std + mean
+            images = points if output_type == "pt" else points.float().cpu().numpy()
+        return VAEOutput(images=images, latents=z) if return_dict else (images, z)

@@ -1,0 +1,211 @@
+"""Autoencoders: a network learns to draw an image again from a short code, d(e(x)) = x.
+
+    hfgen train autoencoder --dataset digits --output-dir runs/codes
+    hfgen train autoencoder --corruption gaussian --split "train[:80%]" --eval-split "train[80%:]" --output-dir runs/dae
+
+One network; the variants differ in the loss (weight penalty, sparsity) or in what the network is shown (corruption).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from hfgen import images
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.losses.sparsity import kl_to_rate
+from hfgen.metrics.reconstruction import decibels
+from hfgen.models.autoencoder import Autoencoder, Body, CodeActivation
+from hfgen.pipelines.autoencoder import AutoencoderPipeline
+from hfgen.pipelines.base import Pipeline
+from hfgen.training import run
+from hfgen.training.corruption import HIGHEST, Corruption, corrupted, patches
+from hfgen.training.evaluation import held_out
+from hfgen.training.noise import Noise
+from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.settings import Settings, filled
+
+SHOWN, AT_ONCE = 16, 512
+"""Images on the grid, and images that go through the network together."""
+
+
+@dataclass(kw_only=True)
+class AutoencoderSettings(Settings):
+    """Train an autoencoder on images: deep, with a weight penalty, sparse, denoising or completing."""
+
+    body: Body | None = None
+    """mlp, or conv; by default mlp for images below 16 pixels or with an odd side."""
+    hidden: tuple[int, ...] | None = None
+    """Units of the hidden layers, or channels of the convolutions, of the encoder; the decoder has them backwards."""
+    latent_dim: int | None = None
+    """Numbers in the code."""
+    code_activation: CodeActivation | None = None
+    """linear, relu or sigmoid; by default what --sparsity needs: linear without, relu for l1, sigmoid for kl."""
+
+    weight_penalty: float = 0.0
+    """Weight of the sum of all squared weights (not biases) in the loss."""
+    sparsity: Literal["none", "l1", "kl"] = "none"
+    """Penalty of the code's activity: l1, the mean of |z|; kl, sum of KL(rate || mean activity) over the code's units,
+    the mean being that of each micro-batch, so that it depends on how a batch is divided."""
+    sparsity_weight: float = 1e-2
+    """Weight of that penalty in the loss."""
+    sparsity_rate: float = 0.05
+    """Mean activity that --sparsity kl aims at."""
+    corruption: Corruption = "none"
+    """What is done to the images that the network has to restore: gaussian, salt_pepper, or patch (a missing box)."""
+    corruption_level: float | None = None
+    """gaussian: standard deviation (pixels are in [-1, 1]); salt_pepper: share of pixels; patch: share of each side."""
+
+    eval_split: str | None = None
+    """Split whose reconstructions are measured with the averaged weights whenever a grid is drawn, and at the end."""
+    eval_dataset: str | None = None
+    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+
+
+def build(settings: AutoencoderSettings, dataset: Dataset) -> Recipe:
+    """Return the network, the one phase and the pipeline of an autoencoder of `dataset`."""
+    s = recommended(settings, dataset)
+    check(s, dataset)
+    net: Any = network(s, dataset)
+    shown = held_out(s, dataset)
+
+    def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+        x = batch["x"]
+        out = nets["autoencoder"](corrupted(x, noise, s.corruption, s.corruption_level or 0.0))
+        error = F.mse_loss(out.sample.float(), x)
+        return error + penalty(s, net, out.latents.float()), {"loss": error.detach(), "activity": activity(out.latents)}
+
+    return Recipe(
+        nets={"autoencoder": net},
+        phases=[Phase("autoencoder", torch.optim.Adam(net.parameters(), lr=cast(float, s.learning_rate), fused=True),
+                      ("autoencoder",), loss)],
+        pipeline=lambda nets: AutoencoderPipeline(cast(Autoencoder, nets["autoencoder"])),
+        preview=lambda pipeline: preview(pipeline, shown or dataset, s),
+        averaged=("autoencoder",),
+        evaluate=None if shown is None else lambda nets: evaluate(nets["autoencoder"], shown, s),
+        usage="hfgen.AutoencoderPipeline.from_pretrained('{run}').reconstruct(images).images",
+    )  # fmt: skip
+
+
+def penalty(s: AutoencoderSettings, net: nn.Module, z: Tensor) -> Tensor | float:
+    """Return what is added to the squared error: of the weights, and of the codes (B, D)."""
+    total: Tensor | float = 0.0
+    if s.weight_penalty:
+        total = s.weight_penalty * sum(p.square().sum() for p in net.parameters() if p.ndim > 1)
+    if s.sparsity == "l1":
+        total = total + s.sparsity_weight * z.abs().mean()
+    if s.sparsity == "kl":
+        total = total + s.sparsity_weight * kl_to_rate(z.mean(0), s.sparsity_rate).sum()
+    return total
+
+
+def activity(z: Tensor) -> Tensor:
+    """Return the mean of |z|."""
+    return z.detach().float().abs().mean()
+
+
+def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
+    """Return the autoencoder for the dataset's images."""
+    channels, height, width = dataset.shape
+    return Autoencoder(
+        resolution=height if height == width else (height, width),
+        channels=channels,
+        body=cast(Body, s.body),
+        hidden=cast(tuple[int, ...], s.hidden),
+        latent_dim=s.latent_dim or 0,
+        code_activation=cast(CodeActivation, s.code_activation),
+    )
+
+
+def check(s: AutoencoderSettings, dataset: Dataset) -> None:
+    """Raise ConfigError for data that are no images, and for settings out of range, by name."""
+    if len(dataset.shape) != 3:
+        raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
+    for name in ("weight_penalty", "sparsity_weight"):
+        if getattr(s, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
+    if not 0 < s.sparsity_rate < 1:
+        raise ConfigError(f"--sparsity-rate must be between 0 and 1, got {s.sparsity_rate}")
+    if s.sparsity == "kl" and s.code_activation != "sigmoid":
+        raise ConfigError(f"--sparsity kl needs rates in [0, 1]: --code-activation sigmoid, got {s.code_activation}")
+    if s.corruption == "none" and s.corruption_level:
+        raise ConfigError(f"--corruption-level {s.corruption_level} needs --corruption gaussian, salt_pepper or patch")
+    high = HIGHEST[s.corruption]
+    if s.corruption != "none" and not 0 < cast(float, s.corruption_level) <= high:
+        given = f"for --corruption {s.corruption}, got {s.corruption_level}"
+        raise ConfigError(f"--corruption-level must be above 0 and at most {high:g} {given}")
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, dataset: Dataset, s: AutoencoderSettings) -> dict[str, float]:
+    """Return the PSNR in decibels of what the network restores from corrupted images, and of the corrupted ones.
+
+    Over all of a dataset, with the same corruption every time. Of completed images the given pixels are kept.
+    """
+    device = next(net.parameters()).device
+    restored = given = 0.0
+    for x, x_tilde, missing in corrupted_chunks(dataset, s):
+        reconstruction = torch.where(missing, net(x_tilde.to(device)).sample.float().cpu(), x)
+        restored += float((reconstruction - x).double().square().mean((1, 2, 3)).sum())
+        given += float((x_tilde - x).double().square().mean((1, 2, 3)).sum())
+    numbers = {"eval_psnr": decibels(restored / len(dataset))}
+    return numbers | ({} if s.corruption == "none" else {"eval_psnr_corrupted": decibels(given / len(dataset))})
+
+
+def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield all images in order, the same corrupted, (n, C, H, W) each, and what is to be restored, bool (n, 1, H, W).
+
+    The corruption is a function of the seed and the image's place in the dataset.
+    """
+    level = s.corruption_level or 0.0
+    for first in range(0, len(dataset), AT_ONCE):
+        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
+        x = dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))["x"]
+        noise = Noise((s.seed, first, "evaluation"), len(x), slice(None))
+        missing = torch.ones_like(x[:, :1], dtype=torch.bool)
+        if s.corruption == "patch":
+            missing = patches(noise, x.shape[2], x.shape[3], level)
+        yield x, corrupted(x, noise, s.corruption, level), missing
+
+
+def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Image.Image:
+    """Return a grid: the first 16 images, the same corrupted (if they are), and what is restored from those."""
+    x, x_tilde, missing = (some[:SHOWN] for some in next(corrupted_chunks(dataset, s)))
+    net = cast(Any, pipeline).autoencoder
+    with torch.no_grad():
+        restored = torch.where(missing, net(x_tilde.to(pipeline.device)).sample.float().cpu(), x)
+    rows = [x, restored] if s.corruption == "none" else [x, x_tilde, restored]
+    return images.grid(images.to_pil(torch.cat(rows)), columns=len(x))
+
+
+def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderSettings:
+    """Return the settings with what suits the dataset: on one core digits take ten seconds, 28x28 a few minutes."""
+    sides = dataset.shape[1:] or (1,)
+    stages = min(3, *((side & -side).bit_length() - 1 for side in sides))                # times all sides can be halved
+    body = settings.body or ("mlp" if max(sides) < 16 or not stages else "conv")
+    values: dict[str, Any] = {"body": body, "batch_size": 128, "learning_rate": 1e-3, "max_steps": 4000}
+    values |= {"latent_dim": 128, "hidden": (1024, 512) if body == "mlp" else (32, 64, 128)[: max(1, stages)]}
+    if max(sides) < 16:                                                # on few images one wide layer restores best
+        values |= {"latent_dim": 32, "learning_rate": 2e-3, "max_steps": 2000}
+        values |= {"hidden": (1024,)} if body == "mlp" else {}
+    values["code_activation"] = {"none": "linear", "l1": "relu", "kl": "sigmoid"}[settings.sparsity]
+    if settings.corruption != "none":
+        values["corruption_level"] = {"gaussian": 0.8, "salt_pepper": 0.2, "patch": 0.4}[settings.corruption]
+    return filled(settings, values)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train autoencoder ARGUMENTS` (sys.argv by default)."""
+    return run.main(AutoencoderSettings, build, arguments, recommended)
+
+
+if __name__ == "__main__":
+    from hfgen.training import autoencoder
+
+    raise SystemExit(autoencoder.main())

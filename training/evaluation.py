@@ -1,0 +1,23 @@
+"""Data that a run is measured on, and that it never trains on."""
+
+from typing import Any, cast
+
+from hfgen.data import load_dataset
+from hfgen.data.dataset import Dataset
+
+
+def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
+    """Return the images of --eval-dataset and --eval-split, shaped like the training data; None where none are named.
+
+    The dataset is by default the one trained on, the split train.
+    """
+    if settings.eval_dataset is None and settings.eval_split is None:
+        return None
+    names = ("image_column", "label_column", "background", "skip_bad_images")
+    return load_dataset(
+        settings.eval_dataset or settings.dataset,
+        split=settings.eval_split or "train",
+        resolution=cast(tuple[int, int], dataset.shape[1:]),
+        channels=dataset.shape[0],
+        **{name: getattr(settings, name) for name in names},
+    )

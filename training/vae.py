@@ -1,0 +1,268 @@
+"""Variational autoencoders (Kingma and Welling 2014): maximise a lower bound on log p(x).
+
+    hfgen train vae --dataset digits --latent-dim 2 --output-dir runs/plane
+    hfgen train vae --dataset data/mnist-train.parquet --importance-samples 50 --output-dir runs/iwae
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.losses.elbo import LIKELIHOODS, binarised, elbo, free_bits, log_mean_exp
+from hfgen.metrics.likelihood import active_units
+from hfgen.models.vae import VAE, HierarchicalVAE, LatentModel, Terms
+from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.vae import VAEPipeline
+from hfgen.training import run
+from hfgen.training.evaluation import held_out
+from hfgen.training.noise import Noise
+from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.preview import preview
+from hfgen.training.settings import Settings
+from hfgen.training.vae_defaults import recommended
+
+AT_ONCE, LOOKED_AT, LISTED = 500, 2000, 16
+"""Items that go through the network together, that the training data are judged by, and latents listed one by one."""
+
+
+@dataclass(kw_only=True)
+class VAESettings(Settings):
+    """Train a variational autoencoder (Kingma and Welling 2014) on images or points, with one layer of latents or more.
+
+    Defaults depend on the dataset; for images of MNIST's size they are the network of Burda et al. 2016.
+    """
+
+    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"] | None = None
+    """What p(x|z) is for pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
+    sigma: float | None = None
+    """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. By default learned."""
+    binarise: bool = True
+    """With --likelihood bernoulli, draw each pixel black or white anew at every look, by its brightness."""
+
+    body: Literal["mlp", "conv"] | None = None
+    """Fully connected or convolutional."""
+    hidden: tuple[int, ...] | None = None
+    """Units of the hidden layers, or channels of the stages, from the data to the (first) latents."""
+    activation: Literal["tanh", "relu", "silu", "gelu"] | None = None
+    """What follows each hidden layer."""
+    latent_dim: tuple[int, ...] | None = None
+    """Dimensions of the latent z; several numbers make a hierarchy of layers, from the data up."""
+    upper_hidden: tuple[int, ...] = (100, 100)
+    """Units of the hidden layers between one layer of latents and the next."""
+    class_conditional: bool = False
+    """Give the class, as a one-hot vector, to encoder and decoder."""
+
+    importance_samples: int = 1
+    """Draws of z for each image: 1 for the ELBO, more for the bound of Burda et al. 2016 (IWAE)."""
+    beta: float = 1.0
+    """Weight of the KL in the loss (Higgins et al. 2017)."""
+    beta_warmup_steps: int = 0
+    """Steps over which that weight rises from zero."""
+    free_bits: float = 0.0
+    """Nats below which the KL of one dimension of one image costs nothing (Kingma et al. 2016)."""
+
+    adam_epsilon: float | None = None
+    """Adam's epsilon."""
+    max_grad_norm: float = 1e4
+    """Gradients with a larger norm are scaled down to it; losses are sums over pixels, and so are gradients."""
+
+    eval_split: str | None = None
+    """Split whose ELBO is measured with the averaged weights whenever a grid is drawn, and at the end."""
+    eval_dataset: str | None = None
+    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+
+
+def build(settings: VAESettings, dataset: Dataset) -> Recipe:
+    """Return the network, the one phase and the pipeline of a variational autoencoder of `dataset`."""
+    s = recommended(settings, dataset)
+    check(s, dataset)
+    net: Any = network(s, dataset)
+    rate, epsilon = cast(float, s.learning_rate), cast(float, s.adam_epsilon)
+    optimizer = torch.optim.Adam(net.parameters(), lr=rate, eps=epsilon, fused=True)
+    evaluation = held_out(s, dataset)
+    judged = partial(training_batches, dataset, s) if evaluation is None else partial(batches_of, evaluation)
+    return Recipe(
+        nets={"vae": net},
+        phases=[Phase("vae", optimizer, ("vae",), Bound(s, net.sizes))],
+        pipeline=lambda nets: VAEPipeline(cast(Any, nets["vae"])),
+        preview=partial(picture, dataset=dataset, s=s),
+        averaged=("vae",),
+        evaluate=lambda nets: evaluate(nets["vae"], judged(), s, named=evaluation is not None),
+        guard=trouble,
+    )
+
+
+class Bound:
+    """The loss of the one phase: the negated bound on log p(x), a mean over images, in nats."""
+
+    def __init__(self, settings: VAESettings, sizes: tuple[int, ...]):
+        self.settings, self.sizes = settings, sizes
+
+    def __call__(
+        self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and ELBO, reconstruction (- log p(x|z)) and KL to log."""
+        s, x = self.settings, batch["x"]
+        if draws_pixels(s):
+            x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
+        eps = [noise.normal(f"z_{i}", s.importance_samples, D) for i, D in enumerate(self.sizes, 1)]
+        terms = nets["vae"](x, eps, batch["label"] if s.class_conditional else None)
+        bound = self.bound(terms, noise.step)                                            # (B,)
+        kl = total(terms).mean()
+        log_px = terms.log_px_z.mean()
+        scalars = {"loss": -bound.mean(), "elbo": log_px - kl, "reconstruction": -log_px, "kl": kl}
+        if s.importance_samples > 1:
+            scalars["iwae"] = log_mean_exp(terms.log_weights).mean()
+        return scalars["loss"], {name: value.detach() for name, value in scalars.items()}
+
+    def bound(self, terms: Terms, step: int) -> Tensor:
+        """Return what is maximised, (B,): the ELBO or the bound L_k, with the KL weighted for `step`.
+
+        Free bits are counted image by image, not on a batch's mean, so that it does not matter how it is divided.
+        """
+        s = self.settings
+        beta = s.beta * min(1.0, (step + 1) / max(1, s.beta_warmup_steps))
+        if s.importance_samples > 1:
+            return log_mean_exp(terms.log_px_z - beta * terms.log_ratio)
+        kl = free_bits(terms.kl[0], s.free_bits) if s.free_bits else total(terms)
+        return elbo(terms.log_px_z, kl, beta)[:, 0]
+
+
+def total(terms: Terms) -> Tensor:
+    """Return the KL over all layers and dimensions, (B, 1 or k)."""
+    return cast(Tensor, sum(kl.sum(-1) for kl in terms.kl))
+
+
+def draws_pixels(s: VAESettings) -> bool:
+    """Return whether the model sees pixels drawn black or white."""
+    return s.likelihood == "bernoulli" and s.binarise
+
+
+def network(s: VAESettings, dataset: Dataset) -> LatentModel:
+    """Return the model for the dataset's images or points, which starts from the mean of the first 10,000."""
+    sizes, hidden = cast(tuple[int, ...], s.latent_dim), cast(tuple[int, ...], s.hidden)
+    choices: dict[str, Any] = {
+        "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
+        "sigma": 0.3 if s.sigma is None else s.sigma, "levels": getattr(dataset, "top", 255) + 1,
+        "num_classes": dataset.num_classes if s.class_conditional else None,
+    }  # fmt: skip
+    if len(dataset.shape) == 1:
+        there = {f"data_{key}": torch.as_tensor(getattr(dataset, key)).tolist() for key in ("mean", "std")}
+        choices |= {"dim": dataset.shape[0], **there}
+    else:
+        channels, height, width = dataset.shape
+        choices |= {"channels": channels, "resolution": height if height == width else (height, width)}
+    if len(sizes) == 1:
+        net: LatentModel = VAE(latent_dim=sizes[0], hidden=hidden, **choices)
+    else:
+        layers = (hidden, *[s.upper_hidden] * (len(sizes) - 1))
+        net = HierarchicalVAE(latent_dims=sizes, hidden=layers, **choices)
+    if len(dataset.shape) == 3:
+        net.start_at(dataset.tensor(10_000).mean(0))
+    return net
+
+
+def check(s: VAESettings, dataset: Dataset) -> None:
+    """Raise ConfigError, naming the field, for settings that no run can use."""
+    points = len(dataset.shape) == 1
+    if s.class_conditional and not dataset.num_classes:
+        raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
+    if points and s.likelihood != "gaussian":
+        raise ConfigError(f"--likelihood must be gaussian for points, got {s.likelihood}")
+    if points and (s.eval_split is not None or s.eval_dataset is not None):
+        raise ConfigError(f"--eval-split, --eval-dataset: {s.dataset} is a set of points, these are for images")
+    if not s.latent_dim:
+        raise ConfigError("--latent-dim must be one number, or several for a hierarchy, got none")
+    if s.importance_samples < 1:
+        raise ConfigError(f"--importance-samples must be at least 1, got {s.importance_samples}")
+    for name in ("beta", "beta_warmup_steps", "free_bits"):
+        if getattr(s, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
+    if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1):
+        raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
+    if s.sigma is not None and not LIKELIHOODS[cast(str, s.likelihood)].has_scale:
+        raise ConfigError(f"--sigma {s.sigma}: --likelihood {s.likelihood} has none")
+
+
+def batches_of(dataset: Dataset) -> Iterator[Batch]:
+    """Yield all items in order, unaugmented, in batches."""
+    for first in range(0, len(dataset), AT_ONCE):
+        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
+        yield dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))
+
+
+def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:
+    """Yield the first batches of the run, with 2,000 items or a few more."""
+    size = s.global_batch
+    return islice(dataset.batches(seed=s.seed, batch_size=size), -(-LOOKED_AT // size))
+
+
+@torch.no_grad()
+def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) -> dict[str, float]:
+    """Return how the latents are used: active units, and the KL by dimension; of `named` data the ELBO as well.
+
+    With the same draws every time. Of more than 16 latents the smallest, mean and largest KL stand for all.
+    """
+    device, generator = net.centre.device, torch.Generator().manual_seed(s.seed)
+    means, kls, bounds = [], [], []
+    for batch in batches:
+        x, labels = batch["x"], batch["label"].to(device) if s.class_conditional else None
+        x = (binarised(x, torch.rand(x.shape, generator=generator)) if draws_pixels(s) else x).to(device)
+        terms = net(x, net.normals(len(x), 1, generator), labels)
+        means.append(net.means(x, labels))
+        kls.append(torch.cat(terms.kl, -1)[:, 0])                                        # (b, D)
+        bounds.append(elbo(terms.log_px_z, total(terms))[:, 0])
+    layers = [active_units(torch.cat(layer)) for layer in zip(*means, strict=True)]
+    numbers: dict[str, float] = {"active_units": sum(layers)}
+    if len(layers) > 1:
+        numbers |= {f"active_units_{i}": found for i, found in enumerate(layers, 1)}
+    numbers |= by_dimension(torch.cat(kls).double().mean(0))
+    return numbers | ({"eval_elbo": float(torch.cat(bounds).double().mean())} if named else {})
+
+
+def by_dimension(kl: Tensor) -> dict[str, float]:
+    """Return the KL of each dimension (D,) by name, or their minimum, mean and maximum."""
+    if len(kl) <= LISTED:
+        return {f"kl_{d}": value for d, value in enumerate(kl.tolist())}
+    return {"kl_min": float(kl.min()), "kl_mean": float(kl.mean()), "kl_max": float(kl.max())}
+
+
+def picture(pipeline: Pipeline, dataset: Dataset, s: VAESettings) -> Image.Image:
+    """Return the plane of latents as one picture where there are two; else samples, as all recipes draw them."""
+    if len(dataset.shape) == 3 and cast(LatentModel, pipeline.vae).latent_size == 2:
+        return cast(VAEPipeline, pipeline).manifold(class_labels=0 if s.class_conditional else None)
+    return preview(pipeline, dataset, s.seed, labelled=s.class_conditional)
+
+
+def trouble(numbers: dict[str, float]) -> str | None:
+    """Return what is wrong with a line of the log and what to change: a posterior that has collapsed to the prior."""
+    unused = [name for name, value in numbers.items() if name.startswith("active_units") and value == 0]
+    if not unused:
+        return None
+    whole = "active_units" in unused
+    where = "" if whole else f" in layer {', '.join(name.rpartition('_')[2] for name in unused)}"
+    return (
+        f"the posterior has collapsed{where}: q(z|x) is the same for every x, no unit is active"
+        f" (KL {numbers['kl']:.3g} nats in all), and the decoder ignores z. Try a longer --beta-warmup-steps, "
+        "--free-bits 0.1, a smaller --beta, a smaller --sigma, or a smaller --learning-rate"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train vae ARGUMENTS` (sys.argv by default)."""
+    return run.main(VAESettings, build, arguments, recommended)
+
+
+if __name__ == "__main__":
+    from hfgen.training import vae
+
+    raise SystemExit(vae.main())
