@@ -16,6 +16,7 @@ from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
 from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
+from hfgen.pipelines.given_latents import batch_of, checked_latents, one_latent, one_step
 from hfgen.pipelines.latents import class_normals, factorised_directions, move, slerp, truncate
 from hfgen.pipelines.outputs import decode
 
@@ -68,7 +69,7 @@ class GANPipeline(Pipeline):
         `num_steps` can only be 1. Errors: ConfigError, which is a ValueError.
         """
         check_output_type(output_type)
-        _one_step(num_steps)
+        one_step(num_steps)
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
 
@@ -85,7 +86,7 @@ class GANPipeline(Pipeline):
 
         Arguments are those of a call, and are checked at once.
         """
-        _one_step(num_steps)
+        one_step(num_steps)
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return (self._made(z, labels) for _ in range(1))
 
@@ -105,7 +106,7 @@ class GANPipeline(Pipeline):
         """
         check_output_type(output_type)
         check_int("n", n, 2)
-        start, end = (self._one_latent(name, given) for name, given in (("a", a), ("b", b)))
+        start, end = (one_latent(name, given, self._latent_dim) for name, given in (("a", a), ("b", b)))
         z = slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64))
         z, labels = self._prepare(1, class_labels, None, z, None)
         return self._rendered(z, labels, output_type, return_dict)
@@ -125,7 +126,7 @@ class GANPipeline(Pipeline):
         if latents is None or labels is None or n is not None:
             raise ConfigError("find_directions takes n alone, or latents and labels: one direction for each class")
         given = torch.as_tensor(labels)
-        z = self._checked_latents(latents)
+        z = checked_latents(latents, self._latent_dim)
         if given.is_floating_point() or given.dtype == torch.bool or given.shape != z.shape[:1]:
             raise ConfigError(f"labels must be {len(z)} ints, one for each latent, got {given.dtype} of shape "
                               f"{list(given.shape)}")
@@ -133,7 +134,8 @@ class GANPipeline(Pipeline):
 
     def edit(self, latents: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
         """Return `latents` (B, D) moved by `strength` along `direction` (D,): z + strength d / |d|."""
-        return move(self._checked_latents(latents), self._one_latent("direction", direction), strength)
+        D = self._latent_dim
+        return move(checked_latents(latents, D), one_latent("direction", direction, D), strength)
 
     @property
     def _latent_dim(self) -> int:
@@ -145,7 +147,9 @@ class GANPipeline(Pipeline):
         """Return latents (B, D), given or drawn, and labels (B,), on the device; every argument is checked."""
         check_int("batch_size", batch_size, 1)
         if latents is not None:
-            batch_size = self._batch_of(latents, batch_size, truncation)
+            if truncation is not None:
+                raise ConfigError(f"truncation must be None where latents are given, got {truncation!r}")
+            batch_size = batch_of(latents, batch_size, self._latent_dim)
         check_generator(generator, batch_size)
         if truncation is not None:
             check_positive("truncation", truncation)
@@ -157,31 +161,6 @@ class GANPipeline(Pipeline):
             return latents.detach().to(device, dtype), labels
         z = randn_tensor((batch_size, self._latent_dim), generator=generator, device=device, dtype=dtype)
         return (z if truncation is None else truncate(z, truncation)), labels
-
-    def _batch_of(self, latents: Any, batch_size: int, truncation: float | None) -> int:
-        found = len(self._checked_latents(latents))
-        if truncation is not None:
-            raise ConfigError(f"truncation must be None where latents are given: they are used as they are; "
-                              f"got {truncation!r}")
-        if batch_size not in (1, found):
-            raise ConfigError(f"batch_size must be {found}, the number of latents given, or left out; got {batch_size}")
-        return found
-
-    def _checked_latents(self, latents: Any) -> torch.Tensor:
-        if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
-            kind = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
-            raise ConfigTypeError(f"latents must be a tensor of floats (B, {self._latent_dim}), got {kind}")
-        if latents.ndim != 2 or latents.shape[1] != self._latent_dim or not len(latents):
-            raise ConfigError(f"latents must have shape (B, {self._latent_dim}), got {list(latents.shape)}")
-        return latents
-
-    def _one_latent(self, name: str, given: Any) -> torch.Tensor:
-        D = self._latent_dim
-        fits = isinstance(given, torch.Tensor) and given.is_floating_point() and given.shape in ((D,), (1, D))
-        if not fits:
-            found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-            raise ConfigError(f"{name} must be a tensor of floats ({D},) or (1, {D}), got {found}")
-        return given.reshape(D)
 
     @torch.no_grad()
     def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -221,8 +200,3 @@ def check_positive(name: str, value: Any, high: float = float("inf")) -> float:
         allowed = "a number > 0" if high == float("inf") else f"a number in (0, {high:g})"
         raise (ConfigError if number else ConfigTypeError)(f"{name} must be {allowed}, got {value!r}")
     return float(value)
-
-
-def _one_step(num_steps: Any) -> None:
-    if num_steps is not None:
-        check_int("num_steps", num_steps, 1, 1)

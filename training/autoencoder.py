@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -26,13 +25,13 @@ from hfgen.pipelines.autoencoder import AutoencoderPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.training import run
 from hfgen.training.corruption import HIGHEST, Corruption, corrupted, patches
-from hfgen.training.evaluation import held_out
+from hfgen.training.evaluation import AT_ONCE, batches_of, held_out
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.settings import Settings, filled
 
-SHOWN, AT_ONCE = 16, 512
-"""Images on the grid, and images that go through the network together."""
+SHOWN = 16
+"""Images on the grid, each beside its corruption and its reconstruction."""
 
 
 @dataclass(kw_only=True)
@@ -164,10 +163,9 @@ def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple
     The corruption is a function of the seed and the image's place in the dataset.
     """
     level = s.corruption_level or 0.0
-    for first in range(0, len(dataset), AT_ONCE):
-        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
-        x = dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))["x"]
-        noise = Noise((s.seed, first, "evaluation"), len(x), slice(None))
+    for number, batch in enumerate(batches_of(dataset)):
+        x = batch["x"]
+        noise = Noise((s.seed, number * AT_ONCE, "evaluation"), len(x), slice(None))
         missing = torch.ones_like(x[:, :1], dtype=torch.bool)
         if s.corruption == "patch":
             missing = patches(noise, x.shape[2], x.shape[3], level)

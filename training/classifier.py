@@ -3,11 +3,10 @@
     hfgen train classifier --dataset digits --split "train[:80%]" --eval-split "train[80%:]" --output-dir runs/reader
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -20,13 +19,13 @@ from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
 from hfgen.training import run
-from hfgen.training.evaluation import held_out
+from hfgen.training.evaluation import AT_ONCE, batches_of, held_out
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Phase, Recipe
 from hfgen.training.settings import Settings, filled
 
-SHOWN, LOOKED_AT, AT_ONCE = 64, 2048, 512
-"""Images on a grid, images among which they are chosen, and images that go through the network together."""
+SHOWN, LOOKED_AT = 64, 2048
+"""Images on a grid, and images among which they are chosen."""
 
 
 @dataclass(kw_only=True)
@@ -139,19 +138,12 @@ def shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
 
 
-def chunks(dataset: Dataset) -> Iterator[Batch]:
-    """Yield all items in order, unaugmented, in batches."""
-    for first in range(0, len(dataset), AT_ONCE):
-        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
-        yield dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))
-
-
 @torch.no_grad()
 def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
     """Return the accuracy, in [0, 1], and the cross-entropy in nats of a network on all of a dataset."""
     device = next(net.parameters()).device
     right = nats = 0.0
-    for batch in chunks(dataset):
+    for batch in batches_of(dataset):
         logits, label = net(batch["x"].to(device)), batch["label"].to(device)
         right += float((logits.argmax(1) == label).sum())
         nats += float(F.cross_entropy(logits, label, reduction="sum"))

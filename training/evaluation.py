@@ -1,9 +1,16 @@
 """Data that a run is measured on, and that it never trains on."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
+import torch
+
 from hfgen.data import load_dataset
-from hfgen.data.dataset import Dataset
+from hfgen.data.dataset import Batch, Dataset
+
+AT_ONCE = 512
+"""Images that go through a network together."""
 
 
 def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
@@ -21,3 +28,10 @@ def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
         channels=dataset.shape[0],
         **{name: getattr(settings, name) for name in names},
     )
+
+
+def batches_of(dataset: Dataset) -> Iterator[Batch]:
+    """Yield all items in order, unaugmented, in batches."""
+    for first in range(0, len(dataset), AT_ONCE):
+        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
+        yield dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))

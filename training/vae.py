@@ -10,7 +10,6 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,15 +22,15 @@ from hfgen.models.vae import VAE, HierarchicalVAE, LatentModel, Terms
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.vae import VAEPipeline
 from hfgen.training import run
-from hfgen.training.evaluation import held_out
+from hfgen.training.evaluation import batches_of, held_out
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.preview import preview
 from hfgen.training.settings import Settings
 from hfgen.training.vae_defaults import recommended
 
-AT_ONCE, LOOKED_AT, LISTED = 500, 2000, 16
-"""Items that go through the network together, that the training data are judged by, and latents listed one by one."""
+LOOKED_AT, LISTED = 2000, 16
+"""Items that the training data are judged by, and latents listed one by one."""
 
 
 @dataclass(kw_only=True)
@@ -191,13 +190,6 @@ def check(s: VAESettings, dataset: Dataset) -> None:
         raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
     if s.sigma is not None and not LIKELIHOODS[cast(str, s.likelihood)].has_scale:
         raise ConfigError(f"--sigma {s.sigma}: --likelihood {s.likelihood} has none")
-
-
-def batches_of(dataset: Dataset) -> Iterator[Batch]:
-    """Yield all items in order, unaugmented, in batches."""
-    for first in range(0, len(dataset), AT_ONCE):
-        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
-        yield dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))
 
 
 def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ TINY = {
     "ddpm": "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --learning-rate 1e-3".split(),
     "autoencoder": "--hidden 16 --latent-dim 8 --learning-rate 1e-3 --corruption patch --weight-penalty 1e-3".split(),
     "gan": "--loss non_saturating --width 8 --latent-dim 8 --learning-rate 1e-3".split(),
+    "vae": "--hidden 16 --learning-rate 1e-3".split(),
 }
 
 LAUNCH_TWO = (
