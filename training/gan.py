@@ -96,7 +96,7 @@ class GANSettings(Settings):
 def build(settings: GANSettings, dataset: Dataset) -> Recipe:
     """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
     s = recommended(settings, dataset)
-    check_batch(s)
+    check(s)
     generator, discriminator = networks(s, dataset)
     game = Game(s)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
@@ -206,8 +206,17 @@ def optimizer(
     return torch.optim.Adam(parameters, lr=cast(float, rate), betas=cast(tuple[float, float], betas), fused=True)
 
 
-def check_batch(s: GANSettings) -> None:
-    """Raise ConfigError unless every micro-batch is made of whole packs and groups."""
+def check(s: GANSettings) -> None:
+    """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
+    for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end"):
+        if not getattr(s, name) > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
+    for name in ("gradient_penalty", "r1", "r2", "clip"):
+        if not 0 <= getattr(s, name) < float("inf"):
+            raise ConfigError(f"--{name.replace('_', '-')} must be a number >= 0, got {getattr(s, name)}")
+    for name in ("betas", "discriminator_betas"):
+        if not all(0 <= beta < 1 for beta in getattr(s, name)):
+            raise ConfigError(f"--{name.replace('_', '-')} must be two numbers in [0, 1), got {getattr(s, name)}")
     per_process = s.global_batch // PartialState().num_processes
     unit, micro = (s.pack or 1) * max(1, s.minibatch_stddev or 0), min(s.micro_batch_size or per_process, per_process)
     if micro % unit:

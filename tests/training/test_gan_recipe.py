@@ -111,11 +111,21 @@ def test_micro_batches_give_the_losses_of_the_whole_batch_where_no_batch_statist
 
 def test_a_batch_that_packs_do_not_divide_is_an_error_before_the_first_step() -> None:
     with pytest.raises(ConfigError, match=r"--batch-size 16: 16 samples .* multiple of 3 \(--pack"):
-        engine(pack=3)
+        engine(pack=3, minibatch_stddev=0)
     with pytest.raises(ConfigError, match="multiple of 8"):
         engine(pack=2, minibatch_stddev=4, micro_batch_size=4)
     with pytest.raises(ConfigError, match="has no labels"):
         engine("ring8", class_conditional=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("discriminator_steps", 0), ("discriminator_learning_rate", -1e-3), ("r1", -1.0),
+     ("gradient_penalty", float("nan")), ("penalty_end", 0.0), ("betas", (0.5, 1.0)), ("clip", -0.01), ("pack", 0), ("width", -8)],
+)  # fmt: skip
+def test_an_impossible_setting_is_an_error_that_names_it(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{field.replace('_', '[-_]')} must be"):
+        engine(**{field: value})
 
 
 def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_divided() -> None:
