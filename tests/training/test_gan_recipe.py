@@ -121,7 +121,8 @@ def test_a_batch_that_packs_do_not_divide_is_an_error_before_the_first_step() ->
 @pytest.mark.parametrize(
     ("field", "value"),
     [("discriminator_steps", 0), ("discriminator_learning_rate", -1e-3), ("r1", -1.0),
-     ("gradient_penalty", float("nan")), ("penalty_end", 0.0), ("betas", (0.5, 1.0)), ("clip", -0.01), ("pack", 0), ("width", -8)],
+     ("gradient_penalty", float("nan")), ("penalty_end", 0.0), ("betas", (0.5, 1.0)), ("clip", -0.01),
+     ("pack", 0), ("width", -8)],
 )  # fmt: skip
 def test_an_impossible_setting_is_an_error_that_names_it(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{field.replace('_', '[-_]')} must be"):
