@@ -18,7 +18,7 @@ SHORT = "--dataset ring8 --threads 1 --max-steps 1500 --sample-every 500 --save-
 def test_the_recommended_recipe_finds_all_modes_where_the_usual_one_has_collapsed(tmp_path: Path) -> None:
     found = {}
     for name in ("recommended", "non-saturating"):
-        train("gan", tmp_path / name, 0, [*SHORT, *RECIPES[name].split()])
+        train("gan", tmp_path / name, 0, [*RECIPES[name].split(), *SHORT])
         points = sample(tmp_path / name / "model", 2500, seed=1000)
         found[name] = measure(points, cast(Toy, load_dataset("ring8")))
     assert found["recommended"]["modes"] == 8 and found["recommended"]["high quality"] > 0.7, found
