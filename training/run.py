@@ -25,6 +25,7 @@ from hfgen.training.engine import Build, Engine
 from hfgen.training.log import Log
 from hfgen.training.runtime import INTERRUPTED, StopSignal, accelerator_for, set_threads, share
 from hfgen.training.settings import AnySettings, Settings, check_same, parse, seconds_of, write_yaml
+from hfgen.training.start import starting_from
 
 Recommend = Callable[[Any, Dataset], Any]
 """Returns a recipe's settings with what it recommends for a dataset in the place of every None."""
@@ -47,6 +48,8 @@ def train(settings: Settings, build: Build, recommend: Recommend) -> int:
     dataset = open_dataset(settings)
     timed = settings.max_steps is None and settings.budget is not None
     settings = recommend(settings, dataset)
+    if settings.start_from is not None and stored is None:
+        build = starting_from(settings.start_from, build)
     share(settings, accelerator.num_processes, accelerator.process_index)
     require_batch(dataset, settings.global_batch)
     if timed:
@@ -293,5 +296,3 @@ def _is_local(module: nn.Module) -> bool:
     """Return whether a module's output depends on more than its own sample: dropout, batch statistics."""
     dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
     return dropout or isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-

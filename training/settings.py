@@ -32,6 +32,8 @@ class Settings:
     """YAML file with any of these fields; the command line overrides it."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder; start anew if there is none."""
+    start_from: str | None = None
+    """Run, model folder or Hub id whose weights training starts from; they are then averaged and trained as usual."""
     seed: int = 0
     """Seed of weights, order, augmentation and noise."""
 
