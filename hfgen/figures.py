@@ -1,0 +1,275 @@
+"""Figures of a lecture, each made from scratch by one command, with the numbers that go with it.
+
+    python -m hfgen.figures first_attempts -o first_attempts.png
+
+`FIGURES` is the table of names; a new figure is one function (keyword arguments in, a PIL image out) and one entry.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from hfgen.data import load_dataset
+from hfgen.data.order import derive_seed, stretch
+from hfgen.errors import ConfigError, exit_code_of
+from hfgen.images import grid, to_pil
+from hfgen.losses.diffusion import l_simple
+from hfgen.metrics.distances import frechet_ratio
+from hfgen.models.unet import UNet
+from hfgen.pipelines.ddpm import DDPMPipeline
+from hfgen.sampling import GRID_SUFFIXES
+from hfgen.schedulers.ddpm import DDPMScheduler
+from hfgen.training.noise import Noise
+
+Sampler = Callable[[int, int], Tensor]
+"""(number, seed) -> that many samples, (N, C, H, W), images being in [-1, 1]."""
+
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+STAGES = 50
+MOST_IMAGES = 2000                                     # that a figure trains on, and compares with as many samples
+COLUMNS, ROWS = 16, 2                                  # of samples, for each attempt
+
+
+def train_one_shot(data: Tensor, steps: int, seed: int, sigma: float = 10.0) -> Sampler:
+    """Return a sampler that denoises pure noise in one step: x = d(sigma eps), eps ~ N(0, I).
+
+    d minimises E |d(x + sigma eps) - x|^2 over images x (N, C, H, W), so d(y) = E[x | y]. Noise that drowns the image
+    leaves nothing to tell images apart by: every sample is nearly the mean E[x], a blur. For data N(m, C) it is
+    m + C (C + sigma^2 I)^-1 (sigma eps - m). The network sees y / sqrt(1 + sigma^2), inputs of unit size.
+    """
+    net = network(data, seed)
+
+    def denoised(y: Tensor) -> Tensor:
+        return net(y / math.hypot(1, sigma), 0).sample
+
+    fit(net, data, lambda x, noise: l_simple(denoised(x + sigma * noise.normal("eps", *x.shape[1:])), x), steps, seed)
+
+    @torch.no_grad()
+    def sampler(number: int, seed: int) -> Tensor:
+        return denoised(sigma * pure_noise(data, number, seed))
+
+    return sampler
+
+
+def train_multi_stage(data: Tensor, steps: int, seed: int, stages: int = STAGES, start_std: float = 1.0) -> Sampler:
+    """Return a sampler that starts from N(0, I) and takes a little noise away at each stage: x_{t-1} = d(x_t, t).
+
+    Noise is added as in DDPM, with its beta_t, but x_t is never shrunk: x_t = x_{t-1} + sqrt(beta_t) eps, so that
+    x_t = x_0 + sqrt(v_t) n with v_t = beta_1 + ... + beta_t, n ~ N(0, I). d minimises E |d(x_t, t) - x_{t-1}|^2:
+
+        d(x_t, t) = E[x_{t-1} | x_t] = x_t - beta_t / sqrt(v_t) E[n | x_t],
+
+    and the network learns E[n | x_t], in mean square, as DDPM's does. Two things fail. The chain ends near variance
+    1 + v_T, not in the N(0, I) that sampling starts from (`start_std` = sqrt(v_T) comes close). And a mean at every
+    stage, with no noise put back, is x_t + beta_t grad log p(x_t): for small steps twice the one of the probability
+    flow (Song et al. 2021, eq. 13), a climb towards the same few smooth images. For data N(m, C) the stages telescope
+    to m + C (C + v_T I)^-1 (x_T - m): the blur of one shot.
+    """
+    net, betas = network(data, seed), ddpm_scheduler(stages).betas
+    roots = betas.cumsum(0).sqrt()                                                       # sqrt(v_t)
+
+    def loss(x: Tensor, noise: Noise) -> Tensor:
+        n, t = noise.normal("eps", *x.shape[1:]), (noise.stratified("t") * stages).long()
+        return l_simple(net(x + roots[t][:, None, None, None] * n, t).sample, n)
+
+    fit(net, data, loss, steps, seed)
+
+    @torch.no_grad()
+    def sampler(number: int, seed: int) -> Tensor:
+        return denoise_by_stages(lambda x, t: net(x, t).sample, betas, start_std * pure_noise(data, number, seed))
+
+    return sampler
+
+
+def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sampler:
+    """Return the sampler of denoising diffusion with the network, data, stages and beta_t of `train_multi_stage`.
+
+    x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps ends in N(0, I), where sampling starts; each step draws x_{t-1}
+    from a Gaussian around the posterior mean, so noise is put back (Ho et al. 2020, algorithms 1 and 2).
+    """
+    net, scheduler = network(data, seed), ddpm_scheduler(stages)
+
+    def loss(x: Tensor, noise: Noise) -> Tensor:
+        eps, t = noise.normal("eps", *x.shape[1:]), (noise.stratified("t") * stages).long()
+        return l_simple(net(scheduler.add_noise(x, eps, t), t).sample, eps)
+
+    fit(net, data, loss, steps, seed)
+    pipeline = DDPMPipeline(unet=cast(UNet, net), scheduler=scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def sampler(number: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "sample"))
+        images: Tensor = pipeline(batch_size=number, generator=generator, output_type="pt", return_dict=False)[0]
+        return images * 2 - 1
+
+    return sampler
+
+
+def denoise_by_stages(predict: Callable[[Tensor, int], Tensor], betas: Tensor, x: Tensor) -> Tensor:
+    """Return x after the stages t = T, ..., 1 of x <- x - beta_t / sqrt(v_t) n(x, t), v_t = beta_1 + ... + beta_t.
+
+    `predict(x, t)` is n, the unit noise seen in x at index t (0-based, for a network); `betas` is (T,).
+    """
+    v = betas.cumsum(0)
+    for t in reversed(range(len(betas))):
+        x = x - betas[t] / v[t].sqrt() * predict(x, t)
+    return x
+
+
+def ddpm_scheduler(stages: int) -> DDPMScheduler:
+    """Return the scheduler of `stages` steps with the cosine schedule (Nichol & Dhariwal 2021, eq. 17)."""
+    return DDPMScheduler(num_train_timesteps=stages, beta_schedule="squaredcos_cap_v2")
+
+
+def network(data: Tensor, seed: int) -> nn.Module:
+    """Return a small U-Net for images like `data`, (N, C, H, W), with weights that are a function of the seed."""
+    channels, height, width = data.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "init"))
+        return UNet(
+            sample_size=(height, width),
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+        )
+
+
+def fit(net: nn.Module, data: Tensor, loss: Callable[[Tensor, Noise], Tensor], steps: int, seed: int) -> None:
+    """Train `net` in place: Adam on the mean of `loss(x, noise)`, (B,), its rate falling to 0 along half a cosine."""
+    optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        _, indices = stretch(seed, len(data), step * BATCH_SIZE, BATCH_SIZE)
+        noise = Noise((seed, step, "figure", 0), BATCH_SIZE, slice(None))
+        mean = loss(data[torch.from_numpy(indices)], noise).mean()
+        optimizer.zero_grad()
+        mean.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def pure_noise(data: Tensor, number: int, seed: int) -> Tensor:
+    """Return `number` draws from N(0, I) of the shape of the images in `data`, a function of the seed."""
+    return torch.randn(number, *data.shape[1:], generator=torch.Generator().manual_seed(derive_seed(seed, "sample")))
+
+
+def spread(samples: Tensor) -> float:
+    """Return the standard deviation between samples (N, ...): the root of the variance, averaged over dimensions."""
+    return float(samples.flatten(1).var(0).mean().sqrt())
+
+
+ATTEMPTS: dict[str, Callable[[Tensor, int, int], Sampler]] = {
+    "one shot": train_one_shot,
+    "multi-stage, unscaled": train_multi_stage,
+    "DDPM": train_ddpm,
+}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Samples (N, C, H, W) in [-1, 1] and what they are worth beside real images; the `spread` of both."""
+
+    name: str
+    samples: Tensor
+    frechet_ratio: float
+    spread: float
+    spread_of_data: float
+
+    def numbers(self) -> list[str]:
+        """Return the lines that stand beside the samples, in letters that Pillow's own font has."""
+        return [f"Frechet ratio {self.frechet_ratio:.2f}", f"spread {self.spread:.2f} (data {self.spread_of_data:.2f})"]
+
+
+def compare_attempts(data: Tensor, steps: int, seed: int, report: Callable[[str], None]) -> list[Attempt]:
+    """Return the attempts, each trained for `steps` on images (N, C, H, W) and judged by N samples, clipped to [-1, 1].
+
+    The Fréchet ratio is that of pixels: 1 is what halves of the data score. Each attempt's numbers are reported.
+    """
+    attempts = []
+    for name, train in ATTEMPTS.items():
+        samples = train(data, steps, seed)(len(data), seed).clamp(-1, 1)
+        ratio = frechet_ratio(data.flatten(1), samples.flatten(1))
+        attempts.append(Attempt(name, samples, ratio, spread(samples), spread(data)))
+        report(f"{name}: {', '.join(attempts[-1].numbers())}")
+    return attempts
+
+
+def first_attempts(
+    dataset: str = "digits", steps: int = 1000, seed: int = 0, report: Callable[[str], None] = print
+) -> Image.Image:
+    """Return a sheet of real images and of samples of three ways to make images from noise with a denoiser.
+
+    Denoising in one shot, in stages without the right scaling, and DDPM: the same network, data and `steps` of
+    training. `dataset`: small images with even sides, of which the first 2,000 are used. What `compare_attempts`
+    measures stands beside the samples and goes to `report`, a line each. Raises ConfigError for points and for fewer
+    than 1 step.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, got {steps}")
+    images = load_dataset(dataset)
+    if len(images.shape) != 3:
+        raise ConfigError(f"{dataset}: this figure is of images, and these are points; choose digits, for example")
+    data = images.tensor(MOST_IMAGES)
+    attempts = compare_attempts(data, steps, seed, report)
+    rows = [(["real images", f"spread {spread(data):.2f}"], data)]
+    rows += [([attempt.name, *attempt.numbers()], attempt.samples) for attempt in attempts]
+    return labelled_rows([(lines, to_pil(samples[: ROWS * COLUMNS])) for lines, samples in rows])
+
+
+def labelled_rows(rows: list[tuple[list[str], list[Image.Image]]], size: int = 14, margin: int = 8) -> Image.Image:
+    """Return one RGB sheet: each row has its lines of text on the left and its pictures, all of one size, beside."""
+    font = ImageFont.load_default(size)
+    width = math.ceil(max(font.getlength(line) for lines, _ in rows for line in lines)) + 2 * margin
+    grids = [grid(pictures, COLUMNS) for _, pictures in rows]
+    height = max(max(g.height for g in grids), (size + 4) * max(len(lines) for lines, _ in rows)) + margin
+    sheet = Image.new("RGB", (width + max(g.width for g in grids) + margin, height * len(rows) + margin), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, ((lines, _), picture) in enumerate(zip(rows, grids, strict=True)):
+        top = margin + row * height
+        draw.multiline_text((margin, top), "\n".join(lines), fill="black", font=font)
+        sheet.paste(picture, (width, top))
+    return sheet
+
+
+FIGURES: dict[str, Callable[..., Image.Image]] = {"first_attempts": first_attempts}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `python -m hfgen.figures NAME -o FILE` with `arguments` (sys.argv by default)."""
+    parser = argparse.ArgumentParser(
+        "python -m hfgen.figures", description="Make a figure.", argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("figure", choices=FIGURES, help="which one")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the picture, such as a.png")
+    parser.add_argument("--dataset", help="digits, or another dataset of hfgen train")
+    parser.add_argument("--steps", type=int, help="training steps of each model")
+    parser.add_argument("--seed", type=int, help="of weights, batches and noise")
+    options = vars(parser.parse_args(arguments))
+    figure, output = FIGURES[options.pop("figure")], options.pop("output")
+
+    def command() -> int:
+        if output.suffix not in GRID_SUFFIXES:
+            raise ConfigError(f"-o {output}: must end in one of {', '.join(GRID_SUFFIXES)}")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure(**options).save(output)
+        return 0
+
+    return exit_code_of(command)
+
+
+if __name__ == "__main__":
+    from hfgen import figures
+
+    raise SystemExit(figures.main())
