@@ -4,8 +4,9 @@
 
 Ten latents, 16 x 16 pixels in colour, a Gaussian likelihood of fixed sigma, so that beta alone sets the price of the KL
 (a learned sigma would take it back). The gap (Chen et al. 2018) is taken between means of q(z|x) and the factors of
-5,000 images, the place as row and column, seven in all; a code drawn at random scores the floor. The figure has, for each beta of the first seed, one row for each
-of the three latents of largest KL, that latent going from -2 to 2 and the others those of one image.
+5,000 images, the place as row and column, seven in all; a code drawn at random scores the floor. The figure has a block
+for each beta of the first seed, with a row for each of the three latents of largest KL: that latent goes from -2 to 2,
+the others stay those of one image.
 """
 
 import argparse
