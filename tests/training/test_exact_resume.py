@@ -92,6 +92,29 @@ def test_two_processes_give_the_losses_of_one_and_there_were_two(tmp_path: Path,
         torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [
+        ("vae", "--importance-samples 3 --latent-dim 6 3"),
+        ("autoencoder", "--split train[:80%] --eval-split train[80%:]"),
+    ],
+)
+def test_two_processes_train_and_evaluate_autoencoders_as_one_does(
+    tmp_path: Path, train: Train, recipe: str, arguments: str
+) -> None:
+    words = ["--max-steps", "12", "--save-every", "0", *arguments.split()]
+    train(tmp_path / "one", *words, recipe=recipe)
+    done = train(tmp_path / "two", *words, recipe=recipe, processes=2)
+    assert "2 process(es)" in done.stdout and "Warning" not in done.stderr, done.stderr
+    for a, b in zip(runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two"), strict=True):
+        for name in a:
+            assert a[name] == pytest.approx(b[name], abs=1e-3, rel=1e-4), (name, a, b)
+    first, second = runs.tensors(tmp_path / "one"), runs.tensors(tmp_path / "two")
+    for key in first:
+        if key.startswith("nets"):
+            torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=0)
+
+
 def test_two_processes_killed_and_resumed_give_the_bits_of_two_uninterrupted(
     tmp_path: Path, start: Popen, train: Train
 ) -> None:

@@ -208,20 +208,6 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
     runs.assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_two_processes_equal_one(tmp_path: Path, train: Train) -> None:
-    arguments = ("--max-steps", "12", "--save-every", "0", "--importance-samples", "3", "--latent-dim", "6", "3")
-    train(tmp_path / "one", *arguments, recipe="vae")
-    done = train(tmp_path / "two", *arguments, recipe="vae", processes=2)
-    assert "2 process(es)" in done.stdout and "Warning" not in done.stderr, done.stderr
-    for a, b in zip(runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two"), strict=True):
-        for name in a:
-            assert a[name] == pytest.approx(b[name], abs=1e-3, rel=1e-4), (name, a, b)
-    first, second = runs.tensors(tmp_path / "one"), runs.tensors(tmp_path / "two")
-    for key in first:
-        if key.startswith("nets"):
-            torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
