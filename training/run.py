@@ -30,22 +30,34 @@ from hfgen.training.start import starting_from
 Recommend = Callable[[Any, Dataset], Any]
 """Returns a recipe's settings with what it recommends for a dataset in the place of every None."""
 
+Open = Callable[[Any], Dataset]
+"""Returns the data that a recipe's settings name."""
+
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
 
 
-def main(settings_class: type[AnySettings], build: Build, arguments: list[str] | None, recommend: Recommend) -> int:
-    """Return the exit code of a recipe's command line: 0, 75 if interrupted and saved, else the error's."""
-    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend))
+def main(
+    settings_class: type[AnySettings],
+    build: Build,
+    arguments: list[str] | None,
+    recommend: Recommend,
+    open_data: Open | None = None,
+) -> int:
+    """Return the exit code of a recipe's command line: 0, 75 if interrupted and saved, else the error's.
+
+    `open_data`: for a recipe that takes other data than the one dataset of `open_dataset`.
+    """
+    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend, open_data or open_dataset))
 
 
-def train(settings: Settings, build: Build, recommend: Recommend) -> int:
+def train(settings: Settings, build: Build, recommend: Recommend, open_data: Open) -> int:
     """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
     started = time.monotonic()
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
     stored = look_into_folder(settings)
-    dataset = open_dataset(settings)
+    dataset = open_data(settings)
     timed = settings.max_steps is None and settings.budget is not None
     settings = recommend(settings, dataset)
     if settings.start_from is not None and stored is None:
@@ -237,7 +249,7 @@ class Run:
         check_same(self.settings, then["settings"], self.folder)
         if then["dataset"] != engine.dataset.fingerprint:
             raise CheckpointError(
-                f"{self.folder}: the dataset {self.settings.dataset!r} is not the one this run was trained on "
+                f"{self.folder}: the dataset {engine.dataset.name!r} is not the one this run was trained on "
                 f"(fingerprint {engine.dataset.fingerprint[:12]}, was {then['dataset'][:12]}). Use it, or a new folder."
             )
         if then["step"] > self.max_steps:
@@ -262,7 +274,8 @@ class Run:
     def introduction(self) -> str:
         """Return what is about to happen, in a few lines."""
         engine, settings = self.engine, self.settings
-        sizes = ", ".join(f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in engine.nets.items())
+        counts = {name: sum(p.numel() for p in net.parameters()) for name, net in engine.nets.items()}
+        sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         lines = [
             engine.dataset.describe(),
             f"parameters: {sizes}; {self.max_steps:,} steps of {settings.global_batch}"

@@ -48,7 +48,12 @@ def accelerator_for(settings: Settings) -> Accelerator:
 
 
 def wrap(accelerator: Accelerator, net: nn.Module) -> nn.Module:
-    """Return the network as this run's processes train it together; each keeps its own batch statistics."""
+    """Return the network as this run's processes train it together; each keeps its own batch statistics.
+
+    One without trainable parameters, which only holds tensors, stays as it is.
+    """
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        return net
     wrapped: nn.Module = accelerator.prepare_model(net)
     if isinstance(wrapped, DistributedDataParallel):
         wrapped.forward_sync_buffers = False

@@ -1,0 +1,142 @@
+"""Two datasets read in step: images of a domain A and of a domain B, for translation between them."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hfgen.data.dataset import Batch, Dataset, fingerprint_of
+from hfgen.data.order import Ints, derive_seed, stretch, uniforms
+from hfgen.data.shapes import Shapes
+from hfgen.errors import ConfigError, DataError
+
+SAME_IN_PAIRS = (0, 3, 4, 5)
+"""The factors that both images of a pair of drawn shapes share: size, shape, place, background."""
+
+
+class Unpaired(Dataset):
+    """Images of two datasets: a batch has `a` (b, C, H, W) and `b` (b, C', H, W), float32 in [-1, 1].
+
+    Unpaired, each is in a seeded order of its own, and an epoch of one ends when it ends; `paired`, image i of A comes
+    with image i of B, and both are flipped and cropped alike. `crop`, an int or (height, width), takes a random box of
+    each image as a function of (seed, epoch, index) (of a stream, which has no index: of (seed, position)).
+
+    `a` and `b` are the datasets, `shape_a` and `shape_b` the shapes of what a batch holds of them; `shape` is A's.
+    Raises ConfigError for points, a crop that does not fit and pairs from streams; DataError for sizes or, of pairs,
+    numbers of images that differ.
+    """
+
+    def __init__(self, a: Dataset, b: Dataset, *, paired: bool = False, crop: int | tuple[int, int] | None = None):
+        self.a, self.b, self.paired = a, b, paired
+        self.crop = (crop, crop) if isinstance(crop, int) else None if crop is None else (crop[0], crop[1])
+        for dataset in (a, b):
+            _check_images(dataset, self.crop)
+        if self.crop is None and a.shape[1:] != b.shape[1:]:
+            raise DataError(
+                f"images of both domains must have one size: {a.name} has {_sides(a.shape[1:])}, {b.name} "
+                f"{_sides(b.shape[1:])} (height x width); set a resolution, or a crop"
+            )
+        if paired:
+            _check_pairs(a, b)
+        self.shape_a, self.shape_b = (d.shape if self.crop is None else (d.shape[0], *self.crop) for d in (a, b))
+        self.name, self.shape = f"{a.name} and {b.name}", self.shape_a
+        self.fingerprint = fingerprint_of("unpaired", a.fingerprint, b.fingerprint, paired, self.crop)
+
+    def __len__(self) -> int:
+        """Return the number of images of the smaller dataset; TypeError where one is a stream."""
+        return min(len(self.a), len(self.b))
+
+    def describe(self) -> str:
+        """Return one line for each domain, and what is made of them."""
+        cropped = f", random crops of {_sides(self.crop)}" if self.crop else ""
+        kind = "pairs" if self.paired else "unpaired"
+        return f"A: {self.a.describe()}\nB: {self.b.describe()}\n{kind}{cropped}"
+
+    def tensor(self, n: int | None = None) -> Tensor:
+        """Return the first `n` images of A (default: all), the middle of each if there is a crop: (n, C, H, W)."""
+        return self.middle(self.a.tensor(n))
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Return the centred box of images (B, C, H, W), of the crop's size; x where there is no crop."""
+        if self.crop is None:
+            return x
+        top, left = ((side - cropped) // 2 for side, cropped in zip(x.shape[2:], self.crop, strict=True))
+        return x[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+
+    def seeds(self, seed: int) -> tuple[int, int]:
+        """Return the seeds of A's and B's order and augmentation: one for both where they are pairs."""
+        first = derive_seed(seed, "a")
+        return first, first if self.paired else derive_seed(seed, "b")
+
+    def _batches(self, seed: int, batch_size: int, first: int, rows: slice, device: torch.device) -> Iterator[Batch]:
+        options: dict[str, Any] = {"batch_size": batch_size, "first": first, "rows": rows, "device": device}
+        seeds = self.seeds(seed)
+        both = [d.batches(seed=one, **options) for d, one in zip((self.a, self.b), seeds, strict=True)]
+        for k, batch_a, batch_b in zip(count(first), *both, strict=False):
+            a, b = (
+                self._cropped(batch["x"], one, *_spots(dataset, one, k * batch_size, batch_size), rows)
+                for dataset, one, batch in zip((self.a, self.b), seeds, (batch_a, batch_b), strict=True)
+            )
+            yield {"a": a, "b": b}
+
+    def _cropped(self, x: Tensor, seed: int, epochs: Ints, indices: Ints, rows: slice) -> Tensor:
+        """Return a box of each image (b, C, H, W), its place uniform among all and a function of (seed, epoch, index).
+
+        The place is drawn as a share of the room there is, so that images of pairs are cropped alike.
+        """
+        if self.crop is None:
+            return x
+        corners = []
+        for name, side, cropped in zip(("crop/top", "crop/left"), x.shape[2:], self.crop, strict=True):
+            share = uniforms(seed, epochs[rows], indices[rows], name)
+            corners.append((share * (side - cropped + 1)).astype(np.int64))
+        height, width = self.crop
+        boxes = zip(x, *corners, strict=True)
+        return torch.stack([image[:, top : top + height, left : left + width] for image, top, left in boxes])
+
+
+def _spots(dataset: Dataset, seed: int, start: int, number: int) -> tuple[Ints, Ints]:
+    """Return epochs and indices of positions of the endless order; of a stream, 0 and the positions themselves."""
+    n = _length(dataset)
+    if n is None:
+        return np.zeros(number, np.int64), np.arange(start, start + number)
+    return stretch(seed, n, start, number)
+
+
+def _length(dataset: Dataset) -> int | None:
+    """Return the number of images; None of a stream."""
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def _check_images(dataset: Dataset, crop: tuple[int, int] | None) -> None:
+    if len(dataset.shape) != 3:
+        raise ConfigError(f"{dataset.name} is a set of points; translation is between images")
+    sides = dataset.shape[1:]
+    if crop is not None and not all(0 < cropped <= side for cropped, side in zip(crop, sides, strict=True)):
+        raise ConfigError(f"{dataset.name}: a crop of {_sides(crop)} does not fit into images of {_sides(sides)}")
+
+
+def _check_pairs(a: Dataset, b: Dataset) -> None:
+    """Raise unless the images number i of both datasets can be pairs."""
+    if _length(a) is None or _length(b) is None:
+        raise ConfigError(f"{a.name} and {b.name}: pairs cannot be read as streams")
+    if len(a) != len(b):
+        raise DataError(f"pairs need as many images in A as in B: {a.name} has {len(a):,}, {b.name} has {len(b):,}")
+    if a.shape[1:] != b.shape[1:]:
+        raise DataError(f"pairs must have one size: {a.name} has {_sides(a.shape[1:])}, {b.name} "
+                        f"{_sides(b.shape[1:])} (height x width); set a resolution")  # fmt: skip
+    if isinstance(a, Shapes) and isinstance(b, Shapes):
+        differing = (a.factors() != b.factors())[:, SAME_IN_PAIRS].any(1)
+        if differing.any():
+            raise DataError(f"{a.name} and {b.name} are no pairs: image {int(differing.int().argmax())} shows another "
+                            "scene in each; the items of the split test are pairs")  # fmt: skip
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    return "x".join(map(str, sides))

@@ -1,0 +1,184 @@
+"""Networks that turn images into other images: the generators and the discriminator of CycleGAN and pix2pix."""
+
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from hfgen.config import ConfigMixin
+from hfgen.errors import ConfigError
+from hfgen.models.translator_parts import (
+    GeneratorNorm,
+    PatchNorm,
+    check_config,
+    check_images,
+    dropped,
+    has_bias,
+    layers,
+)
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x), f two 3x3 convolutions with reflected borders, each normalised, ReLU between them."""
+
+    def __init__(self, channels: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        bias = has_bias(norm)
+        self.body = nn.Sequential(
+            nn.ReflectionPad2d(1), *layers(nn.Conv2d(channels, channels, 3, bias=bias), norm, nn.ReLU()),
+            *dropped(dropout),
+            nn.ReflectionPad2d(1), *layers(nn.Conv2d(channels, channels, 3, bias=bias), norm, None),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + f(x), shaped like x."""
+        return x + self.body(x)
+
+
+class ResNetTranslator(ModelMixin, ConfigMixin):
+    """Images (B, C', H, W) in [-1, 1] from images (B, C, H, W) (Johnson et al. 2016; Zhu et al. 2017, section 7.2).
+
+    In the paper's letters c7s1-64, d128, d256, R256 x `blocks`, u128, u64, c7s1-C': a 7x7 convolution, `downsamplings`
+    of stride 2 that double the channels, residual blocks, as many fractionally-strided convolutions, a 7x7 convolution,
+    tanh. `norm`: "instance", "layer" (over channels and pixels) or "none". Works at every size that 2^downsamplings
+    divides. Raises ConfigError, naming the field, for impossible values.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        width: int = 64,
+        blocks: int = 9,
+        downsamplings: int = 2,
+        norm: GeneratorNorm = "instance",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_config(self.config, ("instance", "layer", "none"))
+        bias, c = has_bias(norm), width
+        body = [nn.ReflectionPad2d(3), *layers(nn.Conv2d(in_channels, c, 7, bias=bias), norm, nn.ReLU())]
+        for _ in range(downsamplings):
+            body += layers(nn.Conv2d(c, 2 * c, 3, 2, 1, bias=bias), norm, nn.ReLU())      # (B, 2c, h / 2, w / 2)
+            c *= 2
+        body += [ResidualBlock(c, norm, dropout) for _ in range(blocks)]
+        for _ in range(downsamplings):
+            up = nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias)
+            body += layers(up, norm, nn.ReLU())                                           # (B, c / 2, 2h, 2w)
+            c //= 2
+        self.body = nn.Sequential(*body, nn.ReflectionPad2d(3), *layers(nn.Conv2d(c, out_channels, 7), "none", None))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
+        factor = 2 ** self.config["downsamplings"]
+        check_images(x, self.config["in_channels"], factor, max(4, 2 * factor))
+        return torch.tanh(self.body(x))
+
+
+class UNetTranslator(ModelMixin, ConfigMixin):
+    """Images (B, C', H, W) in [-1, 1] from images (B, C, H, W): an encoder and a decoder with skips between them.
+
+    The U-Net of pix2pix (Isola et al. 2017, sections 3.2.1 and 6.1.1): `depth` convolutions that halve the sides, with
+    `width` channels doubled up to 8 `width`, and as many back, each of which sees the encoder's map of its size too.
+    `dropout` is that of the first three layers of the decoder; the paper keeps it when sampling, as noise; here it is
+    for training only. Works at every size that 2^depth divides. Raises ConfigError, naming the field.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        width: int = 64,
+        depth: int = 8,
+        norm: GeneratorNorm = "instance",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_config(self.config, ("instance", "layer", "none"))
+        bias, widths = has_bias(norm), [width * min(2**i, 8) for i in range(depth)]
+        self.down = nn.ModuleList([nn.Sequential(*layers(nn.Conv2d(in_channels, width, 4, 2, 1), "none", None))])
+        for i in range(1, depth):
+            last = i == depth - 1                                      # one pixel has no deviation to divide by
+            conv = nn.Conv2d(widths[i - 1], widths[i], 4, 2, 1, bias=bias or last)
+            self.down.append(nn.Sequential(nn.LeakyReLU(0.2), *layers(conv, norm, None, normalise=not last)))
+        self.up = nn.ModuleList()
+        for number, i in enumerate(reversed(range(1, depth))):
+            seen = widths[i] * (1 if number == 0 else 2)
+            conv_up = nn.ConvTranspose2d(seen, widths[i - 1], 4, 2, 1, bias=bias)
+            regular = dropped(dropout if number < 3 else 0.0)
+            self.up.append(nn.Sequential(nn.ReLU(), *layers(conv_up, norm, None), *regular))
+        out = nn.ConvTranspose2d(width * (1 if depth == 1 else 2), out_channels, 4, 2, 1)
+        self.up.append(nn.Sequential(nn.ReLU(), *layers(out, "none", None)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
+        factor = 2 ** self.config["depth"]
+        check_images(x, self.config["in_channels"], factor, factor)
+        skips, h = [], x
+        for stage in self.down:
+            h = stage(h)                                                                  # (B, c, h / 2, w / 2)
+            skips.append(h)
+        h = self.up[0](skips.pop())
+        for stage in self.up[1:]:
+            h = stage(torch.cat([h, skips.pop()], 1))                                     # (B, c / 2, 2h, 2w)
+        return torch.tanh(h)
+
+
+class PatchDiscriminator(ModelMixin, ConfigMixin):
+    """Logits (B, 1, h, w) that patches of images (B, C, H, W) are real: PatchGAN (Isola et al. 2017, section 3.2.2).
+
+    `layers` 4x4 convolutions of stride 2, one of stride 1 and one to the logit; channels are doubled from `width` up to
+    8 `width`. 3 layers judge patches of 70x70 (C64-C128-C256-C512), 2 of 34x34, 1 of 16x16. `norm`: "instance",
+    "layer", "spectral" (of the weights, Miyato et al. 2018) or "none"; the first layer has none, nor has the last.
+    With `condition_channels`, the image that was translated is seen beside its translation.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int = 3,
+        condition_channels: int = 0,
+        width: int = 64,
+        layers: int = 3,
+        norm: PatchNorm = "instance",
+    ) -> None:
+        super().__init__()
+        check_config(self.config, ("instance", "layer", "spectral", "none"))
+        self.body = patch_layers(channels + condition_channels, width, layers, norm)
+
+    @property
+    def receptive_field(self) -> int:
+        """Return the side of the patch, in pixels, that one logit judges."""
+        side = 1
+        for conv in reversed([m for m in self.body if isinstance(m, nn.Conv2d)]):
+            side = (side - 1) * conv.stride[0] + conv.kernel_size[0]
+        return side
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return logits (B, 1, h, w); `condition` (B, C', H, W) exactly if the network is conditional.
+
+        Raises ConfigError for other channels, and for images that are too small for a patch.
+        """
+        wanted, least = self.config["condition_channels"], 3 * 2 ** self.config["layers"]
+        check_images(x, self.config["channels"], 1, least)
+        if (condition is None) != (wanted == 0):
+            raise ConfigError(f"condition must be {'given' if wanted else 'None'} (condition_channels={wanted})")
+        if condition is not None:
+            check_images(condition, wanted, 1, least)
+            x = torch.cat([condition, x], 1)                                              # (B, C' + C, H, W)
+        return self.body(x)
+
+
+def patch_layers(channels: int, width: int, number: int, norm: str) -> nn.Sequential:
+    """Return the convolutions of a PatchGAN with `number` layers of stride 2."""
+    widths = [width * min(2**i, 8) for i in range(number + 1)]
+    body: list[Any] = layers(nn.Conv2d(channels, width, 4, 2, 1), norm, nn.LeakyReLU(0.2), normalise=False)
+    for i in range(1, number + 1):
+        stride = 2 if i < number else 1
+        conv = nn.Conv2d(widths[i - 1], widths[i], 4, stride, 1, bias=has_bias(norm))
+        body += layers(conv, norm, nn.LeakyReLU(0.2))
+    return nn.Sequential(*body, *layers(nn.Conv2d(widths[-1], 1, 4, 1, 1), norm, None, normalise=False))

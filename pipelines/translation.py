@@ -1,0 +1,103 @@
+"""Images of one domain translated into another, and back."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from PIL import Image
+
+from hfgen.errors import ConfigError
+from hfgen.images import as_output, check_output_type
+from hfgen.models.translator import ResNetTranslator, UNetTranslator
+from hfgen.pipelines.base import Pipeline, check_int
+from hfgen.pipelines.inputs import checked, prepared
+
+DIRECTIONS = ("a2b", "b2a")
+
+Output = ImagePipelineOutput | tuple[Any]
+
+
+class TranslationPipeline(Pipeline):
+    """Images of domain A as images of domain B ("a2b"), or of B as A ("b2a"); one folder holds both directions.
+
+    Everywhere `images` are a PIL image or a list of them, all of one size, a float tensor (B, C, H, W) or array
+    (B, H, W, C) in [0, 1]; they keep their order and size. What comes back are PIL images, an array (B, H, W, C) or a
+    tensor (B, C, H, W) in [0, 1], by `output_type` "pil", "np" or "pt". `batch_size` images go through a network at a
+    time, which changes nothing else. Errors: ConfigError, for sizes that the network cannot halve with the nearest that
+    it can, or ConfigTypeError (a TypeError too) for what holds no images.
+    """
+
+    model_cpu_offload_seq = "generator_a2b->generator_b2a"
+
+    def __init__(
+        self, generator_a2b: ResNetTranslator | UNetTranslator, generator_b2a: ResNetTranslator | UNetTranslator
+    ) -> None:
+        super().__init__()
+        self.register_modules(generator_a2b=generator_a2b, generator_b2a=generator_b2a)
+
+    def __call__(
+        self,
+        images: Any,
+        direction: str = "a2b",
+        batch_size: int = 16,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Output:
+        """Return the translations, `.images`."""
+        return self._translated(images, [direction], batch_size, output_type, return_dict)
+
+    def cycle(
+        self,
+        images: Any,
+        direction: str = "a2b",
+        batch_size: int = 16,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Output:
+        """Return the images translated in `direction` and back again, `.images`; at best what was given."""
+        return self._translated(images, [direction, opposite(direction)], batch_size, output_type, return_dict)
+
+    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
+        """Raise ConfigError: a translator makes no images from nothing."""
+        raise ConfigError("a translator makes images from images: call it with some")
+
+    def prepare(self, images: Any, direction: str) -> torch.Tensor:
+        """Return images as the network takes them: float32 (B, C, H, W) in [-1, 1], on its device."""
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        given = checked(images)
+        height, width = given.shape[2:] if isinstance(given, torch.Tensor) else one_size(given)
+        channels = self.components[f"generator_{direction}"].config.in_channels
+        return prepared(given, channels, height, width, self._execution_device)
+
+    @torch.no_grad()
+    def _translated(
+        self, images: Any, directions: list[str], batch_size: int, output_type: str, return_dict: bool
+    ) -> Output:
+        """Return the images after one network after the other."""
+        check_output_type(output_type)
+        opposite(directions[0])
+        check_int("batch_size", batch_size, 1)
+        x = self.prepare(images, directions[0])
+        for direction in directions:
+            net = self.components[f"generator_{direction}"]
+            x = torch.cat([net(part).float() for part in x.to(net.dtype).split(batch_size)])
+        return self._output(as_output(x, output_type), return_dict)
+
+
+def opposite(direction: str) -> str:
+    """Return the other direction. Raises ConfigError for what is none."""
+    if direction not in DIRECTIONS:
+        raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    return DIRECTIONS[1 - DIRECTIONS.index(direction)]
+
+
+def one_size(images: list[Image.Image]) -> tuple[int, int]:
+    """Return the (height, width) of all images. Raises ConfigError naming the first that differs."""
+    for i, image in enumerate(images):
+        if image.size != images[0].size:
+            sizes = f"image 0 is {images[0].height}x{images[0].width}, image {i} is {image.height}x{image.width}"
+            raise ConfigError(f"images must have one size in a call: {sizes} (height x width); call once for each size")
+    return images[0].height, images[0].width

@@ -1,0 +1,285 @@
+"""Image translation: CycleGAN (Zhu et al. 2017) without pairs, pix2pix (Isola et al. 2017) with them.
+
+    hfgen train translation --dataset-a horses --dataset-b zebras --resolution 286 --crop 256 --output-dir runs/zebras
+    hfgen train translation --dataset-a edges --dataset-b photos --paired --output-dir runs/photos
+
+Two generators, one for each direction, play against two discriminators, one for each domain.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from hfgen import images
+from hfgen.data import load_dataset
+from hfgen.data.source import NO_LABELS
+from hfgen.data.unpaired import Unpaired
+from hfgen.errors import ConfigError
+from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty
+from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
+from hfgen.models.translator_parts import GeneratorNorm, PatchNorm
+from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.translation import DIRECTIONS, TranslationPipeline
+from hfgen.training import run
+from hfgen.training.history import History
+from hfgen.training.noise import Noise
+from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.settings import Settings
+from hfgen.training.translation_defaults import recommended
+
+Nets = Mapping[str, nn.Module]
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+GENERATORS = tuple(f"generator_{direction}" for direction in DIRECTIONS)
+SHOWN = 8
+"""Images of each domain on the grid."""
+
+
+@dataclass(kw_only=True)
+class TranslationSettings(Settings):
+    """Train translators between two domains of images, without pairs (CycleGAN) or with them (pix2pix)."""
+
+    dataset: str = ""
+    """Not for translation, which has --dataset-a and --dataset-b."""
+    dataset_a: str = "shapes:a"
+    """Images of domain A: a folder, parquet files, a Hub id, or shapes:a (filled red shapes)."""
+    dataset_b: str = "shapes:b"
+    """Images of domain B, such as shapes:b (outlined blue shapes)."""
+    split_b: str | None = None
+    """Split of B, by default that of A, --split."""
+    paired: bool = False
+    """Image i of B is the true translation of image i of A (pix2pix)."""
+    crop: int | tuple[int, int] | None = None
+    """Side, or height and width, of random crops of the images, which --resolution makes larger before."""
+
+    loss: Literal[
+        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
+    ] | None = None  # fmt: skip
+    """What is played for, patch by patch; by default least_squares, and non_saturating with pairs."""
+    adversarial_weight: float | None = None
+    """Weight of the generators' part in the game; by default 2 for least_squares, whose square has a factor 1/2."""
+    cycle_weight: float | None = None
+    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B."""
+    identity_weight: float | None = None
+    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight."""
+    paired_weight: float | None = None
+    """Weight of |G_ab(a) - b|_1 where there are pairs."""
+    history: int | None = None
+    """Generated images of earlier steps that each discriminator is shown in turn; 0 for none."""
+    gradient_penalty: float | None = None
+    """Weight of the Wasserstein gradient penalty between real and generated images."""
+    clip: float | None = None
+    """Bound of the discriminators' weights, for --loss wasserstein."""
+
+    generator: Literal["resnet", "unet"] | None = None
+    """Network of the generators."""
+    width: int | None = None
+    """Channels of the generators next to the image."""
+    blocks: int | None = None
+    """Residual blocks, for resnet."""
+    downsamplings: int | None = None
+    """How often resnet halves the sides."""
+    depth: int | None = None
+    """How often unet halves the sides."""
+    norm: GeneratorNorm = "instance"
+    """Normalisation in the generators."""
+    dropout: float = 0.0
+    """Dropout in the generators; with it, results depend on how a batch is divided."""
+    discriminator_width: int | None = None
+    """Channels of the discriminators next to the image."""
+    discriminator_layers: int | None = None
+    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16."""
+    discriminator_norm: PatchNorm | None = None
+    """Normalisation in the discriminators."""
+
+    discriminator_learning_rate: float | None = None
+    """Peak learning rate of the discriminators; --learning-rate is the generators'."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates."""
+    lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "second_half"  # type: ignore[assignment]
+    """How the learning rate goes from its peak to zero at the last step; second_half: along a line from the middle."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
+    max_grad_norm: float = 1e6
+    """Gradients with a larger norm are scaled down to it."""
+
+
+def open_datasets(settings: TranslationSettings) -> Unpaired:
+    """Return the data of both domains, read in step. Raises ConfigError for settings that belong to one dataset."""
+    s = settings
+    if s.dataset:
+        raise ConfigError(f"--dataset {s.dataset}: there are two here, --dataset-a and --dataset-b")
+    if s.paired and s.skip_bad_images:
+        raise ConfigError("--skip-bad-images would pair images that do not belong together; repair the files")
+    names = ("image_column", "resolution", "channels", "background", "skip_bad_images", "flip", "streaming")
+    choices = {name: getattr(s, name) for name in (*names, "num_workers")} | {"label_column": NO_LABELS}
+    a = load_dataset(s.dataset_a, split=s.split, **choices)
+    b = load_dataset(s.dataset_b, split=s.split_b or s.split, **choices)
+    return Unpaired(a, b, paired=s.paired, crop=s.crop)
+
+
+def build(settings: TranslationSettings, dataset: Unpaired) -> Recipe:
+    """Return four networks, the three phases of a step and the pipeline of both directions."""
+    s = recommended(settings, dataset)
+    check(s, dataset)
+    nets = networks(s, dataset)
+    game, pools = Game(s), {}
+    if s.history:
+        shapes = {"a": dataset.shape_a, "b": dataset.shape_b}
+        pools = {f"history_{domain}": History(s.history, shape) for domain, shape in shapes.items()}
+    forward = chain.from_iterable(nets[name].parameters() for name in GENERATORS)
+    phases = [Phase("generators", adam(s, forward, s.learning_rate), GENERATORS, game.generator_loss)]
+    for domain in ("a", "b"):
+        name = f"discriminator_{domain}"
+        optimizer = adam(s, nets[name].parameters(), s.discriminator_learning_rate)
+        after = partial(clip_weights, nets[name], s.clip) if s.clip else None
+        phases.append(Phase(name, optimizer, (name,), partial(game.discriminator_loss, domain), after=after))
+    return Recipe(
+        nets=nets | pools,
+        phases=phases,
+        pipeline=lambda nets: TranslationPipeline(**{name: cast(Any, nets[name]) for name in GENERATORS}),
+        preview=partial(preview, dataset=dataset),
+        averaged=GENERATORS,
+        usage="hfgen.TranslationPipeline.from_pretrained('{run}')(images, direction='a2b').images",
+    )
+
+
+class Game:
+    """The losses of the three phases of a step."""
+
+    def __init__(self, settings: TranslationSettings):
+        self.settings, self.objective = settings, OBJECTIVES[settings.loss or ""]
+
+    def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
+        """(1) G_ab and G_ba: be taken for real, and undo each other (Zhu et al. 2017, eq. 3)."""
+        parts: dict[str, Tensor] = {}
+        for x, y in ("ab", "ba"):
+            for name, value in self.direction_loss(nets, batch, memo, x, y).items():
+                parts[name] = parts[name] + value if name in parts else value
+        total = sum(weight * parts[name] for name, weight in self.weights().items() if weight)
+        scalars = {f"loss_{name}": value.detach() for name, value in parts.items()}
+        return cast(Tensor, total), scalars | {"loss_generators": cast(Tensor, total).detach()}
+
+    def direction_loss(self, nets: Nets, batch: Batch, memo: dict[str, Tensor], x: str, y: str) -> dict[str, Tensor]:
+        """Return the parts of the loss of the translation from domain x to y; hand the translations on."""
+        there, back = nets[f"generator_{x}2{y}"], nets[f"generator_{y}2{x}"]
+        made = there(batch[x]).float()
+        memo[f"fake_{y}"] = made.detach()
+        fake = self.judge(nets, batch, y, made)
+        real = self.judge(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
+        parts, weights = {"adversarial": self.objective.g(fake, real)}, self.weights()
+        if weights["cycle"]:
+            parts["cycle"] = F.l1_loss(back(made).float(), batch[x])
+        if weights["identity"]:
+            parts["identity"] = F.l1_loss(there(batch[y]).float(), batch[y])
+        if weights["paired"]:
+            parts["paired"] = F.l1_loss(made, batch[y])
+        return parts
+
+    def discriminator_loss(
+        self, domain: str, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]
+    ) -> Losses:
+        """(2) D_A, (3) D_B: tell real images of a domain from translated ones, of this step or of earlier ones."""
+        x, made = batch[domain], memo[f"fake_{domain}"]
+        if self.settings.history:
+            made = nets[f"history_{domain}"](made, noise)
+        real, fake = self.judge(nets, batch, domain, x), self.judge(nets, batch, domain, made)
+        loss = self.objective.d(real, fake)
+        says = self.objective.verdict(real.detach(), fake.detach())
+        name = domain.upper()
+        scalars = {f"loss_discriminator_{domain}": loss.detach(), f"D_{name}(x)": says[0], f"D_{name}(G(y))": says[1]}
+        if self.settings.gradient_penalty:
+            def critic(image: Tensor) -> Tensor:
+                return self.judge(nets, batch, domain, image).mean((1, 2, 3))
+            penalty = gradient_penalty(critic, x, made, noise.uniform("eta"))
+            loss = loss + self.settings.gradient_penalty * penalty
+        return loss, scalars
+
+    def judge(self, nets: Nets, batch: Batch, domain: str, image: Tensor) -> Tensor:
+        """Return the logits of the domain's discriminator, which sees the other domain's image beside it in pairs."""
+        condition = batch["b" if domain == "a" else "a"] if self.settings.paired else None
+        return cast(Tensor, nets[f"discriminator_{domain}"](image, condition))
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each part of the generators' loss."""
+        s = self.settings
+        cycle = s.cycle_weight or 0.0
+        identity, paired = cycle * (s.identity_weight or 0.0), (s.paired_weight or 0.0)
+        return {"adversarial": s.adversarial_weight or 0.0, "cycle": cycle, "identity": identity, "paired": paired}
+
+
+def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
+    """Return the two generators and the two discriminators."""
+    a, b = dataset.shape_a[0], dataset.shape_b[0]
+    sizes: dict[str, Any] = {"width": s.width, "norm": s.norm, "dropout": s.dropout}
+    if s.generator == "resnet":
+        make: Any = partial(ResNetTranslator, **sizes, blocks=s.blocks, downsamplings=s.downsamplings)
+    else:
+        make = partial(UNetTranslator, **sizes, depth=s.depth)
+    patches: dict[str, Any] = {"width": s.discriminator_width, "layers": s.discriminator_layers}
+    patches["norm"] = s.discriminator_norm
+    return {
+        "generator_a2b": make(a, b),
+        "generator_b2a": make(b, a),
+        "discriminator_a": PatchDiscriminator(a, b if s.paired else 0, **patches),
+        "discriminator_b": PatchDiscriminator(b, a if s.paired else 0, **patches),
+    }
+
+
+def adam(s: TranslationSettings, parameters: Any, rate: float | None) -> torch.optim.Optimizer:
+    """Return Adam, or RMSprop for clipped critics and what plays against them (Arjovsky et al. 2017, section 4)."""
+    if s.loss == "wasserstein":
+        return torch.optim.RMSprop(parameters, lr=cast(float, rate))
+    return torch.optim.Adam(parameters, lr=cast(float, rate), betas=s.betas, fused=True)
+
+
+def check(s: TranslationSettings, dataset: Unpaired) -> None:
+    """Raise ConfigError, naming the field, for values that no translation can use."""
+    names = ("adversarial_weight", "cycle_weight", "identity_weight", "paired_weight", "gradient_penalty", "clip")
+    for name in (*names, "history"):
+        if not 0 <= getattr(s, name) < float("inf"):
+            raise ConfigError(f"--{name.replace('_', '-')} must be a number >= 0, got {getattr(s, name)}")
+    if not cast(float, s.discriminator_learning_rate) > 0:
+        raise ConfigError(f"--discriminator-learning-rate must be above 0, got {s.discriminator_learning_rate}")
+    if not all(0 <= beta < 1 for beta in s.betas):
+        raise ConfigError(f"--betas must be two numbers in [0, 1), got {s.betas}")
+    if s.paired_weight and not s.paired:
+        raise ConfigError(f"--paired-weight {s.paired_weight}: needs --paired, image i of B true for image i of A")
+    if s.paired and s.history:
+        raise ConfigError(f"--history {s.history}: with --paired a discriminator sees both images of a pair; take 0")
+    if s.identity_weight and dataset.shape_a[0] != dataset.shape_b[0]:
+        channels = f"{dataset.shape_a[0]} and {dataset.shape_b[0]}"
+        raise ConfigError(f"--identity-weight {s.identity_weight}: A and B have {channels} channels; take 0")
+    if not any(Game(s).weights().values()):
+        raise ConfigError("--adversarial-weight, --cycle-weight and --paired-weight are all 0: nothing is learned")
+
+
+@torch.no_grad()
+def preview(pipeline: Pipeline, dataset: Unpaired) -> Image.Image:
+    """Return a grid: images of A, their translations, those translated back; then the same from B."""
+    rows: list[Image.Image] = []
+    nets = pipeline.components
+    for (direction, back), domain in zip((("a2b", "b2a"), ("b2a", "a2b")), (dataset.a, dataset.b), strict=True):
+        x = dataset.middle(domain.tensor(SHOWN)).to(pipeline.device)
+        made = nets[f"generator_{direction}"](x)
+        for some in (x, made, nets[f"generator_{back}"](made)):
+            rows += [picture.convert("RGB") for picture in images.to_pil(some)]
+    return images.grid(rows, columns=len(rows) // 6)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train translation ARGUMENTS` (sys.argv by default)."""
+    return run.main(TranslationSettings, cast(Any, build), arguments, cast(Any, recommended), open_datasets)
+
+
+if __name__ == "__main__":
+    from hfgen.training import translation
+
+    raise SystemExit(translation.main())
