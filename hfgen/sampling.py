@@ -1,5 +1,6 @@
 """What `hfgen sample` does: generate in batches and write a grid, a folder of images, or points."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,20 @@ from hfgen import images
 from hfgen.data.order import derive_seed
 from hfgen.errors import ConfigError
 from hfgen.pipelines.auto import AutoPipeline
-from hfgen.pipelines.classifier import ClassifierPipeline
 
 GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def write_samples(
-    model: str, output: Path, number: int, num_steps: int | None, seed: int, label: int | None, batch_size: int
+    model: str,
+    output: Path,
+    number: int,
+    num_steps: int | None,
+    seed: int,
+    label: int | None,
+    batch_size: int,
+    sampler: str | None = None,
+    eta: float | None = None,
 ) -> None:
     """Write `number` samples of `model` to `output`: one sheet for an image suffix, `.npy` for points, else a folder.
 
@@ -24,11 +32,17 @@ def write_samples(
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
     pipeline = AutoPipeline.from_pretrained(model)
-    if isinstance(pipeline, ClassifierPipeline):
-        raise ConfigError(f"{model}: a classifier makes no images; in Python, pipeline(images) gives their classes")
+    parameters = inspect.signature(pipeline.__call__).parameters
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    if needed:
+        wanted = f"{type(pipeline).__name__} makes no images from noise alone, it needs {', '.join(needed)}"
+        raise ConfigError(f"{model}: {wanted}; use Python")
     if torch.cuda.is_available():
         pipeline.to("cuda")
-    choices = {"class_labels": label} if label is not None else {}
+    given = {"class_labels": label, "sampler": sampler, "eta": eta}
+    choices = {name: value for name, value in given.items() if value is not None}
+    if "sampler" in choices and "sampler" not in parameters:
+        raise ConfigError(f"--sampler: a {type(pipeline).__name__} has one way to sample; leave it out")
     batches = []
     for first in range(0, number, batch_size):
         count = min(batch_size, number - first)

@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
+from hfgen.schedulers.reverse import vlb_term
 from hfgen.training import run
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
@@ -27,8 +28,8 @@ from hfgen.training.settings import Settings, filled
 
 
 @dataclass(kw_only=True)
-class DDPMSettings(Settings):
-    """Train a denoising diffusion model (Ho et al. 2020) on images or 2-D points."""
+class DenoiserSettings(Settings):
+    """Fields of the network that sees the noise, and of its optimiser."""
 
     block_out_channels: tuple[int, ...] | None = None
     """Channels of the U-Net at each resolution, finest first; by default 32 64 for images below 16 pixels, 64 128 128
@@ -43,6 +44,13 @@ class DDPMSettings(Settings):
     """Share of activations dropped in training."""
     class_conditional: bool = False
     """Condition the network on the dataset's labels."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+
+
+@dataclass(kw_only=True)
+class DDPMSettings(DenoiserSettings):
+    """Train a denoising diffusion model (Ho et al. 2020) on images or 2-D points."""
 
     num_train_timesteps: int = 1000
     """Diffusion steps T."""
@@ -50,20 +58,21 @@ class DDPMSettings(Settings):
     """Noise schedule; squaredcos_cap_v2 is the cosine schedule."""
     prediction_type: PredictionType = "epsilon"
     """What the network predicts: the noise, the image (sample), or the velocity."""
-    variance_type: Literal["fixed_small", "fixed_large"] = "fixed_large"
-    """Variance of the reverse steps: the posterior's, or beta_t."""
+    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_large"
+    """Variance of the reverse steps: the posterior's, beta_t, or one learned between them, of images."""
+    vlb_weight: float = 0.001
+    """Weight of the variational bound that a learned variance is trained on, beside the simple loss."""
     weighting: Weighting = "simple"
     """Weight of each timestep's error: 1 (simple), that of the variational bound (vlb), or min-SNR-gamma (min_snr)."""
     snr_gamma: float = 5.0
     """gamma of the min-SNR weighting."""
-    weight_decay: float = 0.0
-    """Weight decay of AdamW."""
 
 
 def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
     settings = recommended(settings, dataset)
-    unet: Any = network(settings, dataset)
+    learned = settings.variance_type == "learned_range"
+    unet: Any = network(settings, dataset, learned)
     scheduler = DDPMScheduler(
         num_train_timesteps=settings.num_train_timesteps,
         beta_schedule=settings.beta_schedule,
@@ -78,11 +87,18 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
         eps = noise.normal("eps", *x_0.shape[1:])
         t = (noise.stratified("t") * settings.num_train_timesteps).long()
         x_t = scheduler.add_noise(x_0, eps, t)
-        prediction = nets["unet"](x_t, t, class_labels=batch["label"] if settings.class_conditional else None).sample
+        output = nets["unet"](x_t, t, class_labels=batch["label"] if settings.class_conditional else None).sample
+        prediction = output[:, : x_0.shape[1]]
         target = {"epsilon": eps, "sample": x_0}.get(settings.prediction_type)
         error = l_simple(prediction, scheduler.get_velocity(x_0, eps, t) if target is None else target)
         mean = (weights.to(error.device)[t] * error).mean()
-        return mean, {"loss": mean.detach()}
+        if not learned:
+            return mean, {"loss": mean.detach()}
+        # L_simple + 0.001 L_vlb, the second of which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
+        frozen = torch.cat([prediction.detach(), output[:, x_0.shape[1] :]], 1)
+        vlb = (vlb_term(scheduler, frozen, t, x_t, x_0) * settings.num_train_timesteps / x_0[0].numel()).mean()
+        loss = mean + settings.vlb_weight * vlb
+        return loss, {"loss": loss.detach(), "simple": mean.detach(), "vlb": vlb.detach()}
 
     optimizer = torch.optim.AdamW(
         [p for p in unet.parameters() if p.requires_grad],
@@ -103,13 +119,15 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     )  # fmt: skip
 
 
-def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
+def network(settings: DenoiserSettings, dataset: Dataset, learned_variance: bool = False) -> UNet | MLPDenoiser:
     """Return the ε-predictor for the dataset's shape: a U-Net for images, an MLP for 2-D points."""
     if settings.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {settings.dataset!r} has no labels")
     classes = dataset.num_classes if settings.class_conditional else None
     widths = cast(tuple[int, ...], settings.block_out_channels)
     if len(dataset.shape) == 1:
+        if learned_variance:
+            raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
         return MLPDenoiser(
             dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
             data_mean=torch.as_tensor(dataset.mean).tolist(), data_std=torch.as_tensor(dataset.std).tolist(),
@@ -119,7 +137,7 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     return UNet(
         sample_size=height if height == width else (height, width),
         in_channels=channels,
-        out_channels=channels,
+        out_channels=2 * channels if learned_variance else channels,
         block_out_channels=widths,
         layers_per_block=settings.layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
@@ -131,7 +149,10 @@ def network(settings: DDPMSettings, dataset: Dataset) -> UNet | MLPDenoiser:
     )
 
 
-def recommended(settings: DDPMSettings, dataset: Dataset) -> DDPMSettings:
+AnyDenoiser = TypeVar("AnyDenoiser", bound=DenoiserSettings)
+
+
+def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     """Return the settings with what suits the dataset: on small images under three minutes on two cores."""
     in_plane = len(dataset.shape) == 1
     side = 0 if in_plane else max(dataset.shape[1:])
@@ -152,6 +173,8 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
         return min_snr_weights(snr, settings.prediction_type, settings.snr_gamma).float()
     if settings.prediction_type != "epsilon":
         raise ConfigError("--weighting vlb is the bound's weight of the noise: it needs --prediction-type epsilon")
+    if settings.variance_type == "learned_range":
+        raise ConfigError("--weighting vlb is of a fixed variance; a learned one has the bound in its loss already")
     weights = vlb_weights(scheduler.alpha_bar, settings.variance_type)
     return (weights / weights.mean()).float()
 

@@ -86,6 +86,22 @@ def log_discretised_logistic(x: Tensor, mu: Tensor, log_s: Tensor, levels: int =
     return torch.where(x < half - 1, below, torch.where(x > 1 - half, above, inside)).sum(-1)
 
 
+def log_discretised_gaussian(x: Tensor, mu: Tensor, log_sigma: Tensor, levels: int = 256) -> Tensor:
+    """Return log P(x) of pixels at `levels` even steps from -1 to 1: the mass of Gaussians in their bins.
+
+    P(x) = Phi(b) - Phi(a), b and a = (x - mu +- 1 / (levels - 1)) / sigma; the outermost bins reach to infinity (Ho et
+    al. 2020, eq. 13). Computed in the tail where both are below 0, to which the other one is mirrored.
+    """
+    x, half, sigma = wide(x), 1 / (levels - 1), torch.exp(wide(log_sigma))
+    centre = (x - wide(mu)) / sigma
+    reach = half / sigma
+    low, high = -centre.abs() - reach, -centre.abs() + reach
+    above = torch.special.log_ndtr(high)
+    inside = above + torch.log(-torch.expm1((torch.special.log_ndtr(low) - above).clamp(max=-1e-7)))
+    first, last = torch.special.log_ndtr(centre + reach), torch.special.log_ndtr(reach - centre)
+    return torch.where(x < half - 1, first, torch.where(x > 1 - half, last, inside)).sum(-1)
+
+
 def elbo(log_px_z: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
     """Return log p(x|z) - beta KL, the evidence lower bound for beta = 1 (Kingma and Welling 2014, eq. 3).
 

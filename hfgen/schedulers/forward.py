@@ -42,15 +42,90 @@ def full(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return x.to(torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32))
 
 
-class ForwardProcess:
-    """q(x_t | x_0) = N(signal x_0, sigma^2 I) of given betas, its posterior and its changes of variables.
+class Marginals:
+    """q(x_t | x_0) = N(signal x_0, sigma^2 I) and its changes of variables, whatever the noise schedule.
+
+    Samples are (B, C, ...); t is a number or a (B,) tensor, one timestep per sample. Mixed into a scheduler whose
+    `config.prediction_type` says what the model predicts, and which has `_rows`.
+    """
+
+    config: Any
+
+    def _rows(self, t: Any, like: torch.Tensor) -> list[Any]:
+        """Return signal and sigma first, snr last, at t: floats, or (B, 1, ...) to fit `like`."""
+        raise NotImplementedError
+
+    def add_noise(
+        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor
+    ) -> torch.Tensor:
+        """Return x_t = signal x_0 + sigma eps in the dtype of x_0 (Ho et al. 2020, eq. 4)."""
+        x_0, eps = full(original_samples), full(noise)
+        signal, sigma, *_ = self._rows(timesteps, x_0)
+        return plus_(x_0 * signal, sigma, eps).to(original_samples.dtype)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor) -> torch.Tensor:
+        """Return v = signal eps - sigma x_0 in the dtype of `sample`, x_0 (Salimans & Ho 2022, appendix D)."""
+        x_0, eps = full(sample), full(noise)
+        signal, sigma, *_ = self._rows(timesteps, x_0)
+        return plus_(eps * signal, -sigma, x_0).to(sample.dtype)
+
+    def predict_x0(self, model_output: torch.Tensor, t: float | torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        """Return the estimate of x_0 that `model_output` means, neither clipped nor thresholded, in the dtype of x_t.
+
+        epsilon: (x_t - sigma eps) / signal (Ho et al. 2020, eq. 15); v_prediction: signal x_t - sigma v; sample: it.
+        Raises ConfigError where the signal is 0 and the model predicts epsilon: every x_0 is possible there.
+        """
+        output, x = full(model_output), full(x_t)
+        signal, sigma, *_ = self._rows(t, x)
+        if isinstance(signal, float) and signal == 0 and self.config.prediction_type == "epsilon":
+            raise zero_snr_error()
+        return self._to_x_0(output, x, signal, sigma).to(x_t.dtype)
+
+    def _to_x_0(self, output: torch.Tensor, x_t: torch.Tensor, signal: Number, sigma: Number) -> torch.Tensor:
+        """Return a new tensor, the estimate of x_0 that `output` means."""
+        kind = self.config.prediction_type
+        if kind == "epsilon":
+            return plus(x_t, -sigma, output).mul_(1 / signal)
+        if kind == "v_prediction":
+            return plus_(x_t * signal, -sigma, output)
+        return output.clone()
+
+    def predict_eps(self, model_output: torch.Tensor, t: float | torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        """Return the estimate of the noise that `model_output` means, in the dtype of x_t.
+
+        epsilon: it; v_prediction: signal v + sigma x_t; sample: (x_t - signal x_0) / sigma (the inverses of eq. 4).
+        """
+        output, x = full(model_output), full(x_t)
+        signal, sigma, *_ = self._rows(t, x)
+        kind = self.config.prediction_type
+        if kind == "v_prediction":
+            output = plus_(output * signal, sigma, x)
+        elif kind == "sample":
+            output = plus(x, -signal, output) / sigma
+        return output.to(x_t.dtype)
+
+    def score(self, model_output: torch.Tensor, t: float | torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        """Return the estimate of grad log q(x_t), -eps / sigma_t, in the dtype of x_t (Song et al. 2021, section 3.3).
+
+        By Tweedie's formula it says the same as `predict_x0`: E[x_0 | x_t] = (x_t + sigma^2 score) / signal.
+        """
+        sigma = self._rows(t, full(x_t))[1]
+        return (full(self.predict_eps(model_output, t, x_t)) * (-1 / sigma)).to(x_t.dtype)
+
+    def snr(self, t: float | torch.Tensor) -> torch.Tensor:
+        """Return the signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), float32, of the shape of t."""
+        like = torch.empty(0, device=t.device if isinstance(t, torch.Tensor) else "cpu")
+        ratio = torch.as_tensor(self._rows(t, like)[-1], dtype=torch.float32)
+        return ratio.view(t.shape) if isinstance(t, torch.Tensor) else ratio
+
+
+class ForwardProcess(Marginals):
+    """q(x_t | x_0) = N(signal x_0, sigma^2 I) of given betas, its changes of variables and its posterior.
 
     Every method takes t as an int or as a (B,) tensor in [0, T - 1], one timestep per sample; samples are (B, C, ...).
     Mixed into a scheduler whose `config.prediction_type` says what the model predicts. `alpha_bar` (T,) is float64;
     `betas`, `alphas` and `alphas_cumprod` are float32 as in diffusers.
     """
-
-    config: Any
 
     def _set_betas(self, betas: torch.Tensor) -> None:
         alpha_bar = torch.cumprod(1 - betas, 0)
@@ -75,41 +150,6 @@ class ForwardProcess:
         rows = self._copies[key].index_select(1, t.to(like.device).flatten())  # (6, B)
         return list(rows.view(*rows.shape, *[1] * (like.ndim - 1)))
 
-    def add_noise(
-        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor
-    ) -> torch.Tensor:
-        """Return x_t = signal x_0 + sigma eps in the dtype of x_0 (Ho et al. 2020, eq. 4)."""
-        x_0, eps = full(original_samples), full(noise)
-        signal, sigma, *_ = self._rows(timesteps, x_0)
-        return plus_(x_0 * signal, sigma, eps).to(original_samples.dtype)
-
-    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: int | torch.Tensor) -> torch.Tensor:
-        """Return v = signal eps - sigma x_0 in the dtype of `sample`, x_0 (Salimans & Ho 2022, appendix D)."""
-        x_0, eps = full(sample), full(noise)
-        signal, sigma, *_ = self._rows(timesteps, x_0)
-        return plus_(eps * signal, -sigma, x_0).to(sample.dtype)
-
-    def predict_x0(self, model_output: torch.Tensor, t: int | torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
-        """Return the estimate of x_0 that `model_output` means, neither clipped nor thresholded, in the dtype of x_t.
-
-        epsilon: (x_t - sigma eps) / signal (Ho et al. 2020, eq. 15); v_prediction: signal x_t - sigma v; sample: it.
-        Raises ConfigError where the signal is 0 and the model predicts epsilon: every x_0 is possible there.
-        """
-        output, x = full(model_output), full(x_t)
-        signal, sigma, *_ = self._rows(t, x)
-        if isinstance(signal, float) and signal == 0 and self.config.prediction_type == "epsilon":
-            raise zero_snr_error()
-        return self._to_x_0(output, x, signal, sigma).to(x_t.dtype)
-
-    def _to_x_0(self, output: torch.Tensor, x_t: torch.Tensor, signal: Number, sigma: Number) -> torch.Tensor:
-        """Return a new tensor, the estimate of x_0 that `output` means."""
-        kind = self.config.prediction_type
-        if kind == "epsilon":
-            return plus(x_t, -sigma, output).mul_(1 / signal)
-        if kind == "v_prediction":
-            return plus_(x_t * signal, -sigma, output)
-        return output.clone()
-
     def posterior(
         self, x0: torch.Tensor, x_t: torch.Tensor, t: int | torch.Tensor, prev_t: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,12 +167,6 @@ class ForwardProcess:
             of_x_0, of_x_t, variance, _ = posterior_weights(*pair)
         mean = plus_(x_0 * of_x_0, of_x_t, x).to(x_t.dtype)
         return mean, torch.as_tensor(variance, dtype=x.dtype, device=x.device)
-
-    def snr(self, t: int | torch.Tensor) -> torch.Tensor:
-        """Return the signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), float32, of the shape of t."""
-        like = torch.empty(0, device=t.device if isinstance(t, torch.Tensor) else "cpu")
-        ratio = torch.as_tensor(self._rows(t, like)[-1], dtype=torch.float32)
-        return ratio.view(t.shape) if isinstance(t, torch.Tensor) else ratio
 
 
 def zero_snr_error() -> ConfigError:

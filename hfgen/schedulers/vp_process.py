@@ -1,0 +1,93 @@
+"""The variance-preserving SDE in closed form (Song et al. 2021, section 3.4; Ho et al. 2020 is its discretisation).
+
+dx = -1/2 beta(t) x dt + sqrt(beta(t)) dW on t in [0, 1] has the marginals x_t ~ N(gamma_t x_0, sigma_t^2 I) with
+gamma_t = exp(-B(t) / 2), sigma_t^2 = 1 - gamma_t^2, B(t) = int_0^t beta. Networks see the timestep
+(T - 1) (t - t_min) / (1 - t_min), a float in [0, T - 1], for t in [t_min, 1].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from hfgen.schedulers.ddpm import DDPMScheduler
+from hfgen.schedulers.forward import Marginals
+from hfgen.schedulers.vp_rates import Rate
+
+
+class VPProcess(Marginals):
+    """The marginals of the SDE with a given rate, and what follows from them; times are float64 tensors."""
+
+    rate: Rate
+    t_min: float
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """Return the mean factor gamma_t = exp(-B(t) / 2)."""
+        return (-self.rate.integral(t) / 2).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return sigma_t = sqrt(1 - gamma_t^2)."""
+        return (-torch.expm1(-self.rate.integral(t))).sqrt()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return log(gamma_t^2 / sigma_t^2) = -log(exp(B(t)) - 1), which falls with t."""
+        return -torch.expm1(self.rate.integral(t)).log()
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """Return the t at which `log_snr` is reached, the inverse of it: B = log(1 + exp(-log_snr))."""
+        return self.rate.inverse(softplus(-log_snr.double(), threshold=40))
+
+    def time_of(self, timestep: float | Tensor) -> Tensor:
+        """Return t in [t_min, 1] of timesteps in [0, T - 1], float64."""
+        timesteps = torch.as_tensor(timestep, dtype=torch.float64)
+        return self.t_min + timesteps / (self.config.num_train_timesteps - 1) * (1 - self.t_min)
+
+    def timestep_of(self, t: Tensor) -> Tensor:
+        """Return the timesteps in [0, T - 1] of t in [t_min, 1]."""
+        return (t - self.t_min) / (1 - self.t_min) * (self.config.num_train_timesteps - 1)
+
+    def time_drawn(self, u: Tensor, importance: bool = False) -> Tensor:
+        """Return t in [t_min, 1] for u uniform on [0, 1): uniform, or with `importance` of density ~ beta / sigma^2.
+
+        The integral of beta / sigma^2 is -log_snr, so the second is uniform in log_snr (Song et al. 2021, "Maximum
+        likelihood training of score-based diffusion models", section 4.2; Kingma et al. 2021, section 5.1).
+        """
+        u = u.double()
+        if not importance:
+            return self.t_min + u * (1 - self.t_min)
+        most, least = self._log_snr_range()
+        return self.time_of_log_snr(most + u * (least - most)).clamp(self.t_min, 1)
+
+    def likelihood_weight(self, t: Tensor) -> Tensor:
+        """Return beta_t / sigma_t^2 over its mean on [t_min, 1]: lambda / sigma^2 of lambda = beta, of mean 1.
+
+        As the weight of |eps - eps_theta|^2 it bounds the likelihood (Song et al. 2021, "Maximum likelihood training",
+        eq. 7).
+        """
+        most, least = self._log_snr_range()
+        mean = (most - least) / (1 - self.t_min)
+        return self.rate.beta(t) / self.sigma(t).square() / mean
+
+    def _log_snr_range(self) -> tuple[float, float]:
+        most, least = self.log_snr(torch.tensor([self.t_min, 1.0], dtype=torch.float64)).tolist()
+        return most, least
+
+    def _rows(self, t: Any, like: Tensor) -> list[Any]:
+        """Return signal gamma, sigma and snr at the timesteps t: floats, or (B, 1, ...) to fit `like`."""
+        times = self.time_of(t)
+        values = self.gamma(times), self.sigma(times), self.log_snr(times).exp()
+        if not isinstance(t, Tensor):
+            return [float(value) for value in values]
+        shape = (-1, *[1] * (like.ndim - 1))
+        return [value.to(like.device, like.dtype).view(shape) for value in values]
+
+    def discretised(self) -> DDPMScheduler:
+        """Return the DDPM scheduler with this process's noise at the timesteps 0, ..., T - 1: alpha_bar = gamma^2.
+
+        Any sampler for DDPM, hfgen's or diffusers', can then run a network that was trained on the SDE.
+        """
+        B = self.rate.integral(self.time_of(torch.arange(self.config.num_train_timesteps)))
+        betas = -torch.expm1(-torch.cat([B[:1], B.diff()]))
+        names = ("num_train_timesteps", "prediction_type", "clip_sample", "clip_sample_range")
+        return DDPMScheduler(trained_betas=betas.tolist(), **{name: self.config[name] for name in names})

@@ -1,0 +1,87 @@
+"""Rates beta(t), t in [0, 1], of the variance-preserving SDE: continuous counterparts of `hfgen.schedulers.betas`.
+
+A new rate is a class with `beta` and an entry of `RATES`: integral and inverse have general answers, by quadrature and
+by bisection, in place of which the rates here have closed forms. Everything is float64.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OFFSET = 0.008
+"""s of the cosine schedule."""
+
+
+class Rate:
+    """A rate beta(t) > 0 and B(t), its integral from 0 to t; t is a float64 tensor of any shape in [0, 1]."""
+
+    def __init__(self, num_train_timesteps: int, beta_start: float, beta_end: float) -> None:
+        self.low, self.high = num_train_timesteps * beta_start, num_train_timesteps * beta_end
+        self.cap = 0.999 * num_train_timesteps
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Return beta(t)."""
+        raise NotImplementedError
+
+    def integral(self, t: Tensor, panels: int = 256) -> Tensor:
+        """Return B(t) by Gauss-Legendre quadrature, 8 nodes on each of `panels` equal parts of [0, t]."""
+        x, w = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(8))
+        nodes = ((torch.arange(panels, dtype=torch.float64)[:, None] + (x + 1) / 2) / panels).flatten()
+        weights = (w / (2 * panels)).repeat(panels)
+        return t * (self.beta(t[..., None] * nodes.to(t.device)) * weights.to(t.device)).sum(-1)
+
+    def inverse(self, B: Tensor) -> Tensor:
+        """Return t with B(t) = `B`, by 60 bisections."""
+        low, high = torch.zeros_like(B), torch.ones_like(B)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.integral(middle) > B
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+
+class Linear(Rate):
+    """beta(t) = b_0 + t (b_1 - b_0), b = T beta_start and T beta_end (Song et al. 2021, appendix C, eq. 32)."""
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.low + t * (self.high - self.low)
+
+    def integral(self, t: Tensor, panels: int = 0) -> Tensor:
+        return t * (self.low + t * (self.high - self.low) / 2)
+
+    def inverse(self, B: Tensor) -> Tensor:
+        return 2 * B / (self.low + (self.low**2 + 2 * (self.high - self.low) * B).sqrt())
+
+
+class Cosine(Rate):
+    """The rate of gamma(t)^2 = cos^2 a(t) / cos^2 a(0), a(t) = pi/2 (t + s) / (1 + s) (Nichol and Dhariwal 2021).
+
+    beta(t) = pi / (1 + s) tan a(t), kept at 0.999 T once it reaches it, as the betas of the discrete schedule are.
+    """
+
+    def __init__(self, num_train_timesteps: int, beta_start: float, beta_end: float) -> None:
+        super().__init__(num_train_timesteps, beta_start, beta_end)
+        self.scale = math.pi / (1 + OFFSET)
+        self.start = self.scale / 2 * OFFSET                                            # a(0)
+        self.knee = (math.atan(self.cap / self.scale) - self.start) * 2 / self.scale    # where the cap is reached
+
+    def _angle(self, t: Tensor) -> Tensor:
+        return self.start + self.scale / 2 * t.clamp(max=self.knee)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.scale * self._angle(t).tan()
+
+    def integral(self, t: Tensor, panels: int = 0) -> Tensor:
+        risen = 2 * (math.log(math.cos(self.start)) - self._angle(t).cos().log())
+        return risen + self.cap * (t - self.knee).clamp(min=0)
+
+    def inverse(self, B: Tensor) -> Tensor:
+        at_knee = self.integral(B.new_tensor(self.knee))
+        angle = (math.cos(self.start) * (-B.clamp(max=at_knee) / 2).exp()).acos()
+        return (angle - self.start) * 2 / self.scale + (B - at_knee).clamp(min=0) / self.cap
+
+
+RATES: dict[str, type[Rate]] = {"linear": Linear, "squaredcos_cap_v2": Cosine}
+"""The rates under the names that their discrete schedules have in diffusers' configurations."""

@@ -1,0 +1,183 @@
+"""Samplers compared: order on a Gaussian, distance to the truth on toys for what it costs, and the price of images.
+
+    python -m tests.benchmarks.samplers gaussian -o order.png
+    python -m tests.benchmarks.samplers toys -o toys.png [--datasets ring8 moons swissroll] [--results rows.jsonl]
+    python -m tests.benchmarks.samplers cost [--model RUN]
+
+`gaussian`: root mean square error of x_0 against the exact flow of the probability-flow ODE (deterministic samplers),
+and relative error of the variance (stochastic ones), the predictor of the noise being exact: what remains is the
+solver. `toys`: 2-Wasserstein distance, exact by assignment, of 1,000 samples of a trained model to 1,000 points of the
+truth, against the evaluations of the network. `cost`: seconds and evaluations for 64 images.
+"""
+
+import argparse
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from hfgen import AutoPipeline, DDPMPipeline, UNet, VPSDEScheduler
+from hfgen.data import load_dataset
+from hfgen.data.toy import Toy
+from hfgen.schedulers.samplers import SAMPLERS, make_sampler
+from tests.benchmarks.harness import Row, collect, table, train
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+STOCHASTIC = ("ddpm", "reverse_sde", "predictor_corrector")
+STEPS = (5, 10, 20, 40, 80, 160, 320)
+MU, S = torch.tensor([0.8, -0.3], dtype=torch.float64), torch.tensor([0.5, 0.2], dtype=torch.float64)
+
+
+class Evaluations:
+    """Counts how often a network is called."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.count = 0
+        net.register_forward_pre_hook(self.add)
+
+    def add(self, *_: Any) -> None:
+        """Count one call."""
+        self.count += 1
+
+
+def w2(a: Tensor, b: Tensor) -> float:
+    """Return the 2-Wasserstein distance of two sets of N points (N, D): the best of all assignments."""
+    cost = torch.cdist(a.double(), b.double()).square().numpy()
+    rows, columns = linear_sum_assignment(cost)
+    return math.sqrt(cost[rows, columns].mean())
+
+
+def gaussian_error(name: str, steps: int, count: int = 20_000) -> tuple[int, float]:
+    """Return (evaluations, error) of a sampler on N(MU, diag S^2) with the exact predictor of the noise."""
+    sde = VPSDEScheduler(clip_sample=False)
+    scheduler = make_sampler(name, sde)
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(0)
+    x = start = torch.randn(count, 2, dtype=torch.float64, generator=generator)
+    choices = {"generator": generator} if name in STOCHASTIC else {}
+    for timestep in scheduler.timesteps:
+        t = sde.time_of(float(timestep))
+        gamma, sigma = sde.gamma(t), sde.sigma(t)
+        eps = sigma * (x - gamma * MU) / (gamma**2 * S**2 + sigma**2)
+        x = scheduler.step(eps, timestep, x, **choices).prev_sample
+    if name in STOCHASTIC:
+        return len(scheduler.timesteps), float((x.var(0) / S**2 - 1).abs().max())
+    t = sde.time_of(float(scheduler.timesteps[0]))                  # where this sampler takes x to be pure noise
+    gamma, sigma = sde.gamma(t), sde.sigma(t)
+    exact = MU + S * (start - gamma * MU) / (gamma**2 * S**2 + sigma**2).sqrt()
+    return len(scheduler.timesteps), float((x - exact).square().mean().sqrt())
+
+
+def gaussian(output: Path) -> None:
+    """Draw error against steps, with lines of slope -1 and -2, and print the numbers."""
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
+    for name in SAMPLERS:
+        errors = [gaussian_error(name, n)[1] for n in STEPS]
+        axes[int(name in STOCHASTIC)].loglog(STEPS, errors, marker="o", label=name)
+        print(f"{name:20}", " ".join(f"{error:.2e}" for error in errors))
+    for slope, style in ((1, ":"), (2, "--")):
+        axes[0].loglog(STEPS, [0.5 * (STEPS[0] / n) ** slope for n in STEPS], f"k{style}", label=f"order {slope}")
+    axes[1].loglog(STEPS, [STEPS[0] / n for n in STEPS], "k:", label="order 1")
+    axes[0].set(title="probability flow", xlabel="steps", ylabel="root mean square error of x_0")
+    axes[1].set(title="reverse SDE", xlabel="steps", ylabel="relative error of the variance")
+    finish(figure, axes, output)
+
+
+def toy_row(job: Row, models: Path, truth: dict[str, Tensor]) -> Row:
+    """Return evaluations and distance of one sampler at one number of steps on one toy."""
+    pipe = cast(Any, AutoPipeline.from_pretrained(models / job["dataset"]))
+    pipe.set_progress_bar_config(disable=True)
+    counted = Evaluations(pipe.unet)
+    generator = torch.Generator().manual_seed(0)
+    points = pipe(1000, job["steps"], generator=generator, output_type="pt", sampler=job["sampler"]).images
+    return {"evaluations": counted.count, "W2": w2(points, truth[job["dataset"]])}
+
+
+def toys(output: Path, datasets: list[str], max_steps: int, results: Path | None, models: Path) -> None:
+    """Train a score model on each toy (once), then draw distance against evaluations."""
+    truth, floor = {}, {}
+    for name in datasets:
+        if not (models / name / "model").exists():
+            fields = f"--dataset {name} --max-steps {max_steps} --batch-size 512 --learning-rate 1e-3 --threads 1"
+            train("score_sde", models / name, 0, f"{fields} --layers-per-block 4 --save-every 0".split())
+        toy = cast(Toy, load_dataset(name))
+        truth[name] = toy.sample(1000, seed=1)
+        floor[name] = w2(truth[name], toy.sample(1000, seed=2))
+    jobs: list[Row] = [
+        {"dataset": d, "sampler": s, "steps": n} for d in datasets for s in SAMPLERS for n in STEPS
+    ]  # fmt: skip
+    rows = collect(jobs, lambda job: toy_row(job, models, truth), results, 1)
+    figure, axes = pyplot.subplots(1, len(datasets), figsize=(5 * len(datasets), 4.5), squeeze=False)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for name in SAMPLERS:
+            mine = sorted((r["evaluations"], r["W2"]) for r in rows if (r["dataset"], r["sampler"]) == (dataset, name))
+            axis.loglog(*zip(*mine, strict=True), marker="o", label=name)
+        axis.axhline(floor[dataset], color="k", linestyle=":", label="truth to itself")
+        axis.set(title=dataset, xlabel="evaluations of the network", ylabel="2-Wasserstein distance")
+    finish(figure, axes[0], output)
+    print(table(rows, ["dataset", "sampler", "steps"], ["evaluations", "W2"]))
+
+
+def finish(figure: Any, axes: Any, output: Path) -> None:
+    """Write the figure, with a legend in each part."""
+    for axis in axes:
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(output, dpi=120)
+    pyplot.close(figure)
+
+
+def cost_row(name: str, pipe: Any, steps: int | None = None) -> Row:
+    """Return steps, evaluations and seconds for 64 images of a pipeline."""
+    counted, before = Evaluations(pipe.unet), time.perf_counter()
+    pipe(64, steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
+    seconds = time.perf_counter() - before
+    return {"sampler": name, "steps": steps or SAMPLERS[name].steps, "evaluations": counted.count, "seconds": seconds}
+
+
+def cost(model: str | None) -> None:
+    """Print the cost table at each sampler's usual number of steps, of a model or of an untrained 8x8 U-Net."""
+    if model is not None:
+        pipe = cast(Any, AutoPipeline.from_pretrained(model))
+    else:
+        net = UNet(
+            sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32, 64), norm_num_groups=8,
+            down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+        pipe = cast(Any, DDPMPipeline(net.eval(), cast(Any, VPSDEScheduler())))
+    pipe.set_progress_bar_config(disable=True)
+    print(table([cost_row(name, pipe) for name in SAMPLERS], ["sampler"], ["steps", "evaluations", "seconds"]))
+
+
+def main() -> None:
+    """Run one of the three comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("gaussian", "toys", "cost"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("samplers.png"), help="The figure.")
+    parser.add_argument("--datasets", nargs="+", default=["ring8", "moons", "swissroll"])
+    parser.add_argument("--max-steps", type=int, default=10_000, help="Training steps of the toys' models.")
+    parser.add_argument("--results", type=Path, help="Rows are kept here, and not computed again.")
+    parser.add_argument("--models", type=Path, help="Folder of the toys' runs, trained once; temporary by default.")
+    parser.add_argument("--model", help="Run or model whose images are priced; by default an untrained 8x8 U-Net.")
+    options = parser.parse_args()
+    if options.what == "gaussian":
+        gaussian(options.output)
+    elif options.what == "cost":
+        cost(options.model)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            models = options.models or Path(temporary)
+            toys(options.output, options.datasets, options.max_steps, options.results, models)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Generation methods by name: the same images as diffusers' own pipelines, any training, saved and loaded."""
+
+import inspect
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from hfgen import AutoPipeline, DDPMPipeline, DDPMScheduler, MLPDenoiser, VPSDEScheduler
+from hfgen.errors import ConfigError
+from hfgen.schedulers.samplers import OWN, SAMPLERS, described, make_sampler
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")               # diffusers with numpy 2
+
+
+def seed(*values):
+    generators = [torch.Generator().manual_seed(value) for value in values]
+    return generators[0] if len(values) == 1 else generators
+
+
+def stock_unet(pipe):
+    """Return diffusers' own network with the same weights."""
+    net = diffusers.UNet2DModel(**{k: v for k, v in pipe.unet.config.items() if not k.startswith("_")})
+    net.load_state_dict(pipe.unet.state_dict())
+    return net.eval()
+
+
+@pytest.fixture
+def sde_pipeline(make_pipeline):
+    """Return a pipeline whose scheduler is the SDE's."""
+    pipe = make_pipeline()
+    pipe = DDPMPipeline(pipe.unet, VPSDEScheduler(num_train_timesteps=20))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_by_name_equals_the_stock_pipeline(make_pipeline, eta):
+    pipe = make_pipeline()
+    twin = diffusers.DDIMPipeline(stock_unet(pipe), diffusers.DDIMScheduler.from_config(pipe.scheduler.config))
+    twin.set_progress_bar_config(disable=True)
+    ours = pipe(3, 5, generator=seed(0), output_type="np", sampler="ddim", eta=eta).images
+    theirs = twin(3, generator=seed(0), eta=eta, num_inference_steps=5, use_clipped_model_output=False,
+                  output_type="np").images  # fmt: skip
+    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.scheduler not in OWN])
+def test_samplers_of_diffusers_by_name_equal_diffusers_on_the_same_weights(make_pipeline, name):
+    pipe, sampler = make_pipeline(), SAMPLERS[name]
+    stock = getattr(diffusers, sampler.scheduler).from_config(
+        diffusers.DDPMScheduler(num_train_timesteps=20).config, **sampler.settings
+    )
+    twin = diffusers.DDPMPipeline(stock_unet(pipe), stock)
+    twin.scheduler = stock                                   # DDPMPipeline would convert it back
+    twin.set_progress_bar_config(disable=True)
+    stock.set_timesteps(6)
+    x = torch.randn(2, 1, 8, 8, generator=seed(1)) * stock.init_noise_sigma
+    for t in stock.timesteps:
+        with torch.no_grad():
+            eps = twin.unet(stock.scale_model_input(x, t), t).sample
+        x = stock.step(eps, t, x).prev_sample
+    ours = pipe(2, 6, generator=seed(1), output_type="pt", sampler=name).images
+    torch.testing.assert_close(ours, (x / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_runs_under_every_training_and_its_noise_does_not_depend_on_the_batch(
+    make_pipeline, sde_pipeline, plane_pipeline, name
+):
+    for pipe in (make_pipeline(), sde_pipeline, plane_pipeline):
+        together = list(pipe.states(2, 6, generator=seed(5, 6), sampler=name))
+        alone = list(pipe.states(1, 6, generator=seed(6), sampler=name))
+        assert torch.equal(together[0][1:], alone[0])
+        torch.testing.assert_close(together[-1][1:], alone[-1], atol=1e-4, rtol=1e-4)
+        assert bool(together[-1].isfinite().all())
+
+
+def test_ancestral_sampling_by_name_is_the_pipelines_own(make_pipeline):
+    pipe = make_pipeline()
+    ours = pipe(2, 7, generator=seed(0), output_type="np").images
+    np.testing.assert_array_equal(ours, pipe(2, 7, generator=seed(0), output_type="np", sampler="ddpm").images)
+    assert type(pipe.scheduler) is DDPMScheduler and len(pipe.scheduler.timesteps) == 7
+
+
+def test_a_network_with_a_learned_variance_runs_under_every_sampler(make_pipeline):
+    pipe = make_pipeline(out_channels=2, scheduler={"variance_type": "learned_range"})
+    plain = make_pipeline()
+    with torch.no_grad():
+        for key, value in plain.unet.state_dict().items():
+            value.copy_(pipe.unet.state_dict()[key][: len(value)] if value.ndim else pipe.unet.state_dict()[key])
+    for name in SAMPLERS:
+        images = pipe(2, 4, generator=seed(0), output_type="pt", sampler=name).images
+        assert images.shape == (2, 1, 8, 8)
+        if name != "ddpm":
+            expected = plain(2, 4, generator=seed(0), output_type="pt", sampler=name).images
+            torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+def test_an_sde_pipeline_is_saved_with_its_scheduler_and_comes_back_bit_for_bit(sde_pipeline, tmp_path):
+    sde_pipeline.save_pretrained(tmp_path / "saved")
+    again = AutoPipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert type(again.scheduler) is VPSDEScheduler and again.scheduler.config.num_train_timesteps == 20
+    images = [p(2, 5, generator=seed(0), output_type="np").images for p in (sde_pipeline, again)]
+    np.testing.assert_array_equal(*images)
+    assert (tmp_path / "saved/pipeline.py").exists() and (tmp_path / "saved/scheduler/hfgen_shim.py").exists()
+
+
+def test_a_ddpm_checkpoint_runs_under_the_sde_and_back(make_pipeline):
+    pipe = make_pipeline(scheduler={"beta_end": 0.3})
+    ours = pipe(3, 20, generator=seed(0), output_type="pt").images
+    sde = DDPMPipeline(pipe.unet, VPSDEScheduler.from_config(pipe.scheduler.config))
+    sde.set_progress_bar_config(disable=True)
+    assert sde(3, 60, generator=seed(0), output_type="pt").images.shape == ours.shape      # more steps than training
+    back = DDPMPipeline(pipe.unet, DDPMScheduler.from_config(sde.scheduler.config))
+    back.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(back(3, 20, generator=seed(0), output_type="pt").images, ours, atol=1e-5, rtol=0)
+
+
+def test_usual_steps_are_those_of_the_table_and_never_more_than_there_are(make_pipeline, sde_pipeline):
+    pipe = make_pipeline()
+    assert len(list(pipe.states(sampler="ddim"))) == 20 + 1
+    assert len(list(pipe.states(sampler="ode_heun"))) == min(20, SAMPLERS["ode_heun"].steps) * 2 + 2
+    assert len(list(sde_pipeline.states(num_steps=33))) == 33 + 2
+
+
+def test_given_latents_take_the_place_of_noise(make_pipeline):
+    pipe, x_T = make_pipeline(), torch.randn(2, 1, 8, 8, generator=seed(4))
+    ours = pipe(2, 5, generator=seed(9), output_type="pt", sampler="ode_euler", latents=x_T).images
+    torch.testing.assert_close(ours, pipe(2, 5, generator=seed(4), output_type="pt", sampler="ode_euler").images)
+
+
+def test_classes_reach_the_network_under_every_sampler(make_pipeline):
+    pipe = make_pipeline(unet=MLPDenoiser(num_class_embeds=2).eval())
+    for name in SAMPLERS:
+        first, second = (pipe(8, 5, label, seed(0), sampler=name).images for label in (0, 1))
+        assert np.abs(first - second).max() > 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"sampler": "euler"}, "sampler must be one of ddpm, ddim"),
+        ({"sampler": "ddim", "eta": 1.5}, r"eta .*\[0, 1\], got 1.5"),
+        ({"eta": 0.5}, "eta is the noise of DDIM: DDPMScheduler has none"), ({"sampler": "ddim", "eta": True}, "eta"),
+        ({"sampler": "dpmpp_2m", "num_steps": 21}, r"num_steps must be an int in \[1, 20\]"),
+        ({"sampler": "ode_heun", "num_steps": 0}, "num_steps"),
+        ({"latents": torch.zeros(2, 1, 8, 8)}, r"latents must have shape \[1, 1, 8, 8\], got \[2, 1, 8, 8\]"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_named(make_pipeline, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        make_pipeline()(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"trained_betas": [0.1] * 20}, "trained_betas"), ({"beta_schedule": "sigmoid"}, "beta_schedule"),
+     ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr")],
+)  # fmt: skip
+def test_a_schedule_without_a_continuous_counterpart_is_refused_where_one_is_needed(settings, words):
+    trained = DDPMScheduler(num_train_timesteps=20, **settings)
+    with pytest.raises(ConfigError, match=words):
+        make_sampler("ode_heun", trained)
+
+
+def test_the_table_names_schedulers_that_exist_with_settings_that_they_have():
+    for name, sampler in SAMPLERS.items():
+        scheduler = make_sampler(name, DDPMScheduler())
+        assert type(scheduler).__name__ == sampler.scheduler and name in described()
+        assert sampler.settings.keys() <= inspect.signature(type(scheduler).__init__).parameters.keys()

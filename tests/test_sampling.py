@@ -1,0 +1,69 @@
+"""`hfgen sample` with a sampler: the table, the same samples as in Python, mistakes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hfgen import (
+    Autoencoder,
+    AutoencoderPipeline,
+    DDPMPipeline,
+    DDPMScheduler,
+    GANPipeline,
+    MLPDenoiser,
+    MLPGenerator,
+    VPSDEScheduler,
+)
+from hfgen.cli import app
+from hfgen.data.order import derive_seed
+from hfgen.errors import ConfigError
+from hfgen.sampling import write_samples
+from hfgen.schedulers.samplers import SAMPLERS
+
+
+@pytest.fixture(params=[DDPMScheduler, VPSDEScheduler])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    scheduler = request.param(num_train_timesteps=20, clip_sample=False)
+    DDPMPipeline(MLPDenoiser(hidden=16, layers=1).eval(), scheduler).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")                        # diffusers with numpy 2
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_command_line_gives_the_samples_of_the_pipeline(model: Path, tmp_path: Path, sampler: str) -> None:
+    out = tmp_path / "points.npy"
+    words = ["sample", str(model), "-o", str(out), "-n", "5", "--batch-size", "3", "--num-steps", "4", "--seed", "1"]
+    extra = ["--eta", "0.5"] if sampler == "ddim" else []
+    done = CliRunner().invoke(app, [*words, "--sampler", sampler, *extra])
+    assert done.exit_code == 0, done.output
+    pipe = DDPMPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(derive_seed(1, i)) for i in range(5)]
+    eta = 0.5 if extra else 0.0
+    expected = pipe(5, 4, generator=generators, output_type="np", sampler=sampler, eta=eta).images
+    np.testing.assert_allclose(np.load(out), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_table_of_samplers_needs_no_model() -> None:
+    done = CliRunner().invoke(app, ["sample", "--list-samplers"])
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.output.splitlines()] == list(SAMPLERS)
+
+
+def test_a_sampler_for_a_model_of_one_step_and_an_unknown_one_are_refused(model: Path, tmp_path: Path) -> None:
+    GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
+    with pytest.raises(ConfigError, match="--sampler: a GANPipeline has one way to sample"):
+        write_samples(str(tmp_path / "gan"), tmp_path / "x.npy", 1, None, 0, None, 1, "ddim")
+    done = CliRunner().invoke(app, ["sample", str(model), "-o", str(tmp_path / "x.npy"), "--sampler", "nothing"])
+    assert done.exit_code == 2 and "sampler must be one of ddpm, ddim" in done.output
+
+
+def test_a_model_that_needs_images_is_refused_by_name(tmp_path: Path) -> None:
+    AutoencoderPipeline(Autoencoder(resolution=8, hidden=(4,), latent_dim=2)).save_pretrained(tmp_path / "model")
+    done = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "-o", str(tmp_path / "x.png")])
+    assert done.exit_code == 2
+    assert "AutoencoderPipeline makes no images from noise alone, it needs images" in done.output
