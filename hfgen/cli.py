@@ -8,8 +8,21 @@ import typer
 
 from hfgen.errors import exit_code_of
 
-RECIPES = {name: f"hfgen.training.{name}" for name in ("autoencoder", "classifier", "ddpm", "gan", "vae")}
+NAMES = (
+    "autoencoder", "autoencoder_kl", "classifier", "ddpm", "gan", "latent_diffusion", "score_sde", "translation", "vae",
+)
+RECIPES = {name: f"hfgen.training.{name}" for name in NAMES}
 RECIPE_HELP = f"One of: {', '.join(RECIPES)}"
+
+
+def print_samplers(wanted: bool) -> None:
+    """Print the table of samplers and end, if that is wanted."""
+    if wanted:
+        from hfgen.schedulers.samplers import described
+
+        typer.echo(described())
+        raise typer.Exit(0)
+
 
 app = typer.Typer(
     name="hfgen", help="Train, judge, share and sample generative models.", no_args_is_help=True, add_completion=False
@@ -43,12 +56,17 @@ def sample(
     seed: Annotated[int, typer.Option(help="Sample i is a function of the model, this and i.")] = 0,
     label: Annotated[int | None, typer.Option(help="Class, for a class-conditional model.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples that are made at once.")] = 64,
+    sampler: Annotated[str | None, typer.Option(help="Generation method; by default the model's.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise of --sampler ddim, from 0 to 1.")] = None,
+    list_samplers: Annotated[
+        bool, typer.Option("--list-samplers", help="Show the methods, and end.", callback=print_samplers, is_eager=True)
+    ] = False,
 ) -> None:
     """Generate images (or 2-D points) with a trained model."""
     from hfgen.sampling import write_samples
 
     def command() -> int:
-        write_samples(model, output, number, num_steps, seed, label, batch_size)
+        write_samples(model, output, number, num_steps, seed, label, batch_size, sampler, eta)
         return 0
 
     raise typer.Exit(exit_code_of(command))

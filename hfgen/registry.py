@@ -12,9 +12,12 @@ PIPELINE_SHIM = "pipeline"
 MODULES: dict[str, str] = {
     "AutoPipeline": "hfgen.pipelines.auto",
     "Autoencoder": "hfgen.models.autoencoder",
+    "AutoencoderKL": "hfgen.models.autoencoder_kl",
+    "AutoencoderKLPipeline": "hfgen.pipelines.autoencoder_kl",
     "AutoencoderPipeline": "hfgen.pipelines.autoencoder",
     "Classifier": "hfgen.models.classifier",
     "ClassifierPipeline": "hfgen.pipelines.classifier",
+    "ConditionalUNet": "hfgen.models.conditional_unet",
     "ControllableGANPipeline": "hfgen.pipelines.controllable_gan",
     "DCGANDiscriminator": "hfgen.models.dcgan",
     "DCGANGenerator": "hfgen.models.dcgan",
@@ -22,25 +25,35 @@ MODULES: dict[str, str] = {
     "DDPMScheduler": "hfgen.schedulers.ddpm",
     "GANPipeline": "hfgen.pipelines.gan",
     "HierarchicalVAE": "hfgen.models.vae",
+    "LatentDiffusionPipeline": "hfgen.pipelines.latent_diffusion",
     "MLPDenoiser": "hfgen.models.mlp",
     "MLPDiscriminator": "hfgen.models.mlp",
     "MLPGenerator": "hfgen.models.mlp",
+    "PatchDiscriminator": "hfgen.models.translator",
+    "ResNetTranslator": "hfgen.models.translator",
+    "TranslationPipeline": "hfgen.pipelines.translation",
     "UNet": "hfgen.models.unet",
+    "UNetTranslator": "hfgen.models.translator",
     "VAE": "hfgen.models.vae",
     "VAEPipeline": "hfgen.pipelines.vae",
+    "VPSDEScheduler": "hfgen.schedulers.vp_sde",
 }
 
 PIPELINES: dict[str, str | None] = {
+    "AutoencoderKLPipeline": None,
     "AutoencoderPipeline": None,
     "ClassifierPipeline": None,
     "ControllableGANPipeline": None,
     "DDPMPipeline": "DDPMPipeline",
     "GANPipeline": None,
+    "LatentDiffusionPipeline": None,
+    "TranslationPipeline": None,
     "VAEPipeline": None,
 }
 """Every pipeline of hfgen and the stock pipeline whose folders it loads; None where diffusers has no twin."""
 
 SAVED_NAMES: dict[str, tuple[str, str]] = {
+    "AutoencoderKL": ("diffusers", "AutoencoderKL"),
     "DDPMScheduler": ("diffusers", "DDPMScheduler"),
     "UNet": ("diffusers", "UNet2DModel"),
 }
@@ -96,13 +109,14 @@ TRANSFORMERS_CLASSIFIERS: tuple[str, ...] = (
 )
 """Image classifiers of transformers that a pipeline of hfgen may hold: pixels in, `.logits` out."""
 
-TRANSFORMERS_MODELS: tuple[str, ...] = TRANSFORMERS_CLASSIFIERS
-"""Every network of transformers that hfgen saves and loads, under `["transformers", its own name]`."""
+TRANSFORMERS_MODELS: tuple[str, ...] = (*TRANSFORMERS_CLASSIFIERS, "CLIPTextModel")
+TRANSFORMERS_TOKENIZERS: tuple[str, ...] = ("CLIPTokenizer",)
+"""Every network and tokenizer of transformers that hfgen saves and loads, under `["transformers", its own name]`."""
 
 
 def saved_name(name: str) -> tuple[str, str]:
     """Return the `(library, class name)` pair under which the class `name`, hfgen's or a stock one, is saved."""
-    if name in TRANSFORMERS_MODELS:
+    if name in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
         return "transformers", name
     stock = ("diffusers", name)
     return stock if name in STOCK_SCHEDULERS or stock in SAVED_NAMES.values() else SAVED_NAMES.get(name, (SHIM, name))

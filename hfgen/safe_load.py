@@ -27,6 +27,7 @@ from hfgen.registry import (
     SHIM,
     STOCK_SCHEDULERS,
     TRANSFORMERS_MODELS,
+    TRANSFORMERS_TOKENIZERS,
     class_for,
 )
 from hfgen.safe_build import build, build_without_memory, fill
@@ -51,14 +52,18 @@ def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
 def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
     """Return the components in `entries` as `{name: (library, class name)}`, and the settings of pipeline `cls`.
 
-    A setting is an entry that `cls` has a default for; every other entry must be a pair of strings. ConfigError names
-    the entry that is neither, and the setting whose value `cls` cannot have.
+    A setting is an entry that `cls` has a default for; every other entry must be a pair of strings, or of nulls for an
+    optional component that is not there. ConfigError names the entry that is neither, and the setting whose value `cls`
+    cannot have.
     """
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     components, settings = {}, {}
+    optional = getattr(cls, "_optional_components", [])
     for name, value in entries.items():
-        if name in parameters and parameters[name].default is not inspect.Parameter.empty:
+        if name in optional and value == [None, None]:
+            continue
+        if name not in optional and name in parameters and parameters[name].default is not inspect.Parameter.empty:
             _check_value(path, name, value, hints.get(name, Any))
             settings[name] = value
         elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
@@ -87,7 +92,7 @@ def component_class(path: Path, name: str, library: str, saved: str) -> type:
     """Return the class that the table has for component `name`, saved as `[library, saved]` in the file `path`."""
     if library == "diffusers" and saved in STOCK_SCHEDULERS:
         return getattr(import_module("diffusers"), saved)
-    if library == "transformers" and saved in TRANSFORMERS_MODELS:
+    if library == "transformers" and saved in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
         return getattr(import_module("transformers"), saved)
     if ours := class_for(library, saved):
         return getattr(import_module(MODULES[ours]), ours)
@@ -104,6 +109,8 @@ def load_component(
     Old flat folders keep a component's files beside `model_index.json`. `dtype` defaults to float32.
     """
     home = folder / name if (folder / name).is_dir() else folder
+    if saved in TRANSFORMERS_TOKENIZERS:
+        return safe_transformers.load_tokenizer(home, cls)
     if saved in TRANSFORMERS_MODELS:
         return safe_transformers.load_model(home, cls, dtype or torch.float32, variant)
     path = home / cls.config_name  # type: ignore[attr-defined]

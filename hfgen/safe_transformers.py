@@ -15,9 +15,11 @@ import torch
 
 from hfgen.errors import ConfigError
 from hfgen.safe_build import build, build_without_memory, fill
-from hfgen.safe_files import TRANSFORMERS_WEIGHTS, read_json, read_weights, shape_of, weight_files
+from hfgen.safe_files import MAX_JSON_BYTES, TRANSFORMERS_WEIGHTS, read_json, read_weights, shape_of, weight_files
 
-CONFIG = "config.json"
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+MAX_TOKENS = 2**20
 NOTES = frozenset({
     "architectures", "dtype", "model_type", "output_attentions", "output_hidden_states", "return_dict", "torch_dtype",
     "transformers_version",
@@ -48,6 +50,62 @@ def load_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None =
     net = build_without_memory(path, make)
     files = weight_files(folder, TRANSFORMERS_WEIGHTS, variant)
     return fill(path, net, make, files, _renamer(net, read_weights(files, shape_of).keys()), dtype)
+
+
+def load_tokenizer(folder: Path, cls: Any) -> Any:
+    """Return the byte-pair tokenizer of class `cls` saved in `folder`, from its vocabulary and merges alone.
+
+    They stand in `tokenizer.json`, or in `vocab.json` and `merges.txt`. Raises ConfigError for files that are no such
+    tables.
+    """
+    where = folder / TOKENIZER_CONFIG
+    config = read_json(where)
+    vocabulary, merges, path = _tables(folder)
+    numbers = sorted(vocabulary.values()) if all(type(n) is int for n in vocabulary.values()) else []
+    if not numbers or numbers != list(range(len(numbers))) or len(numbers) > MAX_TOKENS:
+        raise ConfigError(f"{path}: 'vocab' must number at most {MAX_TOKENS} tokens from 0 on")
+    special = {key: _text(config[key]) for key in SPECIAL_TOKENS if key in config}
+    for key, token in special.items():
+        if token not in vocabulary:
+            raise ConfigError(f"{where}: {key!r} must be a token of the vocabulary, found {token!r}")
+    length = config.get("model_max_length")
+    if type(length) is not int or not 2 < length <= MAX_NUMBER:
+        raise ConfigError(f"{where}: 'model_max_length' must be in [3, {MAX_NUMBER}], found {length!r}")
+    return build(path, lambda: cls(vocab=vocabulary, merges=merges, model_max_length=length, **special))
+
+
+def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, ...]], Path]:
+    """Return vocabulary and merges, the latter as pairs of tokens, and the file that the vocabulary is in."""
+    path = folder / TOKENIZER
+    if path.is_file():
+        model = read_json(path).get("model")
+        found = model if isinstance(model, dict) else {}
+        vocabulary, merges = found.get("vocab"), found.get("merges")
+    else:
+        path = folder / "vocab.json"
+        vocabulary, lines = read_json(path), read_lines(folder / "merges.txt")
+        merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
+        raise ConfigError(f"{path}: 'vocab' must be an object and 'merges' a list")
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    if not all(len(pair) == 2 and all(isinstance(token, str) for token in pair) for pair in pairs):
+        raise ConfigError(f"{path}: each of 'merges' must be two tokens")
+    return vocabulary, pairs, path
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file; ConfigError where it is missing, too large or no text."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: larger than the {MAX_JSON_BYTES} bytes that are read")
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); a tokenizer needs this file") from error
+
+
+def _text(token: Any) -> Any:
+    """Return a special token, which may stand in an object together with how it is stripped."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def check_model_settings(path: Path, cls: Any, config: dict[str, Any]) -> dict[str, Any]:

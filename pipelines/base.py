@@ -15,7 +15,15 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen import hub, safe_load, safe_transformers
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.registry import MODULES, PIPELINE_SHIM, SHIM, STOCK_SCHEDULERS, TRANSFORMERS_MODELS, saved_name
+from hfgen.registry import (
+    MODULES,
+    PIPELINE_SHIM,
+    SHIM,
+    STOCK_SCHEDULERS,
+    TRANSFORMERS_MODELS,
+    TRANSFORMERS_TOKENIZERS,
+    saved_name,
+)
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -72,9 +80,9 @@ class Pipeline(DiffusionPipeline):
     def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
         """Return the class of each component, every name looked up in the table and checked against `__init__`."""
         types, (components, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
-        wanted = {part: types[part] for part in components}
+        wanted, optional = {part: types[part] for part in components}, set(cls._optional_components)
         found = {part: safe_load.component_class(path, part, *pair) for part, pair in saved.items()}
-        if found.keys() != wanted.keys():
+        if not wanted.keys() - optional <= found.keys() <= wanted.keys():
             raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(wanted))}; "
                               f"found {', '.join(sorted(found)) or 'none'}")
         for part, class_ in found.items():
@@ -112,12 +120,16 @@ class Pipeline(DiffusionPipeline):
         if twin is None:
             (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name))
         for part, component in self.components.items():
+            if component is None:
+                index[part] = [None, None]
+                continue
             component = getattr(component, "_orig_mod", component)                      # what torch.compile wrapped
             index[part] = list(_known_name(part, component))
-            component.save_pretrained(folder / part, **({} if _is_scheduler(component) else {"variant": variant}))
+            component.save_pretrained(folder / part, **({"variant": variant} if _has_weights(component) else {}))
             if index[part][0] == SHIM:
                 (folder / part / f"{SHIM}.py").write_text(shim(index[part][1]))
-            _tidy_config(folder / part, component)
+            if index[part][1] not in TRANSFORMERS_TOKENIZERS:
+                _tidy_config(folder / part, component)
         index |= {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
         (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         mode = (folder / safe_load.INDEX).stat().st_mode                                # safetensors ignores the umask
@@ -140,8 +152,8 @@ def shim(name: str) -> str:
     return f"# Needs hfgen: pip install hfgen\nfrom hfgen import {name}  # pip install hfgen\n"
 
 
-def _is_scheduler(component: Any) -> bool:
-    return isinstance(component, SchedulerMixin)
+def _has_weights(component: Any) -> bool:
+    return isinstance(component, torch.nn.Module)
 
 
 def _known_name(part: str, component: Any) -> tuple[str, str]:

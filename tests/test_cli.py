@@ -65,7 +65,7 @@ def test_import_and_help_are_quick_and_import_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("train nonsense", 2, "there is no recipe 'nonsense'; there are autoencoder, classifier, ddpm, gan, vae"),
+        ("train nonsense", 2, "there is no recipe 'nonsense'; there are autoencoder, autoencoder_kl,"),
         ("train ddpm --output-dir {} --bach-size 3", 2, "--batch-size"),
         ("train ddpm --output-dir {} --batch-size 0", 2, "error: --batch-size must be above 0, got 0"),
         ("train ddpm --output-dir {} --dataset no/such/folder", 65, "no/such/folder"),

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hfgen.errors import CheckpointError
+from hfgen.registry import TRANSFORMERS_MODELS
+from hfgen.safe_transformers import load_model
 from hfgen.training.ema import EMA
 from hfgen.training.phase import Recipe
 
@@ -39,7 +41,7 @@ def read(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: 
     for name, net in nets.items():
         _load(net, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}, folder)
     for name, average in averages.items():
-        _load(average.net, load_file(folder / "model" / name / MODEL_WEIGHTS), folder)
+        _load(average.net, _averaged(folder / "model" / name, average.net), folder)
     _load_optimizers(recipe, nets, load_file(folder / "optimizers.safetensors"))
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     return state
@@ -48,6 +50,14 @@ def read(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: 
 def served(nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, nn.Module]:
     """Return the networks as users get them: the averaged ones where there is an average."""
     return {name: averages[name].net if name in averages else net for name, net in nets.items()}
+
+
+def _averaged(home: Path, net: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of an averaged network from its folder; transformers files them under other names."""
+    if type(net).__name__ in TRANSFORMERS_MODELS:
+        stored: dict[str, torch.Tensor] = load_model(home, type(net), torch.float32).state_dict()
+        return stored
+    return load_file(home / MODEL_WEIGHTS)
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -69,9 +69,9 @@ class TimestepEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """What all blocks of one network have in common."""
+    """What all blocks of one network have in common; `time_dim` is None where they know no time."""
 
-    time_dim: int
+    time_dim: int | None
     groups: int
     eps: float
     act: Activation
@@ -126,7 +126,7 @@ class ResnetBlock(nn.Module):
 
     With `scale_shift` the embedding scales and shifts the second normalisation instead (Dhariwal & Nichol 2021,
     adaptive group norm). `resample` is applied to both branches before the first convolution. `temb` (B, D) or
-    (1, D) has been through the activation already. The sum is divided by `scale`.
+    (1, D) has been through the activation already; it is None where `time_dim` is. The sum is divided by `scale`.
     """
 
     gradient_checkpointing = False  # diffusers' `enable_gradient_checkpointing` sets both on every block
@@ -144,31 +144,34 @@ class ResnetBlock(nn.Module):
         self.act, self.scale_shift, self.scale, self.resample = settings.act, settings.scale_shift, scale, resample
         self.norm1 = GroupNorm(settings.groups, in_channels, settings.eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(settings.time_dim, out_channels * (2 if settings.scale_shift else 1))
+        time_dim, width = settings.time_dim, out_channels * (2 if settings.scale_shift else 1)
+        self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, width)
         self.norm2 = GroupNorm(settings.groups, out_channels, settings.eps)
         self.dropout = nn.Dropout(settings.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(self.residual, x, temb)
         return self.residual(x, temb)
 
-    def residual(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+    def residual(self, x: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
         h = self.act(self.norm1(x))                                                      # (B, C_in, H, W)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)                                                                # (B, C_out, H, W)
-        shift = self.time_emb_proj(temb)[:, :, None, None]                               # (B or 1, C_out, 1, 1)
-        if self.scale_shift:
-            scale, shift = shift.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h.add_(shift))
+        h = self.norm2(h) if self.time_emb_proj is None else self._timed(h, self.time_emb_proj(temb)[:, :, None, None])
         h = self.conv2(self.dropout(self.act(h)))
         h = h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
         return h if self.scale == 1 else h / self.scale
+
+    def _timed(self, h: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """Return the second normalisation of h (B, C, H, W), with time's shift (B or 1, C or 2C, 1, 1) in it."""
+        if not self.scale_shift:
+            return self.norm2(h.add_(shift))
+        scale, shift = shift.chunk(2, dim=1)
+        return self.norm2(h) * (1 + scale) + shift
 
 
 class Attention(nn.Module):
@@ -253,7 +256,7 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([attention if attend else nn.Identity()])
         self.resnets = nn.ModuleList([ResnetBlock(channels, channels, settings, scale) for _ in range(2)])
 
-    def forward(self, h: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+    def forward(self, h: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
         h = self.resnets[0](h, temb)
         return self.resnets[1](self.attentions[0](h), temb)
 

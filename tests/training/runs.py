@@ -15,7 +15,19 @@ SHARED = "--dataset digits --batch-size 16 --warmup-steps 5 --log-every 1 --samp
 TINY = {
     "ddpm": "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --learning-rate 1e-3".split(),
     "autoencoder": "--hidden 16 --latent-dim 8 --learning-rate 1e-3 --corruption patch --weight-penalty 1e-3".split(),
+    "autoencoder_kl": (
+        "--block-out-channels 8 16 --latent-channels 2 --discriminator-width 8 --learning-rate 1e-3 --kl-weight 1e-3"
+    ).split(),
     "gan": "--loss non_saturating --width 8 --latent-dim 8 --learning-rate 1e-3".split(),
+    "translation": [
+        "--dataset", "", *"--resolution 16 --batch-size 4 --width 4 --blocks 1 --discriminator-width 4".split(),
+        *"--discriminator-layers 1 --history 6".split(),
+    ],
+    "score_sde": "--block-out-channels 8 16 --layers-per-block 1 --learning-rate 1e-3".split(),
+    "latent_diffusion": (
+        "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 50 --learning-rate 1e-3 "
+        "--attention-head-dim 4 --text-width 16 --text-layers 1"
+    ).split(),
     "vae": "--hidden 16 --learning-rate 1e-3".split(),
 }
 
@@ -45,8 +57,9 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Return every tensor of a run's newest checkpoint: networks, averages and optimisers."""
     newest = max((folder / "checkpoints").glob("step-*"))
     files = sorted(newest.rglob("*.safetensors"))
-    assert len(files) == 3, files
-    return {f"{file.stem}/{key}": value.clone() for file in files for key, value in load_file(file).items()}
+    assert len(files) >= 3, files
+    names = {file: file.stem if file.parent == newest else f"model/{file.parent.name}" for file in files}
+    return {f"{names[file]}/{key}": value.clone() for file in files for key, value in load_file(file).items()}
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -1,0 +1,249 @@
+"""The U-Net of latent diffusion: told the class, and what a text says, it predicts the noise in noisy latents.
+
+Its weights have the names of diffusers' `UNet2DConditionModel`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor
+
+from hfgen.config import ConfigMixin
+from hfgen.errors import ConfigError
+from hfgen.models.blocks import (
+    BlockSettings,
+    DownBlock,
+    GroupNorm,
+    MidBlock,
+    SinusoidalFeatures,
+    TimestepEmbedding,
+    UpBlock,
+    as_timesteps,
+)
+from hfgen.models.checks import MAX_LAYERS, MAX_LEVELS, check_divisible, require, require_int, require_number
+from hfgen.models.transformer import SpatialTransformer
+
+Transformers = Callable[[int, int], nn.ModuleList]
+"""Returns transformers for a number of channels and of layers."""
+
+
+class DownLevel(DownBlock):
+    """A level on the way down: (residual block, transformer?) x layers, then halving unless it is the `last`."""
+
+    def __init__(
+        self, in_channels: int, channels: int, skips: list[int], layers: int, transformers: Transformers | None,
+        last: bool, settings: BlockSettings,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, channels, skips, layers, False, None if last else "conv", settings)
+        self.attend = transformers is not None
+        if transformers is not None:
+            self.attentions = transformers(channels, layers)
+
+    def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
+        for resnet, attend in zip(self.resnets, self.attentions, strict=True):
+            h = resnet(h, temb)
+            h = attend(h, context) if self.attend else h
+            skips.append(h)
+        for downsample in self.downsamplers:
+            h = downsample(h, temb)                                                      # (B, C, H/2, W/2)
+            skips.append(h)
+        return h
+
+
+class MidLevel(MidBlock):
+    """The lowest resolution: residual block, transformer, residual block."""
+
+    def __init__(self, channels: int, transformers: Transformers, settings: BlockSettings) -> None:
+        super().__init__(channels, False, None, 1.0, settings)
+        self.attentions = transformers(channels, 1)
+
+    def forward(self, h: Tensor, temb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        h = self.attentions[0](self.resnets[0](h, temb), context)
+        return self.resnets[1](h, temb)
+
+
+class UpLevel(UpBlock):
+    """A level on the way up: (join a skip, residual block, transformer?) x layers, then doubling (as `DownLevel`)."""
+
+    def __init__(
+        self, in_channels: int, channels: int, skips: list[int], layers: int, transformers: Transformers | None,
+        last: bool, settings: BlockSettings,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, channels, skips, layers, False, None if last else "conv", settings)
+        self.attend = transformers is not None
+        if transformers is not None:
+            self.attentions = transformers(channels, layers)
+
+    def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
+        for resnet, attend in zip(self.resnets, self.attentions, strict=True):
+            h = resnet(torch.cat((h, skips.pop()), dim=1), temb)
+            h = attend(h, context) if self.attend else h
+        for upsample in self.upsamplers:
+            h = upsample(h, temb)                                                        # (B, C, 2H, 2W)
+        return h
+
+
+class ConditionalUNet(ModelMixin, ConfigMixin):
+    """U-Net with transformer blocks, for latents (Rombach et al. 2022, section 3.3).
+
+    Levels in `attention_levels` (0 the finest), and the middle, have a transformer after each residual block, with
+    self-attention if `self_attention`, and attention to a text of features `cross_attention_dim`, if that is not None.
+    `attention_head_dim` is the width of a head. `num_class_embeds` counts the classes and, as the last, the null class,
+    that of samples without one; `null_class` says whether it was trained, as guidance needs it to be.
+
+    Raises ConfigError, naming the field, for values that are impossible.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ("norm",)
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (64, 128, 128),
+        layers_per_block: int = 2,
+        attention_levels: tuple[int, ...] = (1, 2),
+        attention_head_dim: int = 32,
+        transformer_layers: int = 1,
+        self_attention: bool = True,
+        cross_attention_dim: int | None = None,
+        norm_num_groups: int = 32,
+        dropout: float = 0.0,
+        num_class_embeds: int | None = None,
+        null_class: bool = False,
+    ) -> None:
+        super().__init__()
+        check_config(self.config)
+        widths, time_dim, levels = tuple(block_out_channels), 4 * block_out_channels[0], len(block_out_channels)
+        settings = BlockSettings(time_dim, norm_num_groups, 1e-5, F.silu, dropout, False, None, downsample_padding=1)
+
+        self.time_proj = SinusoidalFeatures(widths[0])
+        self.time_embedding = TimestepEmbedding(widths[0], time_dim)
+        self.class_embedding = nn.Embedding(num_class_embeds, time_dim) if num_class_embeds else None
+
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        channels, skips = widths[0], [widths[0]]  # channels of the outputs stored on the way down
+
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            attend = self._transformers if level in attention_levels else None
+            last = level == levels - 1
+            self.down_blocks.append(DownLevel(channels, width, skips, layers_per_block, attend, last, settings))
+            channels = width
+
+        self.mid_block = MidLevel(channels, self._transformers, settings)
+
+        self.up_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            attend = self._transformers if level in attention_levels else None
+            self.up_blocks.append(UpLevel(channels, width, skips, layers_per_block + 1, attend, level == 0, settings))
+            channels = width
+
+        self.conv_norm_out = GroupNorm(norm_num_groups, channels, 1e-5)
+        self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def _transformers(self, channels: int, number: int) -> nn.ModuleList:
+        c = self.config
+        return nn.ModuleList([
+            SpatialTransformer(
+                channels, c["cross_attention_dim"], c["attention_head_dim"], c["transformer_layers"],
+                c["norm_num_groups"], c["self_attention"], c["dropout"],
+            )
+            for _ in range(number)
+        ])  # fmt: skip
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Return the prediction, same height and width as `sample`, as `.sample` or as a tuple of one.
+
+        `sample`: x_t (B, C, H, W); H and W divisible by 2^(levels - 1). `timestep`: a number, or a tensor of shape (),
+        (1,) or (B,). `class_labels`: (B,) whole numbers; None where there are no classes, and for the null class where
+        that was trained. `encoder_hidden_states`: (B, L, cross_attention_dim), None where that is. Raises ConfigError
+        otherwise.
+        """
+        labels = self._checked(sample, class_labels, encoder_hidden_states)
+        temb = self.time_embedding(self.time_proj(as_timesteps(timestep, sample.device)).to(self.dtype))
+        if self.class_embedding is not None:
+            temb = temb + self.class_embedding(labels)                                   # (B, D)
+        temb = F.silu(temb)
+
+        h = self.conv_in(sample)                                                         # (B, C_0, H, W)
+        if h.device.type == "cpu":
+            h = h.contiguous(memory_format=torch.channels_last)  # the layout in which CPU convolutions are fastest
+        skips = [h]
+        for block in self.down_blocks:
+            h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
+        h = self.mid_block(h, temb, encoder_hidden_states)
+        for block in self.up_blocks:
+            h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
+        out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
+        return UNet2DOutput(sample=out) if return_dict else (out,)
+
+    def _checked(self, sample: Tensor, labels: Tensor | None, text: Tensor | None) -> Tensor | None:
+        """Return the labels, the null class where they are left out; ConfigError for inputs that do not fit."""
+        c = self.config
+        check_divisible("sample", sample.shape[-2], sample.shape[-1], len(c["block_out_channels"]))
+        if (text is None) != (c["cross_attention_dim"] is None):
+            wanted = "None: this U-Net takes no text" if text is not None else "given: this U-Net is told by a text"
+            raise ConfigError(f"encoder_hidden_states must be {wanted} (cross_attention_dim)")
+        if text is not None and text.shape[-1] != c["cross_attention_dim"]:
+            raise ConfigError(f"encoder_hidden_states must have {c['cross_attention_dim']} features, got "
+                              f"{text.shape[-1]}")  # fmt: skip
+        if labels is not None and c["num_class_embeds"] is None:
+            raise ConfigError("class_labels must be None: this U-Net has no class embedding; set num_class_embeds")
+        if labels is None and c["num_class_embeds"] is not None:
+            if not c["null_class"]:
+                raise ConfigError("class_labels must be given: this U-Net is conditional, one label for each sample")
+            return torch.full((len(sample),), c["num_class_embeds"] - 1, device=sample.device)
+        return labels
+
+
+def check_config(config: Any) -> None:
+    """Raise ConfigError, naming the field, for a value that is impossible."""
+    c = config
+    channels, levels = c["block_out_channels"], c["attention_levels"]
+    listed = isinstance(channels, list | tuple) and 1 <= len(channels) <= MAX_LEVELS
+    require(listed, "block_out_channels", channels, f"a list of 1 to {MAX_LEVELS} channel counts")
+    for field in ("in_channels", "out_channels", "norm_num_groups", "attention_head_dim"):
+        require_int(field, c[field])
+    for field in ("cross_attention_dim", "num_class_embeds"):
+        if c[field] is not None:
+            require_int(field, c[field])
+    for field in ("layers_per_block", "transformer_layers"):
+        require_int(field, c[field], high=MAX_LAYERS)
+    for field in ("self_attention", "null_class"):
+        require(isinstance(c[field], bool), field, c[field], "true or false")
+    require_number("dropout", c["dropout"], 0.0, 1.0)
+    groups, head = c["norm_num_groups"], c["attention_head_dim"]
+    for count in channels:
+        require_int("block_out_channels", count)
+        require(count % groups == 0, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
+    require(isinstance(levels, list | tuple), "attention_levels", levels, "a list of levels")
+    for level in levels:
+        require_int("attention_levels", level, 0, len(channels) - 1)
+    for count in {channels[-1], *(channels[level] for level in levels)}:
+        require(count % head == 0, "attention_head_dim", head, f"a divisor of {count}, the channels it divides")
+    least = 1 + int(c["null_class"])
+    enough = c["null_class"] is False or (c["num_class_embeds"] or 0) >= least
+    require(enough, "num_class_embeds", c["num_class_embeds"], "2 or more, a class and the null class")
+    if c["sample_size"] is not None:
+        sides = c["sample_size"] if isinstance(c["sample_size"], list | tuple) else [c["sample_size"]] * 2
+        require(len(sides) == 2, "sample_size", c["sample_size"], "an int or a pair (height, width)")
+        for side in sides:
+            require_int("sample_size", side)
+        check_divisible("sample_size", sides[0], sides[1], len(channels))

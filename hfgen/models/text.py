@@ -1,0 +1,102 @@
+"""Texts as conditions: a tokenizer over the words of captions, and a small CLIP text encoder (Radford et al. 2021)."""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from hfgen.errors import ConfigError
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+Merge = tuple[str, str]
+
+
+def build_tokenizer(captions: Iterable[str], max_words: int = 4096, max_length: int = 77) -> CLIPTokenizer:
+    """Return a CLIP tokenizer to which each of the `max_words` most frequent words of `captions` is one token.
+
+    Byte-pair encoding (Sennrich et al. 2016) whose merges spell out those words; any other text is spelt by its pieces,
+    in the end by its bytes. `max_length` is what texts are padded and cut to, both ends counted; it is shortened to
+    that of the longest caption.
+    """
+    letters = sorted(ByteLevel.alphabet())
+    spelling = CLIPTokenizer(vocab=_numbered([START, END, *letters, *(c + WORD_END for c in letters)]), merges=[])
+    counts: Counter[tuple[str, ...]] = Counter()
+    longest = 1
+    for caption in captions:
+        words = _words(spelling, caption)
+        counts.update(words)
+        longest = max(longest, len(words))
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))[:max_words]
+    merges = merges_for(frequent)
+    vocabulary = [START, END, *letters, *(c + WORD_END for c in letters), *(a + b for a, b in merges)]
+    options: Any = {"merges": merges, "model_max_length": min(max_length, longest + 2)}
+    return CLIPTokenizer(vocab=_numbered(vocabulary), **options)
+
+
+def merges_for(words: Iterable[tuple[str, ...]]) -> list[Merge]:
+    """Return merges, most important first, after which each word, given as letters, is one token.
+
+    A word that earlier merges leave in pieces gets merges of its own, which rank below and so change no word before it.
+    """
+    ranks: dict[Merge, int] = {}
+    for word in words:
+        pieces = _merged(list(word), ranks)
+        while len(pieces) > 1:
+            ranks[pieces[0], pieces[1]] = len(ranks)
+            pieces = _merged(pieces, ranks)
+    return list(ranks)
+
+
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, hidden_size: int = 128, layers: int = 2, heads: int = 4
+) -> CLIPTextModel:
+    """Return a CLIP text encoder with random weights for the texts of `tokenizer`; ConfigError for sizes that fail."""
+    if min(hidden_size, layers, heads) < 1 or hidden_size % heads:
+        raise ConfigError(f"hidden_size must be a multiple of heads, all above 0, got {hidden_size}, {heads}, {layers}")
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
+        projection_dim=hidden_size, num_hidden_layers=layers, num_attention_heads=heads,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    ))  # fmt: skip
+
+
+def token_ids(tokenizer: Any, texts: list[str], device: torch.device | str = "cpu") -> Tensor:
+    """Return the tokens of texts, int64 (B, L), padded and cut to the L that the tokenizer was made for."""
+    found = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+    ids: Tensor = found["input_ids"].to(device)
+    return ids
+
+
+def load_text(model: str) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Return the CLIP text encoder and tokenizer in a folder, or under a Hub id: safetensors and JSON, no code."""
+    tokenizer = CLIPTokenizer.from_pretrained(model)
+    encoder = CLIPTextModel.from_pretrained(model, use_safetensors=True).eval()
+    return encoder, tokenizer
+
+
+def _numbered(tokens: Iterable[str]) -> dict[str, int]:
+    return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+
+
+def _words(spelling: CLIPTokenizer, caption: str) -> list[tuple[str, ...]]:
+    """Return the words of a caption as the tokenizer cuts it, each as its letters."""
+    backend = spelling.backend_tokenizer
+    text = backend.normalizer.normalize_str(caption)
+    words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return [(*word[:-1], word[-1] + WORD_END) for word in words if word]
+
+
+def _merged(pieces: list[str], ranks: dict[Merge, int]) -> list[str]:
+    """Return the pieces of a word after all merges that apply, the most important first."""
+    while True:
+        pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in ranks]
+        if not pairs:
+            return pieces
+        _, i = min(pairs)
+        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]

@@ -1,0 +1,104 @@
+"""Transformer blocks over the pixels of a feature map, which may look at a text (Rombach et al. 2022, appendix E.2).
+
+Module names are those of diffusers' `Transformer2DModel`, so that weights load both ways.
+"""
+
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from hfgen.models.blocks import GroupNorm
+
+
+class CrossAttention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v: queries from the pixels, keys and values from a context (Vaswani et al. 2017, eq. 1).
+
+    Without a context the pixels look at each other. `head_dim` is d.
+    """
+
+    def __init__(self, channels: int, context_dim: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        inner = channels // head_dim * head_dim
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(context_dim, inner, bias=False)
+        self.to_v = nn.Linear(context_dim, inner, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(inner, channels), nn.Dropout(dropout)])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context                                      # (B, L, D)
+        q, k, v = (self._heads(h) for h in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)           # (B, HW, heads d)
+        for layer in self.to_out:
+            h = layer(h)
+        return h                                                                         # (B, HW, C)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)                       # (B, heads, HW or L, d)
+
+
+class GEGLU(nn.Module):
+    """W x * gelu(V x) (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GEGLU between them, four times as wide."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Dropout(dropout), nn.Linear(4 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention (if any), attention to the context (if any), feed-forward: each x + f(LayerNorm(x))."""
+
+    def __init__(
+        self, channels: int, context_dim: int | None, head_dim: int, self_attention: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels) if self_attention else None
+        self.attn1 = CrossAttention(channels, channels, head_dim, dropout) if self_attention else None
+        self.norm2 = nn.LayerNorm(channels) if context_dim else None
+        self.attn2 = CrossAttention(channels, context_dim, head_dim, dropout) if context_dim else None
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, dropout)
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if self.norm1 is not None and self.attn1 is not None:
+            x = x + self.attn1(self.norm1(x))
+        if self.norm2 is not None and self.attn2 is not None:
+            x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))                                                # (B, HW, C)
+
+
+class SpatialTransformer(nn.Module):
+    """A feature map (B, C, H, W) as a sequence of pixels through transformer blocks, added to itself."""
+
+    def __init__(
+        self, channels: int, context_dim: int | None, head_dim: int, layers: int, groups: int, self_attention: bool,
+        dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.norm = GroupNorm(groups, channels, 1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        blocks = [TransformerBlock(channels, context_dim, head_dim, self_attention, dropout) for _ in range(layers)]
+        self.transformer_blocks = nn.ModuleList(blocks)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        h = self.proj_in(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)                 # (B, HW, C)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        h = h.transpose(1, 2).unflatten(2, x.shape[2:])                                  # (B, C, H, W)
+        return x + self.proj_out(h)

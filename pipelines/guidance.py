@@ -1,0 +1,65 @@
+"""Classifier-free guidance (Ho and Salimans 2021): away from what a network says unconditioned, in one call of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfgen.errors import ConfigError, ConfigTypeError
+
+
+def guided(
+    predict: Callable[..., Tensor],
+    x: Tensor,
+    conditions: dict[str, Tensor | None],
+    unconditions: dict[str, Tensor | None],
+    scale: float,
+    rescale: float = 0.0,
+) -> Tensor:
+    """Return u + w (c - u), w = `scale` (Ho and Salimans 2021, eq. 6, with 1 + their w), shaped like x (B, ...).
+
+    c = predict(x, **conditions) and u = predict(x, **unconditions) come from one call with 2 B rows. At scale 1 only c
+    is computed. `rescale` in [0, 1] goes that far towards the prediction with c's standard deviation in each sample
+    (Lin et al. 2023, eq. 15 and 16), against the overexposure of large scales.
+    """
+    if scale == 1:
+        return predict(x, **conditions)
+    both = {name: _joined(unconditions[name], given) for name, given in conditions.items()}
+    u, c = predict(torch.cat([x, x]), **both).chunk(2)
+    mixed = u + scale * (c - u)
+    return mixed if rescale == 0 else rescaled(mixed, c, rescale)
+
+
+def rescaled(mixed: Tensor, c: Tensor, rescale: float) -> Tensor:
+    """Return phi mixed std(c) / std(mixed) + (1 - phi) mixed, phi = `rescale` (Lin et al. 2023, eq. 15 and 16)."""
+    dims = tuple(range(1, c.ndim))
+    ratio = c.std(dims, keepdim=True) / mixed.std(dims, keepdim=True).clamp_min(1e-12)
+    return mixed * (rescale * ratio + (1 - rescale))
+
+
+def scale_at(scale: float, interval: tuple[float, float], t: float, T: int) -> float:
+    """Return the guidance scale at timestep t: `scale` where t / (T - 1) is in `interval`, 1 (no guidance) elsewhere.
+
+    Guidance only at some noise levels (Kynkaanniemi et al. 2024, section 3). The interval is in [0, 1], 1 being pure
+    noise, both ends included.
+    """
+    low, high = interval
+    return scale if low <= t / max(1, T - 1) <= high else 1.0
+
+
+def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
+    """Raise ConfigError, or ConfigTypeError, naming the argument, for values that guidance cannot have."""
+    for name, value, high in (("guidance_scale", scale, 1e3), ("guidance_rescale", rescale, 1.0)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigTypeError(f"{name} must be a number in [0, {high:g}], got {value!r}")
+        if not 0 <= value <= high:
+            raise ConfigError(f"{name} must be a number in [0, {high:g}], got {value!r}")
+    pair = isinstance(interval, list | tuple) and len(interval) == 2
+    numbers = pair and all(isinstance(end, int | float) for end in interval)
+    if not numbers or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ConfigError(f"guidance_interval must be (low, high) with 0 <= low <= high <= 1, got {interval!r}")
+
+
+def _joined(without: Tensor | None, given: Tensor | None) -> Tensor | None:
+    return None if given is None or without is None else torch.cat([without, given])

@@ -1,0 +1,197 @@
+"""Latent diffusion: stock's loop as oracle, guidance, images and masks, saved folders, noise per image, refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hfgen import AutoPipeline, DDPMScheduler
+from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.models.autoencoder_kl import AutoencoderKL
+from hfgen.models.conditional_unet import ConditionalUNet
+from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
+
+TOKENIZER = build_tokenizer(["a red circle", "a blue square on white"])
+
+
+def make(text: bool = False, classes: int | None = None, null: bool = False, **changes: Any) -> Any:
+    """Return a quiet pipeline: latents (2, 4, 4) of images 8x8."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4, sample_size=8,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2, scaling_factor=0.5, shift_factor=0.1,
+    )  # fmt: skip
+    unet = ConditionalUNet(
+        sample_size=4, in_channels=2, out_channels=2, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+        attention_levels=(1,), attention_head_dim=4, cross_attention_dim=8 if text else None, num_class_embeds=classes,
+        null_class=null, **changes,
+    )  # fmt: skip
+    parts = {"text_encoder": build_text_encoder(TOKENIZER, 8, 1, 2).eval(), "tokenizer": TOKENIZER} if text else {}
+    scheduler = DDPMScheduler(num_train_timesteps=20, clip_sample=False)
+    pipe = LatentDiffusionPipeline(vae.eval(), unet.eval(), scheduler, **parts)  # type: ignore[arg-type]
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seed(*values: int) -> Any:
+    generators = [torch.Generator().manual_seed(value) for value in values]
+    return generators[0] if len(generators) == 1 else generators
+
+
+def reference(pipe: Any, x: Tensor, steps: int, predict: Callable[[Tensor, Tensor], Tensor], skip: int = 0) -> Tensor:
+    """Return x_0 of diffusers' DDIM scheduler, driven as its documentation says."""
+    scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(steps)
+    with torch.no_grad():
+        for t in scheduler.timesteps[skip:]:
+            x = scheduler.step(predict(x, t), t, x).prev_sample
+    return x
+
+
+def last(states: Any) -> Tensor:
+    return list(states)[-1]
+
+
+def test_samples_are_those_of_stocks_loop_decoded() -> None:
+    pipe, x = make(), torch.randn(3, 2, 4, 4)
+    expected = reference(pipe, x, 5, lambda z, t: pipe.unet(z, t).sample)
+    found = last(pipe.states(num_steps=5, latents=x, sampler="ddim"))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    with torch.no_grad():
+        images = (pipe.vae.decode(expected / 0.5 + 0.1).sample / 2 + 0.5).clamp(0, 1)
+    tensor = pipe(num_steps=5, latents=x, sampler="ddim", output_type="pt").images
+    torch.testing.assert_close(tensor, images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(pipe.decode(found, "pt").images, tensor, atol=1e-6, rtol=0)
+    assert [p.size for p in pipe(batch_size=2, num_steps=2).images] == [(8, 8)] * 2
+    assert len(list(pipe.states(num_steps=None))) == 21
+
+
+def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_null_class() -> None:
+    pipe, x = make(text=True, classes=4, null=True), torch.randn(2, 2, 4, 4)
+
+    def features(*texts: str) -> Tensor:
+        with torch.no_grad():
+            return pipe.text_encoder(input_ids=token_ids(TOKENIZER, list(texts))).last_hidden_state
+
+    told, negative, empty = features("a red circle", "a blue square"), features("white", "white"), features("", "")
+    labels, null = torch.tensor([0, 2]), torch.tensor([3, 3])
+
+    def predict(z: Tensor, t: Tensor) -> Tensor:
+        c, u = pipe.unet(z, t, labels, told).sample, pipe.unet(z, t, null, negative).sample
+        return u + 4.0 * (c - u)
+
+    prompts = {"prompt": ["a red circle", "a blue square"], "class_labels": [0, 2], "latents": x, "sampler": "ddim"}
+    found = last(pipe.states(num_steps=4, guidance_scale=4.0, negative_prompt="white", **prompts))
+    torch.testing.assert_close(found, reference(pipe, x, 4, predict), atol=1e-4, rtol=0)
+    off = last(pipe.states(num_steps=4, guidance_scale=1.0, **prompts))
+    expected = reference(pipe, x, 4, lambda z, t: pipe.unet(z, t, labels, told).sample)
+    torch.testing.assert_close(off, expected, atol=1e-4, rtol=0)
+    none = last(pipe.states(num_steps=4, guidance_scale=1.0, latents=x, sampler="ddim"))
+    expected = reference(pipe, x, 4, lambda z, t: pipe.unet(z, t, null, empty).sample)
+    torch.testing.assert_close(none, expected, atol=1e-4, rtol=0)
+    never = last(pipe.states(num_steps=4, guidance_scale=4.0, guidance_interval=(1.0, 1.0), **prompts))
+    torch.testing.assert_close(never, off, atol=1e-4, rtol=0)
+    default = last(pipe.states(num_steps=4, **prompts))
+    assert torch.equal(default, last(pipe.states(num_steps=4, guidance_scale=3.0, **prompts)))
+
+
+def test_an_image_is_noised_for_the_last_share_of_the_steps() -> None:
+    pipe, x, noise = make(), torch.rand(2, 3, 8, 8), torch.randn(2, 2, 4, 4)
+    with torch.no_grad():
+        z = pipe.vae.to_latents(2 * x - 1)
+    scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(10)
+    begin = scheduler.add_noise(z, noise, scheduler.timesteps[6].expand(2))
+    expected = reference(pipe, begin, 10, lambda z, t: pipe.unet(z, t).sample, skip=6)
+    states = list(pipe.states(num_steps=10, image=x, strength=0.4, latents=noise, sampler="ddim"))
+    assert len(states) == 5
+    torch.testing.assert_close(states[0], begin, atol=1e-5, rtol=0)
+    torch.testing.assert_close(states[-1], expected, atol=1e-4, rtol=0)
+    several = pipe(num_steps=4, image=Image.new("RGB", (20, 9), "red"), batch_size=3, generator=seed(0)).images
+    assert len(several) == 3 and several[0].tobytes() != several[1].tobytes()
+
+
+def test_inpainting_keeps_every_pixel_outside_the_mask_and_its_latents() -> None:
+    pipe, x = make(), torch.rand(2, 3, 8, 8)
+    mask = torch.zeros(8, 8)
+    mask[:, 4:] = 1
+    images = pipe(num_steps=6, image=x, mask=mask, generator=seed(0), output_type="pt").images
+    torch.testing.assert_close(images[..., :4], x[..., :4], atol=1e-6, rtol=0)
+    assert (images[..., 4:] - x[..., 4:]).abs().amax((1, 2, 3)).min() > 0.05
+    states = list(pipe.states(num_steps=6, image=x, mask=mask, generator=seed(0)))
+    with torch.no_grad():
+        z = pipe.vae.to_latents(2 * x - 1)
+    assert len(states) == 7
+    torch.testing.assert_close(states[-1][..., :2], z[..., :2], atol=1e-5, rtol=0)
+    other = list(pipe.states(num_steps=6, image=x, mask=mask, generator=seed(1)))[-1]
+    assert (other - states[-1])[..., 2:].abs().min() > 0 and torch.equal(other[..., :2], states[-1][..., :2])
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_saved_folder_loads_again_with_and_without_text(tmp_path: Path, text: bool) -> None:
+    pipe = make(text=text, classes=4, null=True)
+    pipe.save_pretrained(tmp_path / "saved")
+    index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
+    assert index["text_encoder"] == (["transformers", "CLIPTextModel"] if text else [None, None])
+    assert index["tokenizer"] == (["transformers", "CLIPTokenizer"] if text else [None, None])
+    assert index["vae"] == ["diffusers", "AutoencoderKL"] and index["unet"] == ["hfgen_shim", "ConditionalUNet"]
+    again: Any = AutoPipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    told = {"prompt": "a red circle"} if text else {}
+    a, b = (p(class_labels=1, num_steps=3, generator=seed(2), output_type="pt", **told).images for p in (pipe, again))
+    assert torch.equal(a, b)
+    index.pop("vae")
+    (tmp_path / "saved" / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="LatentDiffusionPipeline has the components"):
+        AutoPipeline.from_pretrained(tmp_path / "saved")
+
+
+def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
+    pipe = make(classes=3)
+    together = last(pipe.states(class_labels=[0, 1, 2], num_steps=5, generator=seed(5, 6, 7)))
+    alone = last(pipe.states(class_labels=[1], num_steps=5, generator=[seed(6)]))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ({}, {"prompt": "a"}, "prompt must be None, this model knows no texts"),
+        ({}, {"guidance_scale": 2.0}, "guidance_scale must be 1: this model was not trained without conditions"),
+        ({}, {"class_labels": 1}, "class_labels must be None"),
+        ({"classes": 3}, {}, "class_labels must be given"),
+        ({"classes": 3, "null": True}, {"class_labels": 2}, r"class_labels must be in \[0, 1\]"),
+        ({"text": True}, {"prompt": ["a", "b"], "batch_size": 3}, "these must agree: prompt 2, batch_size 3"),
+        ({"text": True}, {"prompt": 3}, "prompt must be a text or a list of texts, got 3"),
+        ({"text": True}, {"negative_prompt": ["a", "b"]}, "negative_prompt must be one text or 1 of them, got 2"),
+        ({}, {"num_steps": 21}, r"num_steps must be an int in \[1, 20\]"),
+        ({}, {"latents": torch.zeros(2, 2, 4, 5)}, r"latents must be a tensor of shape \[2, 2, 4, 4\]"),
+        ({}, {"strength": 0.5}, "mask and strength go with an image"),
+        ({}, {"image": torch.zeros(1, 3, 8, 8), "strength": 0.0}, r"strength must be a number in \(0, 1\], got 0.0"),
+        ({}, {"image": torch.zeros(2, 3, 8, 8), "mask": torch.zeros(3, 1, 8, 8)}, "mask must be one for all images"),
+        ({}, {"sampler": "best"}, "sampler must be one of"),
+        ({}, {"output_type": "png"}, "output_type"),
+        ({}, {"guidance_rescale": 2.0}, "guidance_rescale"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(kind: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make(**kind)(**{"num_steps": 2, **arguments})
+    assert isinstance(caught.value, ConfigTypeError) == (arguments.get("prompt") == 3)
+
+
+def test_parts_that_do_not_fit_together_are_refused() -> None:
+    text, plain = make(text=True), make()
+    with pytest.raises(ConfigError, match="text_encoder and tokenizer must be given exactly if"):
+        LatentDiffusionPipeline(plain.vae, text.unet, plain.scheduler)
+    wide = ConditionalUNet(sample_size=4, block_out_channels=(8,), norm_num_groups=4, attention_levels=(),
+                           attention_head_dim=4)  # fmt: skip
+    with pytest.raises(ConfigError, match="unet takes 4 channels, the latents of the vae have 2"):
+        LatentDiffusionPipeline(plain.vae, wide, plain.scheduler)

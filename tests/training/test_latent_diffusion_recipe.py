@@ -1,0 +1,272 @@
+"""The recipe of latent diffusion: cached latents, conditions that are left out, exact runs, pipelines, refusals."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from hfgen import AutoPipeline
+from hfgen.data import load_dataset
+from hfgen.errors import CheckpointError, ConfigError
+from hfgen.models.autoencoder_kl import AutoencoderKL
+from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
+from hfgen.training import latent_data, latent_diffusion
+from hfgen.training.engine import Engine
+from hfgen.training.latent_data import encoded, load_autoencoder
+from hfgen.training.latent_diffusion import LatentDiffusionSettings, build, open_latents, recommended
+from hfgen.training.noise import Noise
+from tests.training import runs
+from tests.training.test_exact_resume import wait_for_step
+
+Train = Callable[..., subprocess.CompletedProcess]
+SHAPES = ("--dataset", "shapes", "--split", "train[:64]", "--resolution", "8", "--captions")
+
+
+def make_autoencoder(folder: Path, channels: int, seed: int = 0) -> Path:
+    """Return the folder of a small autoencoder with random weights, latents 2x4x4 of images 8x8."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        in_channels=channels, out_channels=channels, block_out_channels=(8, 8), norm_num_groups=4, sample_size=8,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2,
+        scaling_factor=2.0, shift_factor=0.1,
+    )  # fmt: skip
+    AutoencoderKLPipeline(vae).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "grey", 1))
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "coloured", 3))
+
+
+def settings(folder: Path, autoencoder: str, **changes: Any) -> LatentDiffusionSettings:
+    defaults: dict[str, Any] = {"output_dir": folder, "autoencoder": autoencoder, "block_out_channels": (8, 16),
+                                "layers_per_block": 1, "attention_head_dim": 4, "num_train_timesteps": 50,
+                                "batch_size": 16, "max_steps": 20, "warmup_steps": 0, "lr_schedule": "constant",
+                                "learning_rate": 1e-3, "text_width": 16, "text_layers": 1}  # fmt: skip
+    return LatentDiffusionSettings(**{**defaults, **changes})
+
+
+def engine(s: LatentDiffusionSettings) -> Engine:
+    data = open_latents(s)
+    return Engine(recommended(s, data), build, data, Accelerator(cpu=True))
+
+
+CAPTIONED: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}
+
+
+def test_latents_are_those_of_the_autoencoder_mirrored_ones_too(tmp_path: Path, grey: str) -> None:
+    source, vae = load_dataset("digits"), load_autoencoder(grey)
+    latents = encoded(source, vae, True, tmp_path)
+    x = source.tensor(40)
+    with torch.no_grad():
+        torch.testing.assert_close(latents.tensor(40), vae.to_latents(x), atol=1e-5, rtol=0)
+        sides = [vae.posterior(x), vae.posterior(x.flip(-1))]
+    batch = next(latents.batches(seed=0, batch_size=len(latents)))
+    order = next(source.batches(seed=0, batch_size=len(latents)))
+    assert torch.equal(batch["label"], order["label"]) and latents.num_classes == 10
+    taken = latents.take(0, torch.zeros(40).long().numpy(), torch.arange(40).numpy(), torch.device("cpu"))
+    which = [(taken["x"] - (q.mean - 0.1) * 2).abs().amax((1, 2, 3)) < 1e-5 for q in sides]
+    assert (which[0] | which[1]).all() and 8 < which[1].sum() < 32
+    expected = torch.where(which[0][:, None, None, None], sides[0].std, sides[1].std) * 2
+    torch.testing.assert_close(taken["std"], expected, atol=1e-5, rtol=0)
+    assert latents.describe() == "latents of digits: 1,797 of 2x4x4, 10 classes"
+
+
+def test_an_interrupted_encoding_goes_on_and_other_weights_or_images_are_refused(
+    tmp_path: Path, grey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latent_data, "SHARD", 500)
+    source, vae = load_dataset("digits"), load_autoencoder(grey)
+    folder = tmp_path / "latents"
+    whole = encoded(source, vae, False, folder)
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) == 4 and files[0].stat().st_mode & 0o044
+    files[1].unlink()
+    files[2].write_bytes(files[2].read_bytes()[:1000])
+    kept = {i: files[i].stat().st_ino for i in (0, 3)}
+    again = encoded(source, vae, False, folder)
+    assert {i: files[i].stat().st_ino for i in kept} == kept
+    assert torch.equal(again.tensor(), whole.tensor()) and again.fingerprint == whole.fingerprint
+    with pytest.raises(CheckpointError, match="holds latents of other images, or of an autoencoder with other weights"):
+        encoded(source, vae, True, folder)
+    other = load_autoencoder(str(make_autoencoder(tmp_path / "other", 1, seed=1)))
+    with pytest.raises(CheckpointError, match="latents-00000000"):
+        encoded(source, other, False, folder)
+
+
+def test_an_autoencoder_is_a_pipeline_a_run_or_a_folder_of_its_own(tmp_path: Path, grey: str) -> None:
+    first = load_autoencoder(grey)
+    alone = load_autoencoder(str(Path(grey) / "vae"))
+    assert latent_data.weights_hash(first) == latent_data.weights_hash(alone)
+    assert not any(p.requires_grad for p in first.parameters())
+    first.register_to_config(scaling_factor=3.0)
+    assert latent_data.weights_hash(first) != latent_data.weights_hash(alone)
+
+
+def test_the_loss_is_the_error_of_the_noise_in_draws_of_q_and_conditions_are_left_out(
+    tmp_path: Path, coloured: str
+) -> None:
+    e = engine(settings(tmp_path, coloured, **CAPTIONED, class_conditional=True, condition_dropout=0.4))
+    batch = next(e.dataset.batches(seed=0, batch_size=16))
+    seen: list[Any] = []
+    nets: Any = {"unet": lambda *a, **k: seen.append((a, k)) or e.nets["unet"](*a, **k),
+                 "text_encoder": e.nets["text_encoder"]}  # fmt: skip
+    loss, scalars = e.recipe.phases[0].loss(nets, batch, Noise((0, 0, "x", 0), 16, slice(16)), {})
+    noise = Noise((0, 0, "x", 0), 16, slice(16))
+    eps, t = noise.normal("eps", 2, 4, 4), (noise.stratified("t") * 50).long()
+    z = batch["x"] + batch["std"] * noise.normal("posterior", 2, 4, 4)
+    scheduler = scheduler_of(e)
+    ((z_t, times), told) = seen[0]
+    torch.testing.assert_close(z_t, scheduler.add_noise(z, eps, t), atol=1e-5, rtol=0)
+    assert torch.equal(times, t)
+    expected = (e.nets["unet"](z_t, t, **told).sample - eps).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and scalars["loss"] == loss
+    out = noise.uniform("condition") < 0.4
+    assert 0 < out.sum() < 16
+    assert torch.equal(told["class_labels"], torch.where(out, 4, batch["label"]))
+    features = told["encoder_hidden_states"]
+    empty = features[out]
+    torch.testing.assert_close(empty, empty[:1].expand_as(empty), atol=1e-6, rtol=0)
+    assert (features[~out] - empty[:1]).abs().amax((1, 2)).min() > 1e-2
+
+
+def scheduler_of(e: Engine) -> Any:
+    """Return the scheduler of a recipe's pipeline."""
+    return e.recipe.pipeline(e.nets).scheduler
+
+
+@pytest.mark.parametrize("kind", ["nothing", "classes", "captions"])
+def test_micro_batches_give_the_numbers_of_the_whole_batch(
+    tmp_path: Path, grey: str, coloured: str, kind: str
+) -> None:
+    choices = {"nothing": {}, "classes": {"class_conditional": True}, "captions": CAPTIONED}[kind]
+    lines = []
+    for micro in (None, 4):
+        s = settings(tmp_path, coloured if kind == "captions" else grey, **choices, micro_batch_size=micro)
+        e = engine(s)
+        lines.append([e.log.fetch(e.accelerator) for _ in e.train(0, 3, 20)])
+        assert set(e.averages) == ({"unet", "text_encoder"} if kind == "captions" else {"unet"})
+    for a, b in zip(*lines, strict=True):
+        assert a.keys() == b.keys() == {"loss", "grad_norm"}
+        for name in a:
+            assert a[name] == pytest.approx(b[name], abs=1e-4, rel=1e-4), name
+
+
+def test_half_precision_stays_finite_and_close(tmp_path: Path, coloured: str) -> None:
+    losses = []
+    for precision in ("no", "bf16"):
+        e = engine(settings(tmp_path, coloured, **CAPTIONED, mixed_precision=precision))
+        losses.append([e.log.fetch(e.accelerator)["loss"] for _ in e.train(0, 5, 20)])
+    torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), atol=0.03, rtol=0)
+
+
+def test_a_run_told_captions_learns_and_its_folder_samples_what_its_text_says(tmp_path: Path, coloured: str) -> None:
+    words = ["--output-dir", str(tmp_path / "run"), "--autoencoder", coloured, *runs.SHARED,
+             *runs.TINY["latent_diffusion"], *SHAPES, "--class-conditional", "--max-steps", "60", "--learning-rate",
+             "5e-3"]  # fmt: skip
+    threads = torch.get_num_threads()
+    try:
+        assert latent_diffusion.main(words) == 0
+    finally:
+        torch.set_num_threads(threads)
+    log = runs.metrics(tmp_path / "run")
+    assert sum(line["loss"] for line in log[-10:]) < 0.9 * sum(line["loss"] for line in log[:10])
+    pipe: Any = AutoPipeline.from_pretrained(tmp_path / "run")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.unet.config["null_class"] and pipe.unet.config["num_class_embeds"] == 5
+    vae = load_autoencoder(coloured)
+    assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), pipe.vae.parameters(), strict=True))
+
+    def sample(prompt: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return next(reversed(list(pipe.states(prompt, 1, num_steps=5, generator=generator))))
+
+    red, blue = (sample(f"a large filled {colour} circle in the centre on white") for colour in ("red", "blue"))
+    assert (red - blue).abs().max() > 1e-4
+    assert (tmp_path / "run" / "samples" / "step-00000060.png").is_file()
+
+
+def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of a run's newest checkpoint, by file and name."""
+    newest = max((folder / "checkpoints").glob("step-*"))
+    files = sorted(newest.rglob("*.safetensors"))
+    assert len(files) == 5, files                         # networks, optimisers; U-Net, text encoder, autoencoder
+    return {f"{file.relative_to(newest)}/{k}": v.clone() for file in files for k, v in load_file(file).items()}
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bits(
+    tmp_path: Path, coloured: str, start: Callable[..., subprocess.Popen], train: Train
+) -> None:
+    arguments = ("--autoencoder", coloured, *SHAPES, "--max-steps", "20", "--save-every", "4")
+    train(tmp_path / "whole", *arguments, recipe="latent_diffusion")
+    process = start(tmp_path / "killed", *arguments, recipe="latent_diffusion")
+    wait_for_step(tmp_path / "killed", 9, process)
+    process.kill()
+    process.communicate()
+    done = train(tmp_path / "killed", *arguments, "--resume", recipe="latent_diffusion")
+    assert "continued from step" in done.stdout
+    first, second = checkpoint_tensors(tmp_path / "whole"), checkpoint_tensors(tmp_path / "killed")
+    assert first.keys() == second.keys()
+    assert not [key for key in first if not torch.equal(first[key], second[key])]
+    assert runs.metrics(tmp_path / "whole") == runs.metrics(tmp_path / "killed")
+
+
+def test_two_processes_equal_one(tmp_path: Path, coloured: str, train: Train) -> None:
+    arguments = ("--autoencoder", coloured, *SHAPES, "--class-conditional", "--max-steps", "6", "--save-every", "0")
+    train(tmp_path / "one", *arguments, recipe="latent_diffusion")
+    done = train(tmp_path / "two", *arguments, recipe="latent_diffusion", processes=2)
+    assert "2 process(es)" in done.stdout and "Warning" not in done.stderr, done.stderr
+    for a, b in zip(runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two"), strict=True):
+        for name in a:
+            assert a[name] == pytest.approx(b[name], abs=1e-4, rel=1e-4), (name, a, b)
+    first, second = checkpoint_tensors(tmp_path / "one"), checkpoint_tensors(tmp_path / "two")
+    for key in first:
+        if key.startswith("nets") and "k_proj.bias" not in key:    # softmax does not see it: its gradient is rounding
+            torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "ring8"}, "--dataset ring8: latent diffusion is for images"),
+        ({"dataset": "shapes"}, "--autoencoder .*: is for 1 channels, the images of shapes have 3"),
+        ({"dataset": "shapes", "class_conditional": True, "label_column": "none"}, "'shapes' has no labels"),
+        ({"condition_dropout": 1.0}, r"--condition-dropout must be in \[0, 1\), got 1.0"),
+        ({"caption_column": "text"}, "--caption-column text needs --captions"),
+        ({"captions": True}, "caption_column='caption' does not apply"),
+        ({"streaming": True}, "--streaming"),
+        ({"variance_type": "learned_range"}, "--variance-type learned_range"),
+        ({"autoencoder": "nowhere"}, "'nowhere': no such folder"),
+    ],
+)
+def test_settings_that_no_run_can_use_are_refused_by_name_and_leave_no_trace(
+    tmp_path: Path, grey: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_latents(settings(tmp_path / "run", **{"autoencoder": grey, **changes}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipeline_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds no vae, found model_index\.json"):
+        load_autoencoder(str(tmp_path))
+
+
+def test_what_is_recommended_fits_the_latents_and_gives_way_to_what_is_asked(tmp_path: Path, grey: str) -> None:
+    data = open_latents(settings(tmp_path, grey))
+    s = LatentDiffusionSettings(output_dir=tmp_path, autoencoder=grey)
+    assert recommended(s, data).block_out_channels == (64, 128) and recommended(s, data).attention_levels == (1,)
+    s.block_out_channels = (8,)
+    assert recommended(s, data).attention_levels == (0,) and recommended(s, data).max_steps == 4000

@@ -1,0 +1,217 @@
+"""The autoencoder of latent diffusion (Rombach et al. 2022, section 3.1): few latents, from which images come back.
+
+    hfgen train autoencoder_kl --dataset shapes --output-dir runs/autoencoder
+
+Its latents are measured whenever the model is saved: `shift_factor` and `scaling_factor` in its configuration bring
+them to mean 0 and variance 1.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, cast
+
+import torch
+from PIL import Image
+from torch import nn
+
+from hfgen import images
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.metrics.reconstruction import decibels
+from hfgen.models.autoencoder_kl import AutoencoderKL
+from hfgen.models.translator import PatchDiscriminator
+from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
+from hfgen.pipelines.base import Pipeline
+from hfgen.training import run
+from hfgen.training.autoencoder_kl_game import Game
+from hfgen.training.evaluation import batches_of, held_out
+from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.settings import Settings, filled
+
+SHOWN, MEASURED = 16, 1024
+"""Images on the grid, each above its reconstruction; and images whose latents are measured, at least."""
+
+BETAS = (0.5, 0.9)
+SMALLEST = 3
+"""Adam's decay rates (Esser et al. 2021); pixels a side that the discriminator's stride of 2^layers leaves at least."""
+
+
+@dataclass(kw_only=True)
+class AutoencoderKLSettings(Settings):
+    """Train the autoencoder of latent diffusion on images: reconstruction, small KL, adversarial loss on patches."""
+
+    block_out_channels: tuple[int, ...] | None = None
+    """Channels at each resolution, finest first; each but the first halves the sides once more."""
+    layers_per_block: int = 1
+    """ResNet blocks at each resolution."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+
+    reconstruction: Literal["l1", "l2"] = "l1"
+    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2."""
+    kl_weight: float = 1e-6
+    """Weight of KL(q(z|x) || N(0, I)), in nats over the number of pixel values of an image."""
+    adversarial_weight: float = 0.5
+    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator."""
+    adversarial_start: int | None = None
+    """Steps before the discriminator takes part; by default half of all."""
+    loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
+    """What is played for with the discriminator."""
+    discriminator_learning_rate: float | None = None
+    """Peak learning rate of the discriminator."""
+    discriminator_width: int = 64
+    """Channels of the discriminator's first layer."""
+    discriminator_layers: int | None = None
+    """Layers of the discriminator that halve the sides; by default three, or what the images are large enough for."""
+
+    eval_split: str | None = None
+    """Split whose reconstructions are measured with the averaged weights whenever a grid is drawn, and at the end."""
+    eval_dataset: str | None = None
+    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+
+
+def build(settings: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
+    """Return autoencoder and discriminator, their phases and the pipeline of an autoencoder of `dataset`."""
+    s = recommended(settings, dataset)
+    check(s, dataset)
+    vae: Any = network(s, dataset)
+    nets: dict[str, nn.Module] = {"vae": vae}
+    discriminator: Any = None
+    if s.adversarial_weight:
+        discriminator = nets["discriminator"] = PatchDiscriminator(
+            dataset.shape[0], width=s.discriminator_width, layers=cast(int, s.discriminator_layers)
+        )
+    game = Game(s, vae, discriminator)
+    phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), game.autoencoder_loss)]
+    if discriminator is not None:
+        judge = optimizer(discriminator, s.discriminator_learning_rate)
+        after = game.after_discriminator(judge)
+        phases.insert(0, Phase("discriminator", judge, ("discriminator",), game.discriminator_loss, after=after))
+    shown = held_out(s, dataset)
+    return Recipe(
+        nets=nets,
+        phases=phases,
+        pipeline=lambda nets: pipeline(nets, dataset, s),
+        preview=lambda pipeline: preview(pipeline, shown or dataset),
+        averaged=("vae",),
+        evaluate=None if shown is None else lambda nets: evaluate(nets["vae"], shown),
+        usage="hfgen.AutoencoderKLPipeline.from_pretrained('{run}').reconstruct(images).images",
+    )
+
+
+def network(s: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKL:
+    """Return the autoencoder for the dataset's images."""
+    channels, height, width = dataset.shape
+    widths = cast(tuple[int, ...], s.block_out_channels)
+    return AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=s.layers_per_block,
+        latent_channels=s.latent_channels,
+        norm_num_groups=min(32, max(1, widths[0] // 4)),
+        sample_size=height if height == width else (height, width),
+    )
+
+
+def optimizer(net: nn.Module, rate: float | None) -> torch.optim.Optimizer:
+    """Return Adam for all parameters of a network."""
+    return torch.optim.Adam(net.parameters(), lr=cast(float, rate), betas=BETAS, fused=True)
+
+
+def pipeline(nets: Mapping[str, nn.Module], dataset: Dataset, s: AutoencoderKLSettings) -> AutoencoderKLPipeline:
+    """Return the pipeline of the networks, the autoencoder's latents having been measured and made standard."""
+    vae = cast(AutoencoderKL, nets["vae"])
+    shift, scale = shift_and_scale(vae, first_batches(dataset, s))
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+    return AutoencoderKLPipeline(vae)
+
+
+def first_batches(dataset: Dataset, s: AutoencoderKLSettings) -> Iterator[Batch]:
+    """Yield the first batches of the run, with 1,024 images or a few more."""
+    size = s.global_batch
+    return islice(dataset.batches(seed=s.seed, batch_size=size), -(-MEASURED // size))
+
+
+@torch.no_grad()
+def shift_and_scale(vae: AutoencoderKL, batches: Iterator[Batch]) -> tuple[float, float]:
+    """Return the mean and 1 / standard deviation of z ~ q(z|x), over all images, channels and positions.
+
+    Var z = E mu^2 + E sigma^2 - (E mu)^2, so that nothing has to be drawn.
+    """
+    mean = square = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for batch in batches:
+        posterior = vae.posterior(batch["x"].to(vae.device))
+        mu, std = posterior.mean.double().cpu(), posterior.std.double().cpu()
+        mean, square, count = mean + mu.sum(), square + (mu.square() + std.square()).sum(), count + mu.numel()
+    shift = float(mean / count)
+    return shift, float((square / count - shift**2).clamp_min(1e-12).rsqrt())
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
+    """Return the PSNR in decibels of the reconstructions of all of a dataset, through the means of the latents."""
+    error, vae = 0.0, cast(Any, net)
+    for batch in batches_of(dataset):
+        x = batch["x"]
+        error += float((vae(x.to(vae.device)).sample.float().cpu() - x).double().square().mean((1, 2, 3)).sum())
+    return {"eval_psnr": decibels(error / len(dataset))}
+
+
+@torch.no_grad()
+def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
+    """Return a grid: the first 16 images, and below them their reconstructions."""
+    x, vae = dataset.tensor(SHOWN), cast(Any, pipeline).vae
+    return images.grid(images.to_pil(torch.cat([x, vae(x.to(vae.device)).sample.float().cpu()])), columns=len(x))
+
+
+def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
+    """Raise ConfigError, naming the field, for data and settings that no run can use."""
+    if len(dataset.shape) != 3:
+        raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
+    for name in ("kl_weight", "adversarial_weight", "adversarial_start"):
+        value = getattr(s, name)
+        if value is not None and value < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {value}")
+    for name in ("discriminator_learning_rate", "discriminator_layers"):
+        if not getattr(s, name) > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
+    factor = 2 ** (len(cast(tuple[int, ...], s.block_out_channels)) - 1)
+    if any(side % factor for side in dataset.shape[1:]):
+        raise ConfigError(f"--block-out-channels {s.block_out_channels}: halve the sides {factor} times over, which "
+                          f"images of {'x'.join(map(str, dataset.shape[1:]))} do not divide by")  # fmt: skip
+    least = SMALLEST * 2 ** (s.discriminator_layers or 0)
+    if s.adversarial_weight and min(dataset.shape[1:]) < least:
+        raise ConfigError(f"--discriminator-layers {s.discriminator_layers}: for images of {least} pixels a side, "
+                          f"these have {min(dataset.shape[1:])}; take fewer, or --adversarial-weight 0")  # fmt: skip
+
+
+def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKLSettings:
+    """Return the settings with what suits the dataset; sides are halved once below 16 pixels, twice below 128."""
+    sides = dataset.shape[1:] or (1,)
+    side = max(sides)
+    widths = (32, 64) if side < 16 else (32, 64, 64) if side < 64 else (64, 128, 128, 128)[: 3 if side < 128 else 4]
+    possible = min((side & -side).bit_length() for side in sides)                    # levels: one more than halvings
+    layers = max((n for n in (1, 2, 3) if SMALLEST * 2**n <= min(sides)), default=1)
+    values: dict[str, Any] = {"batch_size": 32, "block_out_channels": widths[:possible], "max_steps": 10_000}
+    values |= {"learning_rate": 5e-4, "discriminator_learning_rate": 2e-4, "discriminator_layers": layers}
+    if side < 16:
+        values |= {"batch_size": 64, "learning_rate": 1e-3, "max_steps": 2000}
+    if settings.budget is None:                                                      # else the steps are still to come
+        values["adversarial_start"] = (settings.max_steps or values["max_steps"]) // 2
+    return filled(settings, values)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `hfgen train autoencoder_kl ARGUMENTS` (sys.argv by default)."""
+    return run.main(AutoencoderKLSettings, build, arguments, recommended)
+
+
+if __name__ == "__main__":
+    from hfgen.training import autoencoder_kl
+
+    raise SystemExit(autoencoder_kl.main())
