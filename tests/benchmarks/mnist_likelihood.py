@@ -23,12 +23,12 @@ from hfgen.metrics.likelihood import active_units, elbo, log_likelihood
 from tests.benchmarks.harness import train
 
 TWO = "--latent-dim 100 50 --upper-hidden 100 100"
-IWAE = "--importance-samples 50 --batch-size 20 --learning-rate 1e-3 --mixed-precision bf16"
+IWAE = "--importance-samples 50 --learning-rate 1e-3 --mixed-precision bf16"
 MODELS: dict[str, tuple[str, str | None]] = {
     "VAE": ("--max-steps 400000", None),
-    "IWAE, k = 50": (f"{IWAE} --max-steps 200000", "VAE"),
+    "IWAE, k = 50": (f"{IWAE} --max-steps 30000", "VAE"),
     "two layers, VAE": (f"{TWO} --mixed-precision bf16 --max-steps 250000", None),
-    "two layers, IWAE, k = 50": (f"{TWO} {IWAE} --max-steps 200000", "two layers, VAE"),
+    "two layers, IWAE, k = 50": (f"{TWO} {IWAE} --max-steps 30000", "two layers, VAE"),
 }
 """Fields of each model, and the model whose weights it starts from."""
 
