@@ -27,7 +27,7 @@ from tests.benchmarks.harness import Row, collect, table, train
 
 BETAS = (1.0, 4.0, 10.0)
 FIELDS = ("--dataset shapes --resolution 16 --hidden 32 64 --latent-dim 10 --likelihood gaussian --sigma 0.3 "
-          "--beta-warmup-steps 1000 --max-steps 8000 --save-every 0 --sample-every 0")  # fmt: skip
+          "--beta-warmup-steps 1000 --max-steps 4000 --save-every 0 --sample-every 0")  # fmt: skip
 IMAGES, SHOWN = 5000, 3
 
 
@@ -51,7 +51,7 @@ def run(job: Row, folder: Path, threads: int) -> Row:
     fields = [*FIELDS.split(), "--beta", str(job["beta"]), "--threads", str(threads)]
     row: Row = {"seconds": train("vae", out, job["seed"], fields)}
     data: Any = load_dataset("shapes", resolution=16)
-    x, named = data.tensor(IMAGES), columns(data.factors[:IMAGES])
+    x, named = data.tensor(IMAGES), columns(data.factors()[:IMAGES])
     factors = torch.stack(list(named.values()), 1)                                       # (N, 7)
     pipeline = VAEPipeline.from_pretrained(out)
     mu, kl = posterior(pipeline.vae, x)
