@@ -1,21 +1,26 @@
 """The benchmark of bits per dimension, short: its terms add up, and training brings them down."""
 
+import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from hfgen import DDPMPipeline, UNet, VPSDEScheduler
 from hfgen.data import load_dataset
-from tests.benchmarks.diffusion_bits import fitted, judge
+from hfgen.training.ddpm import DDPMSettings, network
+from hfgen.training.settings import parse
+from tests.benchmarks.diffusion_bits import CIFAR10, MODELS, fitted, judge, main
 
 TINY = "--block-out-channels 8 16 --layers-per-block 1 --learning-rate 2e-3 --threads 1 --max-steps 150".split()
 
 
 def test_a_short_training_needs_fewer_bits_than_pixels_drawn_evenly(tmp_path: Path) -> None:
     fields = [*TINY, "--num-train-timesteps", "50"]
-    pipeline = DDPMPipeline.from_pretrained(fitted("DDPM, learned variance", "digits", tmp_path, fields))
-    found = judge(pipeline, load_dataset("digits").tensor(8), 17)
+    folder = fitted("DDPM, cosine, learned variance", ["--dataset", "digits"], tmp_path, fields)
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    found = judge(pipeline, load_dataset("digits").tensor(8), 17, 8)
     assert 0 <= found["prior"] < 0.01 and 0 < found["decoder"] < found["bound"]
     assert found["ODE"] < math.log2(17), found
 
@@ -30,9 +35,31 @@ def test_a_network_that_sees_no_noise_has_the_likelihood_of_one_gaussian() -> No
         torch.nn.init.zeros_(parameter)
     sde = VPSDEScheduler(num_train_timesteps=30, beta_end=0.1)
     images = load_dataset("digits").tensor(50)
-    found = judge(DDPMPipeline(net.eval(), sde), images, 17)
+    found = judge(DDPMPipeline(net.eval(), sde), images, 17, 50)
     B = float(sde.rate.integral(torch.tensor([sde.t_min, 1.0], dtype=torch.float64)).diff())
     second = float(images.square().mean()) + 1 / (3 * 16**2)          # and the variance of the dequantisation
     nats = (math.log(2 * math.pi) + B + second * math.exp(-B)) / 2 - math.log(2 / 16)
     assert abs(found["ODE"] - nats / math.log(2)) < 2e-3
     assert found["bound"] > found["decoder"] + found["prior"] > 0
+
+
+def test_the_fields_for_cifar10_are_those_of_the_paper() -> None:
+    words = ["--output-dir", "run", "--dataset", "shapes", *MODELS["DDPM, linear"].split()[1:], *CIFAR10.split()]
+    settings = parse(DDPMSettings, words)
+    net = network(settings, load_dataset("shapes"))
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == 35.7
+    assert (settings.max_steps, settings.batch_size, settings.beta_schedule) == (800_000, 128, "linear")
+
+
+def test_a_small_run_of_the_fields_for_cifar10_is_judged_on_both_halves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "--block-out-channels 8 8 8 16 --attention-head-dim 8 --batch-size 4 --max-steps 2 --warmup-steps 1"
+    words = ["x", "--models", "DDPM, linear", "--train", "shapes", "--test", "shapes", "--test-split", "test"]
+    small += " --num-train-timesteps 10 --threads 1 --no-flip"
+    words += ["--number", "2", "--ode-number", "0", "--keep", str(tmp_path), "--", "CIFAR10", *small.split()]
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [row["half"] for row in rows] == ["train", "test"]
+    assert all(row["bound"] > row["decoder"] > 0 and "ODE" not in row for row in rows)
