@@ -1,48 +1,163 @@
-"""Distances between sets of feature vectors: (N, D) tensors in, numbers out, moments in float64."""
+"""Distances between sets of feature vectors: (N, D) tensors in, numbers out, sums in float64 and in bounded memory."""
+
+from collections.abc import Iterator
+from typing import Self
 
 import torch
+from torch import Tensor
+
+from hfgen.errors import ConfigError
+
+ELEMENTS = 2**24
+"""Numbers of a table of distances or kernels that are held at once: 128 MiB in float64."""
+
+ROUNDING = 1e-12
+"""What rounding may add to a squared distance, as a share of the squared norms of the two; nearer ones are ties."""
 
 
-def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+class Moments:
+    """Mean (D,) and covariance (D, D) in float64 of features that come in parts, each of which is then forgotten.
+
+    Two sets of counts n_a, n_b are joined by mean = mean_a + delta n_b / n and scatter = scatter_a + scatter_b +
+    delta delta^T n_a n_b / n, delta = mean_b - mean_a (Chan, Golub and LeVeque 1979, eq. 2.1), which loses no digits to
+    a mean that is far from 0. The order and sizes of the parts change only the rounding.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+
+    @classmethod
+    def of(cls, features: Tensor) -> Self:
+        """Return the moments of (N, D) features."""
+        found = cls(features.shape[1], features.device)
+        found.update(features)
+        return found
+
+    def update(self, features: Tensor) -> None:
+        """Take in (N, D) more features."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ConfigError(f"features must be (N, {len(self.mean)}), got {tuple(features.shape)}")
+        if len(features):
+            features = features.to(self.mean)
+            mean = features.mean(0)
+            centred = features - mean
+            self._join(len(features), mean, centred.T @ centred)
+
+    def merge(self, other: "Moments") -> None:
+        """Take in what another process has seen."""
+        if other.count:
+            self._join(other.count, other.mean.to(self.mean), other.scatter.to(self.mean))
+
+    def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (count / total)
+        self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.count * count / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """Return the unbiased covariance (D, D). Raises ConfigError for fewer than two items."""
+        if self.count < 2:
+            raise ConfigError(f"a covariance needs at least 2 items, got {self.count}")
+        return self.scatter / (self.count - 1)
+
+    def packed(self) -> Tensor:
+        """Return count, mean and scatter in one float64 tensor (1 + D + D^2,), to send to another process."""
+        return torch.cat([self.mean.new_tensor([self.count]), self.mean, self.scatter.flatten()])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Self:
+        """Return the moments that `packed` holds."""
+        dim = (round((4 * len(packed) - 3) ** 0.5) - 1) // 2                             # 1 + D + D^2 numbers
+        found = cls(dim, packed.device)
+        found.count, found.mean = int(packed[0]), packed[1 : dim + 1].clone()
+        found.scatter = packed[dim + 1 :].reshape(dim, dim).clone()
+        return found
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (D,) and the unbiased covariance (D, D) of (N, D) features, in float64."""
-    features = features.double()
-    mean = features.mean(0)
-    centred = features - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+    found = Moments.of(features)
+    return found.mean, found.covariance
 
 
-def frechet_distance_of_moments(
-    mean_a: torch.Tensor, cov_a: torch.Tensor, mean_b: torch.Tensor, cov_b: torch.Tensor
-) -> float:
+def frechet_distance_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """Return |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
     The trace of the root is the sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric, so
     that singular covariances need no added diagonal.
     """
+    return float(frechet_distances(mean_a, cov_a, mean_b, cov_b))
+
+
+def frechet_distances(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
+    """Return `frechet_distance_of_moments` for each of a batch: means (..., D), covariances (..., D, D), at least 0."""
     values, vectors = torch.linalg.eigh(cov_a)
-    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    root_a = (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
     eigenvalues = torch.linalg.eigvalsh(root_a @ cov_b @ root_a)
-    trace_of_root = eigenvalues.clamp(min=0).sqrt().sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace_of_root
-    return max(0.0, float(distance))
+    trace_of_root = eigenvalues.clamp(min=0).sqrt().sum(-1)
+    traces = (cov_a + cov_b).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return ((mean_a - mean_b).square().sum(-1) + traces - 2 * trace_of_root).clamp(min=0)
 
 
-def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Return the squared Fréchet (2-Wasserstein) distance between Gaussians fitted to (N, D) and (M, D) features.
 
     The estimate is biased upwards by about 1/N + 1/M: compare only at equal sample counts, and with `split_floor`.
+    For features that do not fit in memory use `Moments` and `frechet_distance_of_moments`.
     """
     return frechet_distance_of_moments(*moments(a), *moments(b))
 
 
-def random_halves(n: int, splits: int = 20, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Return k(x, y) = (x . y / D + 1)^3 of (N, D) and (M, D) features, (N, M) float64 (Bińkowski et al. 2018, 3.1)."""
+    return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+
+def kid(real: Tensor, generated: Tensor, subset_size: int | None = None, subsets: int = 100, seed: int = 0) -> float:
+    """Return the kernel distance, MMD^2 with the polynomial kernel (Bińkowski et al. 2018, section 3.1).
+
+    mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j) (Gretton et al. 2012, eq. 3): an
+    unbiased estimate at any sample counts, so it can be negative. Over all pairs, a block at a time; or with
+    `subset_size` the mean over `subsets` random subsets of both, as published numbers (1,000, 100), also unbiased.
+    Raises ConfigError for fewer than 2 items or subsets larger than a set.
+    """
+    n, m = len(real), len(generated)
+    smallest = min(n, m)
+    if smallest < 2 or (subset_size is not None and not 2 <= subset_size <= smallest):
+        raise ConfigError(f"the kernel distance needs 2 items of both, or subsets of 2 to {smallest}; "
+                          f"got {n} real, {m} generated, subset_size={subset_size}")
+    if subset_size is None:
+        within = sum(_kernel_sum(x, x) / (len(x) * (len(x) - 1)) for x in (real, generated))
+        return within - 2 * _kernel_sum(real, generated) / (n * m)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(subsets):
+        rows, columns = (torch.randperm(size, generator=generator)[:subset_size] for size in (n, m))
+        found.append(kid(real[rows.to(real.device)], generated[columns.to(generated.device)]))
+    return sum(found) / len(found)
+
+
+def _kernel_sum(a: Tensor, b: Tensor) -> float:
+    """Return the sum of k(a_i, b_j) over all pairs; where `a` is `b`, over those with i != j."""
+    total = 0.0
+    for rows in row_blocks(len(a), len(b)):
+        block = polynomial_kernel(a[rows], b)
+        total += float(block.sum()) - (float(block.diagonal(rows.start).sum()) if a is b else 0.0)
+    return total
+
+
+def random_halves(n: int, splits: int = 20, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Return `splits` fixed random divisions of range(n) into two halves, as pairs of index tensors."""
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(n, generator=generator) for _ in range(splits)]
     return [(order[: n // 2], order[n // 2 :]) for order in orders]
 
 
-def split_floor(features: torch.Tensor, splits: int = 20, seed: int = 0) -> float:
+def split_floor(features: Tensor, splits: int = 20, seed: int = 0) -> float:
     """Return the mean Fréchet distance between the halves of (N, D) real features over fixed random splits.
 
     What real data scores against itself: the unit in which a model's distance is read (`frechet_ratio`).
@@ -51,17 +166,58 @@ def split_floor(features: torch.Tensor, splits: int = 20, seed: int = 0) -> floa
     return sum(distances) / len(distances)
 
 
-def frechet_ratio(real: torch.Tensor, generated: torch.Tensor, splits: int = 20, seed: int = 0) -> float:
+def frechet_ratio(real: Tensor, generated: Tensor, splits: int = 20, seed: int = 0) -> float:
     """Return the Fréchet distance of (M, D) generated to (N, D) real features over the real data's `split_floor`."""
     return frechet_distance(real, generated) / split_floor(real, splits, seed)
 
 
-def nearest_distances(queries: torch.Tensor, references: torch.Tensor, exclude_self: bool = False) -> torch.Tensor:
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Yield the slices of range(rows) whose table with `columns` columns has at most `ELEMENTS` numbers each."""
+    step = max(1, ELEMENTS // max(1, columns))
+    yield from (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the squared distances of some of (M, D) queries to all (N, D) references, (b, N) float64, and which rows.
+
+    |x|^2 + |y|^2 - 2 x . y about the references' median, which no outlier moves: off by less than `rounding` of both.
+    """
+    centre = references.double().median(0).values
+    y = references.double() - centre
+    for rows in row_blocks(len(queries), len(references)):
+        x = queries[rows].double() - centre
+        squared = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
+        yield rows, squared.clamp_(min=0)
+
+
+def rounding(features: Tensor, references: Tensor) -> Tensor:
+    """Return what rounding may add to the squared distances of each of (N, D) features to references, (N,) float64."""
+    return ROUNDING * (features.double() - references.double().median(0).values).square().sum(1)
+
+
+def nearest(queries: Tensor, references: Tensor, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the Euclidean distance of each of (M, D) queries to its nearest reference, float64, and which it is, (M,).
+
+    With `exclude_self` both are the same set and an item is not its own neighbour. An exact copy has distance 0.
+    """
+    if not len(queries) or len(references) < 1 + exclude_self:
+        raise ConfigError(f"nearest neighbours of {len(queries)} items among {len(references)}: there are none")
+    found = []
+    for rows, squared in squared_distance_blocks(queries, references):
+        if exclude_self:
+            squared[:, rows].fill_diagonal_(float("inf"))
+        found.append(squared.argmin(1))
+    indices = torch.cat(found)
+    parts = [
+        (queries[rows].double() - references[indices[rows]].double()).norm(dim=1)
+        for rows in row_blocks(len(queries), queries.shape[1])
+    ]
+    return torch.cat(parts), indices
+
+
+def nearest_distances(queries: Tensor, references: Tensor, exclude_self: bool = False) -> Tensor:
     """Return the Euclidean distance of each of (M, D) queries to its nearest of (N, D) references, shape (M,).
 
     With `exclude_self` both are the same set and an item is not its own neighbour: the distances of held-out data.
     """
-    distances = torch.cdist(queries.double(), references.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    if exclude_self:
-        distances.fill_diagonal_(float("inf"))
-    return distances.min(1).values
+    return nearest(queries, references, exclude_self)[0]

@@ -1,0 +1,61 @@
+"""Images brought to what a feature extractor takes: tensors (B, C, H, W) in [0, 1], float32, never rounded to levels.
+
+How images are resized decides the second digit of a Fréchet distance (Parmar et al. 2022): bicubic and antialiased
+(the filter grows with the reduction), as Pillow does, clipped to [0, 1].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hfgen.errors import ConfigError
+
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey: ITU-R BT.601, as Pillow's."""
+
+
+def with_channels(unit: Tensor, channels: int) -> Tensor:
+    """Return images (B, C, H, W) with another number of channels, 1 or 3; transparency becomes white."""
+    found = unit.shape[1]
+    if found == channels:
+        return unit
+    if found not in (1, 3, 4) or channels not in (1, 3):
+        raise ConfigError(f"images have {found} channels and the network wants {channels}; 1, 3 and 4 become 1 or 3")
+    colours = unit[:, :3].expand(-1, 3, -1, -1)
+    if found == 4:
+        colours = colours * unit[:, 3:] + 1 - unit[:, 3:]
+    return colours if channels == 3 else (colours * colours.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+
+
+def resized(unit: Tensor, height: int, width: int) -> Tensor:
+    """Return images (B, C, H, W) at (height, width), whatever that does to their shape."""
+    if unit.shape[2:] == (height, width):
+        return unit
+    return F.interpolate(unit, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def shortest_side(unit: Tensor, size: int) -> Tensor:
+    """Return images whose shorter side is `size` and whose longer one keeps the shape, rounded down."""
+    h, w = unit.shape[2:]
+    short = min(h, w)
+    return resized(unit, int(size * h / short), int(size * w / short))
+
+
+def centre_crop(unit: Tensor, height: int, width: int) -> Tensor:
+    """Return the middle (height, width) of images at least as large."""
+    top, left = (unit.shape[2] - height) // 2, (unit.shape[3] - width) // 2
+    return unit[:, :, top : top + height, left : left + width]
+
+
+def fitted(unit: Tensor, height: int, width: int) -> Tensor:
+    """Return images at (height, width), as training data are read: the largest centred box of that shape, resized."""
+    h, w = unit.shape[2:]
+    scale = max(height / h, width / w)
+    return resized(centre_crop(unit, round(height / scale), round(width / scale)), height, width)
+
+
+def unit_of(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as float32 in [0, 1]; what lies outside is clipped, as when they are saved."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ConfigError(f"images must be float (B, C, H, W) in [-1, 1], got {images.dtype} {tuple(images.shape)}")
+    return (images.to(torch.float32) / 2 + 0.5).clamp(0, 1)

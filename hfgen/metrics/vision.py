@@ -1,0 +1,177 @@
+"""Vision transformers as feature extractors: DINOv2 and CLIP from a folder or a Hub id, safetensors and JSON only."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfgen.errors import ConfigError
+from hfgen.hub import resolve_component
+from hfgen.metrics.resizing import centre_crop, resized, shortest_side
+from hfgen.safe_build import build, build_without_memory, fill
+from hfgen.safe_files import TRANSFORMERS_WEIGHTS, read_json, weight_files
+from hfgen.safe_transformers import CONFIG, check_model_settings, load_model
+
+PREPROCESSOR = "preprocessor_config.json"
+BICUBIC = 3                                            # Pillow's number for it
+LARGEST_SIDE = 2**12
+PART = "image_encoder"
+"""What a vision model is called where it is a part of a pipeline."""
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Means and standard deviations of red, green and blue: of ImageNet, and of CLIP's data (Radford et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to images in [0, 1] before the network: resized, cropped, (x - mean) / std.
+
+    `shortest` resizes the shorter side, `size` (height, width) both; at most one is not None. `crop`: (height, width).
+    """
+
+    shortest: int | None
+    size: tuple[int, int] | None
+    crop: tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, unit: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in [0, 1] as the network takes them."""
+        if self.size:
+            unit = resized(unit, *self.size)
+        if self.shortest:
+            unit = shortest_side(unit, self.shortest)
+        if self.crop:
+            unit = centre_crop(unit, *self.crop)
+        mean, std = (unit.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (unit - mean) / std
+
+    def __str__(self) -> str:
+        """Return how images are resized, in the field's terms."""
+        parts = [f"shortest side to {self.shortest}"] if self.shortest else []
+        parts += ["{}x{}".format(*self.size)] if self.size else []
+        parts += ["centre crop {}x{}".format(*self.crop)] if self.crop else []
+        means, stds = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        resizing = ", ".join(parts) or "as they are"
+        return f"bicubic, antialiased, float32: {resizing}; mean {means}, std {stds}"
+
+
+def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
+    """Return what `preprocessor_config.json` in `folder` says, `default` for what it leaves out; ConfigError if bad."""
+    path = folder / PREPROCESSOR
+    if not path.is_file():
+        return default
+    config = read_json(path)
+    shortest, size, crop = default.shortest, default.size, default.crop
+    if "size" in config:
+        shortest, size = _size(path, "size", config["size"])
+    if "crop_size" in config:
+        side, crop = _size(path, "crop_size", config["crop_size"])
+        crop = (side, side) if side else crop
+    if config.get("do_resize") is False:
+        shortest, size = None, None
+    elif config.get("resample", BICUBIC) != BICUBIC:
+        raise ConfigError(f"{path}: 'resample' must be {BICUBIC} (bicubic), found {config['resample']!r}")
+    if config.get("do_center_crop") is False:
+        crop = None
+    mean, std = (_colours(path, config, f"image_{key}", getattr(default, key)) for key in ("mean", "std"))
+    if config.get("do_normalize") is False:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    smallest = (shortest, shortest) if shortest else size
+    if crop and (smallest is None or crop[0] > smallest[0] or crop[1] > smallest[1]):
+        raise ConfigError(f"{path}: 'crop_size' {crop} must not exceed the size that images are resized to, {smallest}")
+    return Preprocessing(shortest, size, crop, mean, std)
+
+
+def _size(path: Path, key: str, value: Any) -> tuple[int | None, tuple[int, int] | None]:
+    """Return a size as (shortest side, None) or (None, (height, width))."""
+    given = {"shortest_edge": value} if isinstance(value, int) else value
+    sides = list(given.values()) if isinstance(given, dict) else []
+    if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+        sides = []
+    if sides and given.keys() == {"shortest_edge"}:
+        return sides[0], None
+    if sides and given.keys() == {"height", "width"}:
+        return None, (given["height"], given["width"])
+    raise ConfigError(f"{path}: {key!r} must be an int, {{'shortest_edge': int}} or {{'height': int, 'width': int}} in "
+                      f"[1, {LARGEST_SIDE}], found {value!r}")
+
+
+def _colours(path: Path, config: dict[str, Any], key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    values = config.get(key, list(default))
+    numbers = isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+    if not numbers or len(values) != 3 or (key == "image_std" and min(values) <= 0):
+        raise ConfigError(f"{path}: {key!r} must be three finite numbers, of 'image_std' above 0, found {values!r}")
+    return tuple(float(value) for value in values)
+
+
+def load_dinov2(model: str) -> tuple[Any, Preprocessing]:
+    """Return the network and the preprocessing of a DINOv2 model (Oquab et al. 2024), in evaluation mode."""
+    from transformers import Dinov2Model, Dinov2WithRegistersModel
+
+    folder = resolve_component(model, PART)
+    kinds = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
+    kind = read_json(folder / CONFIG).get("model_type")
+    if kind not in kinds:
+        raise ConfigError(f"{folder / CONFIG}: 'model_type' must be one of {', '.join(kinds)}, found {kind!r}")
+    net = load_model(folder, kinds[kind], torch.float32)
+    preprocessing = read_preprocessing(folder, Preprocessing(256, None, (224, 224), *IMAGENET))
+    patch, sides = net.config.patch_size, preprocessing.crop or preprocessing.size
+    if sides is None or any(side % patch for side in sides):
+        raise ConfigError(f"{folder / PREPROCESSOR}: images must come out in sides that are multiples of the patch, "
+                          f"{patch}; found {sides}")
+    return net, preprocessing
+
+
+def load_clip(model: str) -> tuple[Any, Preprocessing]:
+    """Return the image encoder and the preprocessing of a CLIP model (Radford et al. 2021), in evaluation mode.
+
+    The folder may hold the whole model, text encoder and all, or the image encoder with or without its projection.
+    """
+    from transformers import CLIPVisionModel, CLIPVisionModelWithProjection
+
+    folder = resolve_component(model, PART)
+    config = read_json(folder / CONFIG)
+    if config.get("model_type") == "clip":
+        net = _image_half(folder / CONFIG, config)
+    elif config.get("architectures") == ["CLIPVisionModel"]:
+        net = load_model(folder, CLIPVisionModel, torch.float32)
+    else:
+        net = load_model(folder, CLIPVisionModelWithProjection, torch.float32)
+    side = net.config.image_size
+    preprocessing = read_preprocessing(folder, Preprocessing(side, None, (side, side), *CLIP))
+    if (preprocessing.crop or preprocessing.size) != (side, side):
+        raise ConfigError(f"{folder / PREPROCESSOR}: images must come out {side}x{side}, the 'image_size' in {CONFIG}; "
+                          f"found {preprocessing}")
+    return net, preprocessing
+
+
+def _image_half(path: Path, config: dict[str, Any]) -> Any:
+    """Return the image encoder with projection of a whole CLIP model; the rest of its weights is left out.
+
+    Old files list in `vision_config` every setting that any model of its day had: only those of the encoder are read.
+    """
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    inner = config.get("vision_config")
+    if config.get("architectures") != ["CLIPModel"] or not isinstance(inner, dict):
+        raise ConfigError(f"{path}: 'architectures' must be ['CLIPModel'] and 'vision_config' an object, found "
+                          f"{config.get('architectures')!r} and {type(inner).__name__}")
+    known = CLIPVisionConfig().to_dict().keys()
+    given = {key: value for key, value in inner.items() if key in known and key != "dtype"}
+    given |= {"architectures": [CLIPVisionModelWithProjection.__name__], "model_type": CLIPVisionConfig.model_type}
+    given["projection_dim"] = config.get("projection_dim", 512)
+    settings = check_model_settings(path, CLIPVisionModelWithProjection, given)
+
+    def make() -> Any:
+        return CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(dict(settings)))
+
+    build(path, lambda: CLIPVisionConfig.from_dict(dict(settings)))  # wrong types, before any layer
+    net = build_without_memory(path, make)
+    wanted = net.state_dict().keys()
+    files = weight_files(path.parent, TRANSFORMERS_WEIGHTS)
+    return fill(path, net, make, files, lambda held: {k: v for k, v in held.items() if k in wanted}, torch.float32)
