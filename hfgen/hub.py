@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -25,6 +26,7 @@ from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentEr
 from hfgen.safe_files import PICKLES, refuse_pickles
 from hfgen.safe_load import INDEX
 
+CONFIG = "config.json"
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
 SAFE_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 PLAIN_FILE = re.compile(r"[\w-][\w.-]*\.(?:json|txt|model)", re.ASCII)
@@ -58,8 +60,25 @@ def resolve(
     name = str(model)
     if not HUB_ID.fullmatch(name):
         raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
-    folder = _download(name, revision, subfolder, cache_dir, local_files_only, token, variant)
+    folder = download(name, revision, subfolder, cache_dir, local_files_only, token, variant)
     return _pipeline_folder(folder / (subfolder or ""))
+
+
+def resolve_component(model: str | Path, part: str) -> Path:
+    """Return the local folder of a component: `part` of a pipeline or a run, or `model`, if that is a component alone.
+
+    Folders and repositories on the Hub with a config.json and no pipeline's index are components alone. Raises as
+    `resolve`, and ConfigError for a pipeline without that part.
+    """
+    folder = Path(model).expanduser()
+    if not folder.exists() and HUB_ID.fullmatch(str(model)):
+        folder = download(str(model), alone=True)
+    if (folder / CONFIG).is_file() and not (folder / INDEX).is_file():
+        return folder
+    home = resolve(folder)
+    if not (home / part).is_dir():
+        raise ConfigError(f"{model}: holds no {part}, found {', '.join(sorted(one.name for one in home.iterdir()))}")
+    return home / part
 
 
 def _check_inside(what: str, path: str | None) -> None:
@@ -85,17 +104,20 @@ def _pipeline_folder(folder: Path) -> Path:
     raise ConfigError(f"{folder}: neither a pipeline folder (no {INDEX}) nor a run folder (no model/, no checkpoints/)")
 
 
-def _download(
+def download(
     name: str,
-    revision: str | None,
-    subfolder: str | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
-    token: str | bool | None,
-    variant: str | None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    variant: str | None = None,
+    alone: bool = False,
 ) -> Path:
-    """Return the folder of one commit of the Hub's model `name` with the files that hfgen reads."""
+    """Return the folder of one commit of the Hub's model `name` with the files that hfgen reads; errors as `resolve`.
 
+    Unlike there, a folder called `name` is not looked for. `alone`: it may also be a single component.
+    """
     api = HfApi(token=token)
     with _explained(name, revision):
         found = api.resolve_revision(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
@@ -104,17 +126,23 @@ def _download(
             files = [file.path for file in get_cached_repo_tree(name, revision=commit, cache_dir=cache_dir)]
         except CachedRepoTreeNotFoundError:
             files = api.list_repo_files(name, revision=commit)
-        wanted = wanted_files(name, files, subfolder, variant)
+        wanted = wanted_files(name, files, subfolder, variant, alone)
         return Path(snapshot_download(
             name, revision=commit, cache_dir=cache_dir, token=token, allow_patterns=wanted,
             local_files_only=local_files_only,
         ))
 
 
-def wanted_files(name: str, names: list[str], subfolder: str | None = None, variant: str | None = None) -> list[str]:
-    """Return those of a repository's file `names` that hfgen reads: of the pipeline folder and its components."""
-    homes = [PurePosixPath(subfolder or ""), PurePosixPath(subfolder or "") / "model"]
-    home = next((home for home in homes if str(home / INDEX) in names), None)
+def wanted_files(
+    name: str, names: list[str], subfolder: str | None = None, variant: str | None = None, alone: bool = False
+) -> list[str]:
+    """Return those of a repository's file `names` that hfgen reads: of the pipeline folder and its components.
+
+    With `alone` also where it is a single component, with a config.json and no index.
+    """
+    root = PurePosixPath(subfolder or "")
+    places = [root / INDEX, root / "model" / INDEX, *([root / CONFIG] if alone else [])]
+    home = next((place.parent for place in places if str(place) in names), None)
     pickles = [file for file in names if file.endswith(PICKLES)]
     if pickles and not any(file.endswith(".safetensors") for file in names):
         raise UnsafeContentError(f"{name}: holds only pickled weights ({', '.join(pickles[:5])}), which can run code "
@@ -144,9 +172,21 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise ConfigError(f"{name}: no such folder, and no such model on the Hub that you may read. Check the "
                           "spelling; for a private model log in with `hf auth login` or pass token=") from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(f"{name}: token=True, and nobody is logged in: use `hf auth login` or HF_TOKEN") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError) as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _answered(name, error.__cause__) from error
         raise ResourceError(f"{name}: no such folder, not downloaded before, and the Hub is out of reach. Check the "
                             "spelling and the connection; unset HF_HUB_OFFLINE and local_files_only") from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise ResourceError(f"{name}: no such folder, and the Hub answers with {type(error).__name__}: "
-                            f"{str(error).splitlines()[0]}; try again later") from error
+        raise _answered(name, error) from error
+
+
+def _answered(name: str, error: Exception) -> HfgenError:
+    """Return what to say of an answer that is an error, or breaks off."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return ConfigError(f"{name}: the Hub does not accept the token, or not for this model. Log in again with "
+                           "`hf auth login`, or pass or unset token= and HF_TOKEN")
+    return ResourceError(f"{name}: no such folder, and the Hub answers with {type(error).__name__}: "
+                         f"{str(error).splitlines()[0]}; try again later")

@@ -1,7 +1,9 @@
 """What `hfgen sample` does: generate in batches and write a grid, a folder of images, or points."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from hfgen import images
 from hfgen.data.order import derive_seed
 from hfgen.errors import ConfigError
 from hfgen.pipelines.auto import AutoPipeline
+from hfgen.pipelines.base import Pipeline
 
 GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -24,38 +27,63 @@ def write_samples(
     batch_size: int,
     sampler: str | None = None,
     eta: float | None = None,
+    **told: Any,
 ) -> None:
     """Write `number` samples of `model` to `output`: one sheet for an image suffix, `.npy` for points, else a folder.
 
-    Sample i comes from a generator seeded with (seed, i): it does not change with the number or the batch size.
+    Sample i comes from a generator seeded with (seed, i): it does not change with the number or the batch size. `told`
+    are further arguments of the pipeline: prompt, guidance_scale, negative_prompt.
     """
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
+    pipeline = open_model(model, sampler, **told)
+    samples = torch.cat(list(batches(pipeline, number, num_steps, seed, label, batch_size, sampler, eta, **told)))
+    if samples.ndim == 2:
+        write_points(samples, output)
+    else:
+        write_images(samples, output)
+
+
+def open_model(model: str | Path, sampler: str | None = None, **told: Any) -> Pipeline:
+    """Return the pipeline of `model`, on the GPU if there is one; ConfigError if it cannot sample as asked."""
     pipeline = AutoPipeline.from_pretrained(model)
     parameters = inspect.signature(pipeline.__call__).parameters
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if needed:
         wanted = f"{type(pipeline).__name__} makes no images from noise alone, it needs {', '.join(needed)}"
         raise ConfigError(f"{model}: {wanted}; use Python")
+    for name, value in {"sampler": sampler, **told}.items():
+        if value is not None and name not in parameters:
+            raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} takes none; leave it out")
     if torch.cuda.is_available():
         pipeline.to("cuda")
-    given = {"class_labels": label, "sampler": sampler, "eta": eta}
-    choices = {name: value for name, value in given.items() if value is not None}
-    if "sampler" in choices and "sampler" not in parameters:
-        raise ConfigError(f"--sampler: a {type(pipeline).__name__} has one way to sample; leave it out")
-    batches = []
+    return pipeline
+
+
+def batches(
+    pipeline: Pipeline,
+    number: int,
+    num_steps: int | None,
+    seed: int,
+    labels: int | list[int] | None,
+    batch_size: int,
+    sampler: str | None = None,
+    eta: float | None = None,
+    **told: Any,
+) -> Iterator[torch.Tensor]:
+    """Yield `number` samples in batches on the CPU: images (B, C, H, W) in [0, 1], or points (B, 2).
+
+    `labels`: one class for all, or one for each sample. `told` as of `write_samples`.
+    """
+    given = {"num_steps": num_steps, "sampler": sampler, "eta": eta, **told}
+    choices: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for first in range(0, number, batch_size):
-        count = min(batch_size, number - first)
-        generators = [torch.Generator().manual_seed(derive_seed(seed, i)) for i in range(first, first + count)]
-        result = pipeline(
-            batch_size=count, num_steps=num_steps, generator=generators, output_type="pt", **choices
-        ).images
-        batches.append(result.cpu())
-    samples = torch.cat(batches)
-    if samples.ndim == 2:
-        write_points(samples, output)
-    else:
-        write_images(samples, output)
+        last = min(number, first + batch_size)
+        if labels is not None:
+            choices["class_labels"] = labels[first:last] if isinstance(labels, list) else labels
+        generators = [torch.Generator().manual_seed(derive_seed(seed, i)) for i in range(first, last)]
+        result = pipeline(batch_size=last - first, generator=generators, output_type="pt", **choices).images
+        yield result.cpu()
 
 
 def write_points(points: torch.Tensor, output: Path) -> None:

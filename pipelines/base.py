@@ -5,8 +5,9 @@ import numbers
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import __version__ as diffusers_version
@@ -25,6 +26,9 @@ from hfgen.registry import (
     saved_name,
 )
 
+if TYPE_CHECKING:
+    from hfgen.upload import Published
+
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -42,6 +46,10 @@ class Pipeline(DiffusionPipeline):
     def stock_twin(self) -> str | None:
         """Return the name of the stock pipeline that can run this one as it is; None where only hfgen can."""
         return None
+
+    def register_modules(self, **parts: Any) -> None:
+        """Take the components over; a stock KL-autoencoder, as stock's loader builds it, becomes hfgen's own."""
+        super().register_modules(**{name: _own(part) for name, part in parts.items()})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -121,7 +129,7 @@ class Pipeline(DiffusionPipeline):
             (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name))
         for part, component in self.components.items():
             if component is None:
-                index[part] = [None, None]
+                index |= {} if twin else {part: [None, None]}                           # which the twin does not know
                 continue
             component = getattr(component, "_orig_mod", component)                      # what torch.compile wrapped
             index[part] = list(_known_name(part, component))
@@ -130,12 +138,25 @@ class Pipeline(DiffusionPipeline):
                 (folder / part / f"{SHIM}.py").write_text(shim(index[part][1]))
             if index[part][1] not in TRANSFORMERS_TOKENIZERS:
                 _tidy_config(folder / part, component)
-        index |= {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
+        index |= {} if twin else {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
         (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         mode = (folder / safe_load.INDEX).stat().st_mode                                # safetensors ignores the umask
         for file in folder.rglob("*"):
             if file.is_file():
                 file.chmod(mode)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, private: bool = True, commit_message: str | None = None, variant: str | None = None
+    ) -> "Published":
+        """Return where the pipeline is on the Hub: the commit `oid` of `repo_id`, and its `commit_url`.
+
+        The token is that of `hf auth login` or HF_TOKEN. The repository is made if need be; one commit holds the
+        pipeline and its card, and there is none where nothing has changed. What arrived is downloaded and compared bit
+        for bit. Raises ConfigError where the user may not write there, ResourceError where the Hub cannot be reached.
+        """
+        from hfgen.publish import push_pipeline
+
+        return push_pipeline(self, repo_id, public=not private, message=commit_message, variant=variant)
 
     def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
         """Return an iterator over x_T, ..., x_0 in model coordinates."""
@@ -150,6 +171,17 @@ class Pipeline(DiffusionPipeline):
 def shim(name: str) -> str:
     """Return the code of a shim: it lets stock diffusers find hfgen's class `name`, and names what is missing."""
     return f"# Needs hfgen: pip install hfgen\nfrom hfgen import {name}  # pip install hfgen\n"
+
+
+def _own(part: Any) -> Any:
+    """Return hfgen's KL-autoencoder for a stock one, with the same tensors; any other component as it is."""
+    if type(part).__name__ != "AutoencoderKL" or not type(part).__module__.startswith("diffusers."):
+        return part
+    cls: Any = import_module(MODULES["AutoencoderKL"]).AutoencoderKL
+    with torch.device("meta"):
+        net = cls(**{name: value for name, value in part.config.items() if not name.startswith("_")})
+    net.load_state_dict(part.state_dict(), assign=True)
+    return net.train(part.training)
 
 
 def _has_weights(component: Any) -> bool:

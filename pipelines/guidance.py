@@ -17,18 +17,21 @@ def guided(
     scale: float,
     rescale: float = 0.0,
 ) -> Tensor:
-    """Return u + w (c - u), w = `scale` (Ho and Salimans 2021, eq. 6, with 1 + their w), shaped like x (B, ...).
+    """Return u + w (c - u), w = `scale` (Ho and Salimans 2021, eq. 6, with 1 + their w), shaped like x (B, C, ...).
 
     c = predict(x, **conditions) and u = predict(x, **unconditions) come from one call with 2 B rows. At scale 1 only c
     is computed. `rescale` in [0, 1] goes that far towards the prediction with c's standard deviation in each sample
-    (Lin et al. 2023, eq. 15 and 16), against the overexposure of large scales.
+    (Lin et al. 2023, eq. 15 and 16), against the overexposure of large scales. What a network predicts in channels
+    beyond those of x, a variance, is c's.
     """
     if scale == 1:
         return predict(x, **conditions)
     both = {name: _joined(unconditions[name], given) for name, given in conditions.items()}
-    u, c = predict(torch.cat([x, x]), **both).chunk(2)
+    u, whole = predict(torch.cat([x, x]), **both).chunk(2)
+    u, c, variance = u[:, : x.shape[1]], whole[:, : x.shape[1]], whole[:, x.shape[1] :]
     mixed = u + scale * (c - u)
-    return mixed if rescale == 0 else rescaled(mixed, c, rescale)
+    mixed = mixed if rescale == 0 else rescaled(mixed, c, rescale)
+    return torch.cat([mixed, variance], 1)
 
 
 def rescaled(mixed: Tensor, c: Tensor, rescale: float) -> Tensor:

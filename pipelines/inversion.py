@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
-from hfgen.pipelines.base import check_int, check_labels
+from hfgen.pipelines.base import check_int
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import slerp
@@ -34,8 +34,7 @@ def invert(pipe: DDPMPipeline, images: Any, num_steps: int = STEPS, class_labels
     """
     check_int("num_steps", num_steps, 1)
     x = to_model(pipe, images)
-    classes = check_labels(class_labels, pipe.unet.config.num_class_embeds, len(x))
-    labels = None if classes is None else classes.to(x.device)
+    labels = pipe._labels(class_labels, len(x))
     latents = follow(pipe, x, num_steps, labels, inverse=True)
     reconstructed = follow(pipe, latents, num_steps, labels)
     return Inversion(latents, reconstructed, (reconstructed - x).double().square().flatten(1).mean(1))
@@ -60,9 +59,7 @@ def interpolate(
     if len(ends) != 2:
         raise ConfigError(f"images must be two, to go from the one to the other; got {len(ends)}")
     between = slerp(ends[0].flatten(), ends[1].flatten(), torch.linspace(0, 1, n)).view(n, *ends.shape[1:])
-    classes = check_labels(class_labels, pipe.unet.config.num_class_embeds, n)
-    labels = None if classes is None else classes.to(ends.device)
-    x_0 = follow(pipe, between, num_steps, labels)
+    x_0 = follow(pipe, between, num_steps, pipe._labels(class_labels, n))
     pipe.maybe_free_model_hooks()
     return decode(x_0, pipe.unet, output_type)
 

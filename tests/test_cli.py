@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_shows_only_commands_that_exist_and_train_lists_its_fields() -> None:
     text = hfgen("--help").stdout
     assert "train" in text and "sample" in text
-    assert not any(later in text for later in ("evaluate", "compare", "publish", "check", "app"))
+    assert not any(later in text for later in ("hfgen check", "hfgen app", "hfgen figures", "hfgen show"))
     fields = hfgen("train", "ddpm", "--help").stdout
     assert "--batch-size" in fields and "--beta-schedule" in fields and "over all processes" in fields
     assert "ddpm" in hfgen("train", "--help").stdout
@@ -115,7 +115,7 @@ def test_samples_do_not_depend_on_how_many_are_made_nor_on_the_batch(finished: P
 
 def test_the_run_folder_holds_what_the_design_says(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "samples", "model"}
+    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "samples", "model"}
     assert {p.name for p in (finished / "samples").iterdir()} == {"step-00000004.png", "step-00000008.png"}
     assert {p.name for p in (finished / "model").iterdir()} == {"model_index.json", "scheduler", "unet"}
     umask = os.umask(0)

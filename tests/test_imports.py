@@ -10,14 +10,17 @@ BASE = {"errors", "images", "registry", "config"}
 LAYERS = [
     BASE,
     {"models", "schedulers", "losses"},
-    {"data", "metrics", "checkpoint", "hub", "safe_build", "safe_files", "safe_load", "safe_transformers"},
-    {"pipelines"},
+    {"data", "metrics", "checkpoint", "hub", "safe_build", "safe_files", "safe_load", "safe_transformers", "upload"}
+    | {"card", "card_data", "card_families", "card_run", "card_text"},
+    {"pipelines", "publish", "staging"},
     {"training"},
-    {"judge", "sampling"},
+    {"judge", "sampling", "generated"},
     {"cli", "app", "figures"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PIPELINES_SEE = BASE | {"models", "schedulers", "hub", "safe_files", "safe_load", "safe_transformers", "pipelines"}
+PIPELINES_SEE = BASE | {"models", "schedulers", "hub", "safe_files", "safe_load", "safe_transformers", "pipelines"} | {
+    "publish", "upload",
+}  # fmt: skip
 
 
 def unit_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 """`hfgen sample` with a sampler: the table, the same samples as in Python, mistakes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from hfgen import (
 from hfgen.cli import app
 from hfgen.data.order import derive_seed
 from hfgen.errors import ConfigError
+from hfgen.models.conditional_unet import ConditionalUNet
+from hfgen.models.text import build_text_encoder, build_tokenizer
 from hfgen.sampling import write_samples
 from hfgen.schedulers.samplers import SAMPLERS
 
@@ -56,10 +59,40 @@ def test_the_table_of_samplers_needs_no_model() -> None:
 
 def test_a_sampler_for_a_model_of_one_step_and_an_unknown_one_are_refused(model: Path, tmp_path: Path) -> None:
     GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
-    with pytest.raises(ConfigError, match="--sampler: a GANPipeline has one way to sample"):
+    with pytest.raises(ConfigError, match="--sampler: a GANPipeline takes none; leave it out"):
         write_samples(str(tmp_path / "gan"), tmp_path / "x.npy", 1, None, 0, None, 1, "ddim")
     done = CliRunner().invoke(app, ["sample", str(model), "-o", str(tmp_path / "x.npy"), "--sampler", "nothing"])
     assert done.exit_code == 2 and "sampler must be one of ddpm, ddim" in done.output
+
+
+def test_a_prompt_a_label_and_guidance_reach_the_pipeline_and_are_refused_by_models_without(
+    model: Path, tmp_path: Path
+) -> None:
+    words, out = build_tokenizer(["a red circle on white"]), tmp_path / "x.npy"
+    unet = ConditionalUNet(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+        attention_levels=(), attention_head_dim=4, cross_attention_dim=8, num_class_embeds=3,
+    )  # fmt: skip
+    text = build_text_encoder(words, 8, 1, 2).eval()
+    pipe: Any = DDPMPipeline(unet.eval(), DDPMScheduler(num_train_timesteps=20), text, words, null_condition=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path / "told")
+    start = ["-o", str(out), "-n", "3", "--num-steps", "3", "--batch-size", "2"]
+    told = ["--prompt", "a red circle", "--label", "1", "--guidance-scale", "2.5", "--negative-prompt", "white"]
+    done = CliRunner().invoke(app, ["sample", str(tmp_path / "told"), *start, *told])
+    assert done.exit_code == 0, done.output
+    generators = [torch.Generator().manual_seed(derive_seed(0, i)) for i in range(3)]
+    expected = pipe(3, 3, 1, generators, "np", prompt="a red circle", guidance_scale=2.5, negative_prompt="white")
+    np.testing.assert_allclose(np.load(out), expected.images, atol=1e-4)
+    GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
+    for name, extra, message in (
+        ("gan", told[:2], "error: --prompt: a GANPipeline takes none; leave it out"),
+        ("gan", told[4:6], "error: --guidance-scale: a GANPipeline takes none; leave it out"),
+        ("model", told[:2], "error: prompt must be None, this model knows no texts; got 'a red circle'"),
+        ("model", told[4:6], "error: guidance_scale must be 1: this model was not trained without conditions, got 2.5"),
+    ):
+        done = CliRunner().invoke(app, ["sample", str(tmp_path / name), "-o", str(out), "--num-steps", "1", *extra])
+        assert done.exit_code == 2 and done.output.strip() == message
 
 
 def test_a_model_that_needs_images_is_refused_by_name(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hfgen.models.translator import PatchDiscriminator
 from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.training import run
-from hfgen.training.autoencoder_kl_game import Game
+from hfgen.training.autoencoder_kl_game import Game, starting_step
 from hfgen.training.evaluation import batches_of, held_out
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.settings import Settings, filled
@@ -96,6 +96,7 @@ def build(settings: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
         preview=lambda pipeline: preview(pipeline, shown or dataset),
         averaged=("vae",),
         evaluate=None if shown is None else lambda nets: evaluate(nets["vae"], shown),
+        stages=lambda steps: (0,) if discriminator is None else (0, starting_step(s.adversarial_start, steps)),
         usage="hfgen.AutoencoderKLPipeline.from_pretrained('{run}').reconstruct(images).images",
     )
 

@@ -36,8 +36,7 @@ class Game:
     def __init__(self, settings: "AutoencoderKLSettings", vae: AutoencoderKL, discriminator: PatchDiscriminator | None):
         self.settings, self.objective = settings, OBJECTIVES[settings.loss]
         self.vae, self.discriminator = vae, discriminator
-        start, steps = settings.adversarial_start, settings.max_steps or 0
-        self.start = steps // 2 if start is None else start
+        self.start = starting_step(settings.adversarial_start, settings.max_steps or 0)
         self.active = False
         self.gradients: list[Tensor] = []
         self.balance = torch.zeros(())
@@ -111,6 +110,11 @@ class Game:
     def error(self, x: Tensor, made: Tensor) -> Tensor:
         """Return the mean error of reconstructions, absolute or squared."""
         return F.l1_loss(made, x) if self.settings.reconstruction == "l1" else F.mse_loss(made, x)
+
+
+def starting_step(asked: int | None, steps: int) -> int:
+    """Return the step, of so many, from which the discriminator takes part: the one asked for, or half of all."""
+    return steps // 2 if asked is None else asked
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Tensor:

@@ -15,20 +15,22 @@ from torch import Tensor, nn
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.diffusion import PredictionType, Weighting, l_simple, min_snr_weights, vlb_weights
+from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.reverse import vlb_term
 from hfgen.training import run
+from hfgen.training.conditions import Conditions, ConditionSettings, open_dataset
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.preview import preview
-from hfgen.training.settings import Settings, filled
+from hfgen.training.settings import filled
 
 
 @dataclass(kw_only=True)
-class DenoiserSettings(Settings):
+class DenoiserSettings(ConditionSettings):
     """Fields of the network that sees the noise, and of its optimiser."""
 
     block_out_channels: tuple[int, ...] | None = None
@@ -36,14 +38,13 @@ class DenoiserSettings(Settings):
     below 64, else 64 128 256 256; for 2-D points the last is the width of the MLP, by default 128."""
     layers_per_block: int = 2
     """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
-    attention_levels: tuple[int, ...] = ()
-    """Resolutions with self-attention, 0 being the finest; the middle always has it."""
+    attention_levels: tuple[int, ...] | None = None
+    """Resolutions with attention, 0 being the finest; the middle always has it. By default no other, but of networks
+    that read captions, and of those for latents, all but the finest."""
     attention_head_dim: int = 32
     """Channels of each attention head."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
-    class_conditional: bool = False
-    """Condition the network on the dataset's labels."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
 
@@ -70,70 +71,95 @@ class DDPMSettings(DenoiserSettings):
 
 def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
-    settings = recommended(settings, dataset)
-    learned = settings.variance_type == "learned_range"
-    unet: Any = network(settings, dataset, learned)
+    s = recommended(settings, dataset)
+    conditions = Conditions(s, dataset)
+    unet: Any = network(s, dataset, s.variance_type == "learned_range", conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
-        num_train_timesteps=settings.num_train_timesteps,
-        beta_schedule=settings.beta_schedule,
-        prediction_type=settings.prediction_type,
-        variance_type=settings.variance_type,
-        clip_sample=len(dataset.shape) == 3,
-    )
-    weights = timestep_weights(settings, scheduler)
-
-    def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
-        x_0 = batch["x"]
-        eps = noise.normal("eps", *x_0.shape[1:])
-        t = (noise.stratified("t") * settings.num_train_timesteps).long()
-        x_t = scheduler.add_noise(x_0, eps, t)
-        output = nets["unet"](x_t, t, class_labels=batch["label"] if settings.class_conditional else None).sample
-        prediction = output[:, : x_0.shape[1]]
-        target = {"epsilon": eps, "sample": x_0}.get(settings.prediction_type)
-        error = l_simple(prediction, scheduler.get_velocity(x_0, eps, t) if target is None else target)
-        mean = (weights.to(error.device)[t] * error).mean()
-        if not learned:
-            return mean, {"loss": mean.detach()}
-        # L_simple + 0.001 L_vlb, the second of which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
-        frozen = torch.cat([prediction.detach(), output[:, x_0.shape[1] :]], 1)
-        vlb = (vlb_term(scheduler, frozen, t, x_t, x_0) * settings.num_train_timesteps / x_0[0].numel()).mean()
-        loss = mean + settings.vlb_weight * vlb
-        return loss, {"loss": loss.detach(), "simple": mean.detach(), "vlb": vlb.detach()}
-
-    optimizer = torch.optim.AdamW(
-        [p for p in unet.parameters() if p.requires_grad],
-        lr=cast(float, settings.learning_rate),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+        num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule, prediction_type=s.prediction_type,
+        variance_type=s.variance_type, clip_sample=len(dataset.shape) == 3,
+    )  # fmt: skip
+    nets = {"unet": unet, **conditions.nets}
+    trained = ("unet", *conditions.trained)
     return Recipe(
-        nets={"unet": unet},
-        phases=[Phase("ddpm", optimizer, ("unet",), loss)],
-        pipeline=lambda nets: DDPMPipeline(unet=cast(UNet, nets["unet"]), scheduler=scheduler),
+        nets=nets,
+        phases=[Phase("ddpm", optimizer(s, nets), trained, Denoising(s, scheduler, conditions))],
+        pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), scheduler, **conditions.parts(nets)),
         preview=partial(
-            preview, dataset=dataset, seed=settings.seed, labelled=settings.class_conditional,
-            num_steps=min(50, settings.num_train_timesteps),
+            preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional,
+            num_steps=min(50, s.num_train_timesteps),
         ),
-        averaged=("unet",),
-        usage="hfgen sample {run} --num-steps 100 -n 64 --seed 0 -o grid.png",
+        averaged=trained,
+        usage=f"hfgen sample {{run}}{conditions.words()} --num-steps 100 -n 64 --seed 0 -o grid.png",
     )  # fmt: skip
 
 
-def network(settings: DenoiserSettings, dataset: Dataset, learned_variance: bool = False) -> UNet | MLPDenoiser:
-    """Return the ε-predictor for the dataset's shape: a U-Net for images, an MLP for 2-D points."""
-    if settings.class_conditional and not dataset.num_classes:
-        raise ConfigError(f"--class-conditional: the dataset {settings.dataset!r} has no labels")
-    classes = dataset.num_classes if settings.class_conditional else None
+class Denoising:
+    """The loss of the one phase: the error of the noise seen in noisy samples (Ho et al. 2020, eq. 14).
+
+    Or of what else is predicted, weighted by timestep; of a learned variance, plus its part of the bound.
+    """
+
+    def __init__(self, settings: DDPMSettings, scheduler: DDPMScheduler, conditions: Conditions) -> None:
+        self.settings, self.scheduler, self.conditions = settings, scheduler, conditions
+        self.weights = timestep_weights(settings, scheduler)
+
+    def __call__(
+        self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the batch, and its parts to log."""
+        s, scheduler = self.settings, self.scheduler
+        x_0 = drawn(batch, noise)
+        eps = noise.normal("eps", *x_0.shape[1:])
+        t = (noise.stratified("t") * s.num_train_timesteps).long()
+        x_t = scheduler.add_noise(x_0, eps, t)
+        output = nets["unet"](x_t, t, **self.conditions(nets, batch, noise)).sample
+        prediction = output[:, : x_0.shape[1]]
+        target = {"epsilon": eps, "sample": x_0}.get(s.prediction_type)
+        error = l_simple(prediction, scheduler.get_velocity(x_0, eps, t) if target is None else target)
+        mean = (self.weights.to(error.device)[t] * error).mean()
+        if s.variance_type != "learned_range":
+            return mean, {"loss": mean.detach()}
+        # L_simple + 0.001 L_vlb, the second of which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
+        frozen = torch.cat([prediction.detach(), output[:, x_0.shape[1] :]], 1)
+        vlb = (vlb_term(scheduler, frozen, t, x_t, x_0) * s.num_train_timesteps / x_0[0].numel()).mean()
+        loss = mean + s.vlb_weight * vlb
+        return loss, {"loss": loss.detach(), "simple": mean.detach(), "vlb": vlb.detach()}
+
+
+def drawn(batch: Batch, noise: Noise) -> Tensor:
+    """Return x_0: the batch's images or points; of latents, which have a deviation, draws of q(z|x)."""
+    x: Tensor = batch["x"]
+    return x + batch["std"] * noise.normal("posterior", *x.shape[1:]) if "std" in batch else x
+
+
+def optimizer(settings: DenoiserSettings, nets: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
+    """Return AdamW for everything in the networks that is trained."""
+    parameters = [p for net in nets.values() for p in net.parameters() if p.requires_grad]
+    rate = cast(float, settings.learning_rate)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def network(
+    settings: DenoiserSettings,
+    dataset: Dataset,
+    learned_variance: bool = False,
+    num_class_embeds: int | None = None,
+    text_width: int | None = None,
+) -> UNet | MLPDenoiser | ConditionalUNet:
+    """Return the ε-predictor for the dataset's shape: a U-Net for images, told a text or not, an MLP for 2-D points."""
     widths = cast(tuple[int, ...], settings.block_out_channels)
     if len(dataset.shape) == 1:
         if learned_variance:
             raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
         return MLPDenoiser(
-            dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block, num_class_embeds=classes,
-            data_mean=torch.as_tensor(dataset.mean).tolist(), data_std=torch.as_tensor(dataset.std).tolist(),
+            dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block,
+            num_class_embeds=num_class_embeds, data_mean=torch.as_tensor(dataset.mean).tolist(),
+            data_std=torch.as_tensor(dataset.std).tolist(),
         )  # fmt: skip
+    if text_width is not None:
+        return conditional_unet(settings, dataset, learned_variance, num_class_embeds, text_width)
     channels, height, width = dataset.shape
-    attention = [level in settings.attention_levels for level in range(len(widths))]
+    attention = [level in (settings.attention_levels or ()) for level in range(len(widths))]
     return UNet(
         sample_size=height if height == width else (height, width),
         in_channels=channels,
@@ -145,7 +171,32 @@ def network(settings: DenoiserSettings, dataset: Dataset, learned_variance: bool
         attention_head_dim=min(settings.attention_head_dim, *widths),
         norm_num_groups=min(32, widths[0] // 4),
         dropout=settings.dropout,
-        num_class_embeds=classes,
+        num_class_embeds=num_class_embeds,
+    )
+
+
+def conditional_unet(
+    settings: DenoiserSettings,
+    dataset: Dataset,
+    learned_variance: bool,
+    num_class_embeds: int | None,
+    text_width: int | None,
+) -> ConditionalUNet:
+    """Return the U-Net with transformer blocks, for images that are told a text, and for latents."""
+    channels, height, width = dataset.shape
+    widths = cast(tuple[int, ...], settings.block_out_channels)
+    return ConditionalUNet(
+        sample_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=2 * channels if learned_variance else channels,
+        block_out_channels=widths,
+        layers_per_block=settings.layers_per_block,
+        attention_levels=cast(tuple[int, ...], settings.attention_levels),
+        attention_head_dim=min(settings.attention_head_dim, *widths),
+        cross_attention_dim=text_width,
+        norm_num_groups=min(32, max(1, widths[0] // 4)),
+        dropout=settings.dropout,
+        num_class_embeds=num_class_embeds,
     )
 
 
@@ -158,10 +209,16 @@ def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     side = 0 if in_plane else max(dataset.shape[1:])
     widths = (128,) if in_plane else (32, 64) if side < 16 else (64, 128, 128) if side < 64 else (64, 128, 256, 256)
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
-    values["max_steps"] = 20_000
+    levels = len(settings.block_out_channels or widths)
+    values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
     return filled(settings, values)
+
+
+def upper_levels(levels: int) -> tuple[int, ...]:
+    """Return all of a number of levels but the finest, unless it is the only one."""
+    return tuple(range(min(1, levels - 1), levels))
 
 
 def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor:
@@ -181,7 +238,7 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of `hfgen train ddpm ARGUMENTS` (sys.argv by default)."""
-    return run.main(DDPMSettings, build, arguments, recommended)
+    return run.main(DDPMSettings, build, arguments, recommended, cast(Any, open_dataset))
 
 
 if __name__ == "__main__":

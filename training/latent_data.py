@@ -15,11 +15,14 @@ from torch import Tensor
 from hfgen import hub, safe_load
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, uniforms
-from hfgen.errors import CheckpointError, ConfigError
+from hfgen.errors import CheckpointError
 from hfgen.models.autoencoder_kl import AutoencoderKL
 
 SHARD, AT_ONCE = 4096, 128
 """Images in a file, after each of which an interrupted encoding goes on; images that are encoded at once."""
+
+Part = tuple[Tensor, Tensor]
+"""Means and standard deviations of the latents in a file."""
 
 
 class Latents(Dataset):
@@ -29,10 +32,10 @@ class Latents(Dataset):
     means, `x`, a batch has `std`, so that z ~ q(z|x) can be drawn anew at every step.
     """
 
-    def __init__(self, source: Dataset, mean: Tensor, std: Tensor, captions: list[str] | None, key: str) -> None:
+    def __init__(self, source: Dataset, mean: Tensor, std: Tensor, key: str) -> None:
         self.name, self.shape = f"latents of {source.name}", tuple(mean.shape[2:])
         self.num_classes, self.class_names, self._labels = source.num_classes, source.class_names, source.labels()
-        self.captions, self.fingerprint = captions, key
+        self.captions, self.fingerprint = source.captions, key
         self._mean, self._std = mean, std
 
     def __len__(self) -> int:
@@ -67,41 +70,29 @@ class Latents(Dataset):
 def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> Latents:
     """Return the latents of all images of `source`, which is not to mirror any, from the files in `folder`.
 
-    What is missing there is encoded first, by one process. Files that belong to other images, or to an autoencoder with
-    other weights, are a CheckpointError.
+    What is missing there, cut short, or not as it was written, is encoded first, by one process. Files that belong to
+    other images, or to an autoencoder with other weights, are a CheckpointError.
     """
     key = fingerprint_of("latents", source.fingerprint, weights_hash(vae), flip)
-    starts = range(0, len(source), SHARD)
-    captions: list[str] | None = None
-    with PartialState().main_process_first():
-        if PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            for start in starts:
-                if not _verified(_file(folder, start), key):
-                    _write(_file(folder, start), *_encode(source, vae, flip, start), key)
     parts = []
-    for start in starts:
-        if not _verified(_file(folder, start), key):
-            raise CheckpointError(f"{_file(folder, start)}: was there a moment ago and is gone")
-        with safe_open(_file(folder, start), framework="pt") as handle:
-            parts.append((handle.get_tensor("mean"), handle.get_tensor("std")))
-    if "caption" in _rows(source, 0, 1):
-        captions = [text for start in starts for text in _rows(source, start, start + SHARD)["caption"]]
+    with PartialState().main_process_first():
+        for start in range(0, len(source), SHARD):
+            part = _read(_file(folder, start), key)
+            if part is None:
+                if not PartialState().is_main_process:
+                    raise CheckpointError(f"{_file(folder, start)}: was there a moment ago and is gone")
+                part = _encode(source, vae, flip, start)
+                _write(_file(folder, start), part, key)
+            parts.append(part)
     mean, std = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Latents(source, mean, std, captions, key)
+    return Latents(source, mean, std, key)
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:
-    """Return the autoencoder of a run, a pipeline (its `vae`) or a folder of its own, or of a Hub id of a pipeline."""
-    own = Path(model).expanduser()
-    if (own / "config.json").is_file():
-        folder, part = own, ""
-    else:
-        folder, part = hub.resolve(model), "vae"
-        if not (folder / part).is_dir():
-            raise ConfigError(f"--autoencoder {model}: holds no vae, found "
-                              f"{', '.join(sorted(path.name for path in folder.iterdir()))}")  # fmt: skip
-    vae: AutoencoderKL = safe_load.load_component(folder, part, AutoencoderKL, "AutoencoderKL")
+    """Return the autoencoder of a run or a pipeline (its `vae`), or that which a folder or a Hub id is alone."""
+    vae: AutoencoderKL = safe_load.load_component(
+        hub.resolve_component(model, "vae"), "", AutoencoderKL, "AutoencoderKL"
+    )
     return vae.requires_grad_(False)
 
 
@@ -114,7 +105,7 @@ def weights_hash(vae: AutoencoderKL) -> str:
 
 
 @torch.no_grad()
-def _encode(source: Dataset, vae: AutoencoderKL, flip: bool, start: int) -> tuple[Tensor, Tensor]:
+def _encode(source: Dataset, vae: AutoencoderKL, flip: bool, start: int) -> Part:
     """Return means and standard deviations of up to 4,096 images, (n, F, D, h, w), as diffusion takes them."""
     means, stds = [], []
     stop = min(start + SHARD, len(source))
@@ -136,23 +127,35 @@ def _file(folder: Path, start: int) -> Path:
     return folder / f"latents-{start:08d}.safetensors"
 
 
-def _verified(path: Path, key: str) -> bool:
-    """Return whether the file is there and whole; CheckpointError where it belongs to other data or weights."""
+def _read(path: Path, key: str) -> Part | None:
+    """Return the means and standard deviations in a file, None where it is missing or not as it was written.
+
+    CheckpointError where it belongs to other data or weights.
+    """
     if not path.exists():
-        return False
+        return None
     try:
         with safe_open(path, framework="pt") as handle:
-            found = (handle.metadata() or {}).get("key")
+            found = handle.metadata() or {}
+            part = handle.get_tensor("mean"), handle.get_tensor("std")
     except SafetensorError:
-        return False
-    if found != key:
+        return None
+    if found.get("sha256") != _sha256(part, found.get("key", "")):
+        return None
+    if found["key"] != key:
         raise CheckpointError(f"{path}: holds latents of other images, or of an autoencoder with other weights; "
                               "use those it was made with, or a new folder")  # fmt: skip
-    return True
+    return part
 
 
-def _write(path: Path, mean: Tensor, std: Tensor, key: str) -> None:
+def _write(path: Path, part: Part, key: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({"mean": mean.contiguous(), "std": std.contiguous()}, temporary, metadata={"key": key})
+    tensors = {name: tensor.contiguous() for name, tensor in zip(("mean", "std"), part, strict=True)}
+    save_file(tensors, temporary, metadata={"key": key, "sha256": _sha256(part, key)})
     temporary.chmod(path.parent.stat().st_mode & 0o666)             # safetensors writes 0600
     temporary.rename(path)
+
+
+def _sha256(part: Part, key: str) -> str:
+    return fingerprint_of(key, *(tensor.numpy() for tensor in part))

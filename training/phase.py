@@ -40,6 +40,7 @@ class Recipe:
     it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid.
     `evaluate(nets)`, where there is one, returns numbers for that step's line of the log, from the networks as users
     get them. `guard(numbers)` looks at every line of the log and returns what is wrong and what to change, or None.
+    `stages(steps)` are the steps, of so many, from which on a step costs another time, the first being 0.
     `usage` is the command that tries the finished run `{run}`.
     """
 
@@ -50,4 +51,5 @@ class Recipe:
     averaged: tuple[str, ...] = field(default=())
     evaluate: Callable[[Mapping[str, nn.Module]], dict[str, float]] | None = None
     guard: Callable[[dict[str, float]], str | None] | None = None
+    stages: Callable[[int], tuple[int, ...]] = lambda steps: (0,)
     usage: str = "hfgen sample {run} -n 64 --seed 0 -o grid.png"

@@ -3,29 +3,26 @@
 import dataclasses
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
-import hfgen
 from hfgen import checkpoint
 from hfgen.data import Dataset, load_dataset, require_batch
 from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
-from hfgen.training import state
+from hfgen.publish import publish_finished
+from hfgen.training import facts, state
+from hfgen.training.budget import steps_within
 from hfgen.training.engine import Build, Engine
 from hfgen.training.log import Log
 from hfgen.training.runtime import INTERRUPTED, StopSignal, accelerator_for, set_threads, share
-from hfgen.training.settings import AnySettings, Settings, check_same, parse, seconds_of, write_yaml
+from hfgen.training.settings import AnySettings, Settings, check_same, parse, write_yaml
 from hfgen.training.start import starting_from
+from hfgen.upload import logged_in
 
 Recommend = Callable[[Any, Dataset], Any]
 """Returns a recipe's settings with what it recommends for a dataset in the place of every None."""
@@ -65,21 +62,23 @@ def train(settings: Settings, build: Build, recommend: Recommend, open_data: Ope
     share(settings, accelerator.num_processes, accelerator.process_index)
     require_batch(dataset, settings.global_batch)
     if timed:
-        steps = steps_within(settings, build, dataset, accelerator, started)
+        steps = steps_within(settings, build, dataset, accelerator, started, look)
         settings = dataclasses.replace(settings, max_steps=steps)
     engine = Engine(settings, build, dataset, accelerator)
     make_folder(settings.output_dir)
     code = Run(settings, engine, stored, threads).go()
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
+        publish_finished(settings.output_dir, settings.publish_to)
     return code
 
 
-def open_dataset(settings: Settings) -> Dataset:
-    """Return the dataset that the settings name."""
+def open_dataset(settings: Settings, **more: Any) -> Dataset:
+    """Return the dataset that the settings name, read with `more` choices if a recipe has them."""
     names = ("split", "image_column", "label_column", "resolution", "channels", "background", "skip_bad_images")
     choices = {name: getattr(settings, name) for name in (*names, "flip", "streaming", "num_workers")}
-    return load_dataset(settings.dataset, **choices)
+    return load_dataset(settings.dataset, **choices, **more)
 
 
 def look_into_folder(settings: Settings) -> Path | None:
@@ -105,37 +104,6 @@ def make_folder(folder: Path) -> None:
         raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-def steps_within(
-    settings: Settings, build: Build, dataset: Dataset, accelerator: Accelerator, started: float
-) -> int:
-    """Return how many steps fit in the budget, from timing throw-away steps and a sample grid; rank 0 decides.
-
-    At most 50 steps, or a twentieth of the budget, are timed after three to warm up.
-    """
-    budget = seconds_of(settings.budget or "")
-    trial = Engine(settings, build, dataset, accelerator)
-    stamps = [time.monotonic()]
-    for step in trial.train(0, 53, 10**6):
-        stamps.append(time.monotonic())
-        if agree(step > 3 and stamps[-1] - stamps[3] > budget / 20):
-            break
-    durations = sorted(b - a for a, b in pairwise(stamps[3:]))
-    before = time.monotonic()
-    look(trial)
-    grid_seconds = time.monotonic() - before
-    accelerator.free_memory()
-    per_step = durations[len(durations) // 2] + (grid_seconds / settings.sample_every if settings.sample_every else 0)
-    left = budget - (time.monotonic() - started) - grid_seconds
-    return int(agree(max(1, int(left / per_step))))
-
-
-def agree(value: Any) -> Any:
-    """Return what the first process decided."""
-    decided = [value]
-    broadcast_object_list(decided)
-    return decided[0]
-
-
 def look(engine: Engine) -> tuple[Any, dict[str, float]]:
     """Return the sample grid of the networks as users get them, and the numbers of the recipe's evaluation."""
     nets = state.served(engine.nets, engine.averages)
@@ -159,10 +127,13 @@ class Run:
         self.accelerator, self.folder = engine.accelerator, settings.output_dir
         self.main = engine.accelerator.is_main_process
         self.numbers, self.warned = dict[str, float](), False
+        self.before: float | None = 0.0                              # seconds of earlier sessions, None: not known
+        self.began = time.monotonic()
         self.step = self.saved = self.resume(stored) if stored else 0
         if self.main:
             self.preflight()
             write_yaml(settings, self.folder / "config.yaml")
+            self.facts = facts.facts(settings, engine, threads)
         self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
         if settings.tracker != "none":
             self.accelerator.init_trackers("hfgen")
@@ -170,7 +141,7 @@ class Run:
     def go(self) -> int:
         """Train to the last step, or until asked to stop; return the exit code."""
         self.log.say(self.introduction())
-        before = time.monotonic()
+        self.began = time.monotonic()
         with StopSignal() as stop:
             for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
                 self.step = step
@@ -181,8 +152,7 @@ class Run:
                     self.log.close()
                     self.log.say(f"stopped at step {self.step:,}; continue with --resume")
                     return INTERRUPTED
-            seconds = time.monotonic() - before
-            self.finish(seconds)
+            self.finish(time.monotonic() - self.began)
         return 0
 
     def after_step(self, stopping: bool) -> None:
@@ -232,6 +202,7 @@ class Run:
             "dataset": engine.dataset.fingerprint,
             "settings": json.loads(json.dumps(dataclasses.asdict(self.settings), default=str)),
             "log": engine.log.state(self.accelerator),
+            "seconds": self.seconds(),
         }
         if self.main and self.saved != self.step:
             checkpoint.save(
@@ -239,6 +210,7 @@ class Run:
                 lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
                 self.about(), self.settings.keep_checkpoints,
             )  # fmt: skip
+            facts.write(self.folder / "run.json", self.facts, self.step, now["seconds"], sorted(self.numbers))
         self.saved = self.step
         self.accelerator.wait_for_everyone()
 
@@ -256,12 +228,17 @@ class Run:
             raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
         state.read(stored, engine.recipe, engine.nets, engine.averages)
         engine.log.restore(then["log"], engine.device)
+        self.before = then.get("seconds")
         return int(then["step"])
+
+    def seconds(self) -> float | None:
+        """Return the seconds that this run has trained, all sessions together; None where one did not count them."""
+        return None if self.before is None else self.before + time.monotonic() - self.began
 
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint's exactness depends on besides its settings."""
-        versions = {"hfgen": hfgen.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        return {"versions": versions, "processes": self.accelerator.num_processes, "threads": self.threads}
+        processes = self.accelerator.num_processes
+        return {"versions": facts.versions(), "processes": processes, "threads": self.threads}
 
     def preflight(self) -> None:
         """Raise ResourceError if the disk has no room for the checkpoints that will be kept, and one in the making."""
@@ -287,6 +264,8 @@ class Run:
         random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
         if divided and random:
             lines.append(f"{', '.join(random)}: depends on how the batch is divided; resuming is exact all the same")
+        if settings.publish_to is not None and not logged_in():
+            lines.append(f"--publish-to {settings.publish_to}: nobody is logged in yet; run `hf auth login` meanwhile")
         return "\n".join(lines)
 
     def finish(self, seconds: float) -> None:

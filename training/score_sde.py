@@ -18,7 +18,8 @@ from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
 from hfgen.training import run
-from hfgen.training.ddpm import DenoiserSettings, network, recommended
+from hfgen.training.conditions import Conditions, open_dataset
+from hfgen.training.ddpm import DenoiserSettings, network, optimizer, recommended
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.preview import preview
@@ -42,7 +43,8 @@ class ScoreSDESettings(DenoiserSettings):
 def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a score model on `dataset`."""
     settings = recommended(settings, dataset)
-    unet: Any = network(settings, dataset)
+    conditions = Conditions(settings, dataset)
+    unet: Any = network(settings, dataset, False, conditions.num_class_embeds, conditions.width)
     sde = VPSDEScheduler(
         beta_schedule=settings.beta_schedule, t_min=settings.t_min, clip_sample=len(dataset.shape) == 3
     )
@@ -54,27 +56,22 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
         t = sde.time_drawn(noise.stratified("t"), settings.importance_sampling)
         timestep = sde.timestep_of(t)
         x_t = sde.add_noise(x_0, eps, timestep)
-        labels = batch["label"] if settings.class_conditional else None
-        prediction = nets["unet"](x_t, timestep.float(), class_labels=labels).sample
+        prediction = nets["unet"](x_t, timestep.float(), **conditions(nets, batch, noise)).sample
         mean = (time_weights(settings, sde, t).float() * l_simple(prediction, eps)).mean()
         return mean, {"loss": mean.detach()}
 
-    optimizer = torch.optim.AdamW(
-        [p for p in unet.parameters() if p.requires_grad],
-        lr=cast(float, settings.learning_rate),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    nets = {"unet": unet, **conditions.nets}
+    trained = ("unet", *conditions.trained)
     return Recipe(
-        nets={"unet": unet},
-        phases=[Phase("score_sde", optimizer, ("unet",), loss)],
-        pipeline=lambda nets: DDPMPipeline(unet=cast(UNet, nets["unet"]), scheduler=cast(Any, sde)),
+        nets=nets,
+        phases=[Phase("score_sde", optimizer(settings, nets), trained, loss)],
+        pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), cast(Any, sde), **conditions.parts(nets)),
         preview=partial(
             preview, dataset=dataset, seed=settings.seed, labelled=settings.class_conditional, sampler="ode_heun",
             num_steps=25,
         ),
-        averaged=("unet",),
-        usage="hfgen sample {run} --sampler ode_heun --num-steps 25 -n 64 --seed 0 -o grid.png",
+        averaged=trained,
+        usage=f"hfgen sample {{run}}{conditions.words()} --sampler ode_heun --num-steps 25 -n 64 --seed 0 -o grid.png",
     )  # fmt: skip
 
 
@@ -88,7 +85,7 @@ def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of `hfgen train score_sde ARGUMENTS` (sys.argv by default)."""
-    return run.main(ScoreSDESettings, build, arguments, recommended)
+    return run.main(ScoreSDESettings, build, arguments, recommended, cast(Any, open_dataset))
 
 
 if __name__ == "__main__":

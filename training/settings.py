@@ -16,9 +16,10 @@ import tyro
 import yaml
 
 from hfgen.errors import CheckpointError, ConfigError
+from hfgen.upload import check_repo_id
 
 FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
-FREE_ON_RESUME |= {"tracker", "threads", "micro_batch_size", "num_workers"}
+FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers"}
 """What may differ between a run and its resumption: where and how often things are written, not what is computed."""
 
 
@@ -93,6 +94,8 @@ class Settings:
     """Newest checkpoints that are kept, two at least."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Tracker that gets the metrics as well, through Accelerate."""
+    publish_to: str | None = None
+    """Repository on the Hub, user/name, that the finished model is published to, private; `hf auth login` first."""
 
     @property
     def global_batch(self) -> int:
@@ -141,6 +144,8 @@ def check(settings: Settings) -> None:
         raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
     if settings.budget is not None:
         seconds_of(settings.budget)
+    if settings.publish_to is not None:
+        check_repo_id(settings.publish_to)
 
 
 def seconds_of(budget: str) -> float:

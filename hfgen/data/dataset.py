@@ -20,9 +20,9 @@ class Dataset:
     """Base of all datasets: items by index, batches by number.
 
     Attributes: `name`; `shape` of an item, (C, H, W) or (2,); `num_classes` and `class_names`, None without labels
-    (`class_names` also where classes have numbers only); `fingerprint`, the sha256 of the content and of every
-    preprocessing choice, which a resumed run compares; `mean` and `std`, (2,) each, of 2-D sets: the model sees
-    (point - mean) / std; None for images.
+    (`class_names` also where classes have numbers only); `captions` of all items where they were asked for, else None,
+    as of streams; `fingerprint`, the sha256 of the content and of every preprocessing choice, which a resumed run
+    compares; `mean` and `std`, (2,) each, of 2-D sets: the model sees (point - mean) / std; None for images.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Dataset:
     fingerprint: str
     num_classes: int | None = None
     class_names: list[str] | None = None
+    captions: list[str] | None = None
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
 

@@ -35,7 +35,7 @@ class Images(Dataset):
         self.num_classes = labels.num_classes if labels else None
         self.class_names = labels.names if labels else None
         self._labels = torch.from_numpy(labels.values) if labels else None
-        self._captions = captions
+        self.captions = captions
 
     def labels(self) -> torch.Tensor | None:
         """Return the labels of all images in order, int64 (N,); None without labels."""
@@ -55,8 +55,8 @@ class Images(Dataset):
         batch: Batch = {"x": x}
         if self._labels is not None:
             batch["label"] = self._labels[torch.from_numpy(indices)].to(x.device)
-        if self._captions is not None:
-            batch["caption"] = [self._captions[i] for i in indices]
+        if self.captions is not None:
+            batch["caption"] = [self.captions[i] for i in indices]
         return batch
 
 

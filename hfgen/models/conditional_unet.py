@@ -1,4 +1,4 @@
-"""The U-Net of latent diffusion: told the class, and what a text says, it predicts the noise in noisy latents.
+"""The U-Net of latent diffusion: told the class, and what a text says, it predicts the noise in latents, or images.
 
 Its weights have the names of diffusers' `UNet2DConditionModel`.
 """
@@ -90,12 +90,12 @@ class UpLevel(UpBlock):
 
 
 class ConditionalUNet(ModelMixin, ConfigMixin):
-    """U-Net with transformer blocks, for latents (Rombach et al. 2022, section 3.3).
+    """U-Net with transformer blocks, for latents or images (Rombach et al. 2022, section 3.3).
 
     Levels in `attention_levels` (0 the finest), and the middle, have a transformer after each residual block, with
     self-attention if `self_attention`, and attention to a text of features `cross_attention_dim`, if that is not None.
-    `attention_head_dim` is the width of a head. `num_class_embeds` counts the classes and, as the last, the null class,
-    that of samples without one; `null_class` says whether it was trained, as guidance needs it to be.
+    `attention_head_dim` is the width of a head. `num_class_embeds` counts the classes and, as the last, if the network
+    is to be guided, the null class.
 
     Raises ConfigError, naming the field, for values that are impossible.
     """
@@ -119,7 +119,6 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
         dropout: float = 0.0,
         num_class_embeds: int | None = None,
-        null_class: bool = False,
     ) -> None:
         super().__init__()
         check_config(self.config)
@@ -172,14 +171,13 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         """Return the prediction, same height and width as `sample`, as `.sample` or as a tuple of one.
 
         `sample`: x_t (B, C, H, W); H and W divisible by 2^(levels - 1). `timestep`: a number, or a tensor of shape (),
-        (1,) or (B,). `class_labels`: (B,) whole numbers; None where there are no classes, and for the null class where
-        that was trained. `encoder_hidden_states`: (B, L, cross_attention_dim), None where that is. Raises ConfigError
-        otherwise.
+        (1,) or (B,). `class_labels`: (B,) whole numbers, None where there are no classes. `encoder_hidden_states`:
+        (B, L, cross_attention_dim), None where that is. Raises ConfigError otherwise.
         """
-        labels = self._checked(sample, class_labels, encoder_hidden_states)
+        self._check_inputs(sample, class_labels, encoder_hidden_states)
         temb = self.time_embedding(self.time_proj(as_timesteps(timestep, sample.device)).to(self.dtype))
         if self.class_embedding is not None:
-            temb = temb + self.class_embedding(labels)                                   # (B, D)
+            temb = temb + self.class_embedding(class_labels)                             # (B, D)
         temb = F.silu(temb)
 
         h = self.conv_in(sample)                                                         # (B, C_0, H, W)
@@ -194,8 +192,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
         return UNet2DOutput(sample=out) if return_dict else (out,)
 
-    def _checked(self, sample: Tensor, labels: Tensor | None, text: Tensor | None) -> Tensor | None:
-        """Return the labels, the null class where they are left out; ConfigError for inputs that do not fit."""
+    def _check_inputs(self, sample: Tensor, labels: Tensor | None, text: Tensor | None) -> None:
         c = self.config
         check_divisible("sample", sample.shape[-2], sample.shape[-1], len(c["block_out_channels"]))
         if (text is None) != (c["cross_attention_dim"] is None):
@@ -207,10 +204,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         if labels is not None and c["num_class_embeds"] is None:
             raise ConfigError("class_labels must be None: this U-Net has no class embedding; set num_class_embeds")
         if labels is None and c["num_class_embeds"] is not None:
-            if not c["null_class"]:
-                raise ConfigError("class_labels must be given: this U-Net is conditional, one label for each sample")
-            return torch.full((len(sample),), c["num_class_embeds"] - 1, device=sample.device)
-        return labels
+            raise ConfigError("class_labels must be given: this U-Net is conditional, one label for each sample")
 
 
 def check_config(config: Any) -> None:
@@ -226,8 +220,7 @@ def check_config(config: Any) -> None:
             require_int(field, c[field])
     for field in ("layers_per_block", "transformer_layers"):
         require_int(field, c[field], high=MAX_LAYERS)
-    for field in ("self_attention", "null_class"):
-        require(isinstance(c[field], bool), field, c[field], "true or false")
+    require(isinstance(c["self_attention"], bool), "self_attention", c["self_attention"], "true or false")
     require_number("dropout", c["dropout"], 0.0, 1.0)
     groups, head = c["norm_num_groups"], c["attention_head_dim"]
     for count in channels:
@@ -238,9 +231,6 @@ def check_config(config: Any) -> None:
         require_int("attention_levels", level, 0, len(channels) - 1)
     for count in {channels[-1], *(channels[level] for level in levels)}:
         require(count % head == 0, "attention_head_dim", head, f"a divisor of {count}, the channels it divides")
-    least = 1 + int(c["null_class"])
-    enough = c["null_class"] is False or (c["num_class_embeds"] or 0) >= least
-    require(enough, "num_class_embeds", c["num_class_embeds"], "2 or more, a class and the null class")
     if c["sample_size"] is not None:
         sides = c["sample_size"] if isinstance(c["sample_size"], list | tuple) else [c["sample_size"]] * 2
         require(len(sides) == 2, "sample_size", c["sample_size"], "an int or a pair (height, width)")

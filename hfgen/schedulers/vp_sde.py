@@ -106,6 +106,10 @@ class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
         times = torch.tensor([stage.t for stage in self._stages], dtype=torch.float64)
         self.timesteps = self.timestep_of(times).float().clamp(0, len(self) - 1).to(device)
 
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start at `timesteps[begin_index]`, from a state in the middle."""
+        self._next = begin_index
+
     def grid(self, n: int) -> list[float]:
         """Return the times 1 = t_0 > t_1 > ... > t_n = t_min between n steps."""
         u = torch.linspace(0, 1, n + 1, dtype=torch.float64)

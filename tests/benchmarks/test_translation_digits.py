@@ -12,7 +12,7 @@ from tests.benchmarks.translation_digits import coloured, domains, texture, writ
 def test_a_texture_is_a_function_of_its_number_and_neighbouring_pixels_are_alike() -> None:
     some, one = texture(np.arange(5), "ground", 28, 28), texture(np.array([3]), "ground", 28, 28)
     assert torch.equal(some[3:4], one) and not torch.equal(some[2], some[3])
-    assert 0 <= some.min() and some.max() <= 0.5
+    assert some.min() >= 0 and some.max() <= 0.5
     steps = (some[..., 1:] - some[..., :-1]).abs().mean()
     assert steps < 0.5 * (some[..., 14:] - some[..., :14]).abs().mean()
 

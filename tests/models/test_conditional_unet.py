@@ -90,23 +90,13 @@ def test_without_text_only_pixels_are_looked_at_and_without_self_attention_only_
         assert (only(x, t, None, text).sample - only(x, t, None, text + 1).sample).abs().max() > 1e-4
 
 
-def test_left_out_labels_mean_the_null_class_which_is_the_last() -> None:
-    net: Any = ConditionalUNet(**{**SMALL, "num_class_embeds": 5, "null_class": True}).eval()
-    x, t, labels, text = inputs(net)
-    with torch.no_grad():
-        without = net(x, t, None, text).sample
-        assert torch.equal(without, net(x, t, torch.full((3,), 4), text).sample)
-        assert (without - net(x, t, labels, text).sample).abs().max() > 1e-4
-
-
 def test_a_saved_folder_loads_again_without_code(tmp_path: Path) -> None:
-    net: Any = ConditionalUNet(**{**SMALL, "num_class_embeds": 5, "null_class": True}).eval()
+    net: Any = ConditionalUNet(**{**SMALL, "num_class_embeds": 5}).eval()
     net.save_pretrained(tmp_path)
     again = load_component(tmp_path, "unet", ConditionalUNet, "ConditionalUNet")
     x, t, labels, text = inputs(net)
     with torch.no_grad():
         assert torch.equal(again(x, t, labels, text).sample, net(x, t, labels, text).sample)
-    assert again.config["null_class"] is True
 
 
 def test_inputs_that_do_not_fit_are_refused_by_name() -> None:
@@ -128,7 +118,7 @@ def test_inputs_that_do_not_fit_are_refused_by_name() -> None:
 BAD = [
     ("block_out_channels", ()), ("block_out_channels", (8, 10)), ("attention_levels", (2,)), ("attention_levels", 1),
     ("attention_levels", (True,)), ("attention_head_dim", 3), ("attention_head_dim", 0), ("transformer_layers", 0),
-    ("layers_per_block", 10**9), ("cross_attention_dim", 0), ("num_class_embeds", -1), ("null_class", 1),
+    ("layers_per_block", 10**9), ("cross_attention_dim", 0), ("num_class_embeds", -1),
     ("self_attention", None), ("dropout", 2.0), ("sample_size", 7), ("sample_size", (8, 8, 8)), ("in_channels", "4"),
     ("norm_num_groups", 0),
 ]  # fmt: skip
@@ -139,8 +129,3 @@ def test_a_bad_value_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         ConditionalUNet(**{**SMALL, field: value})
     assert str(caught.value).startswith(field)
-
-
-def test_a_null_class_needs_a_class_beside_it() -> None:
-    with pytest.raises(ConfigError, match="num_class_embeds must be 2 or more, a class and the null class, got 1"):
-        ConditionalUNet(**{**SMALL, "num_class_embeds": 1, "null_class": True})

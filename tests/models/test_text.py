@@ -95,7 +95,7 @@ def test_a_text_encoder_loads_with_every_bit_and_other_weights_are_refused(tmp_p
         assert expected.shape == (5, tokenizer.model_max_length, 16)
         ours = load_component(tmp_path, "text_encoder", CLIPTextModel, "CLIPTextModel")
         assert torch.equal(ours(input_ids=ids).last_hidden_state, expected)
-        again: Any = load_text(str(tmp_path))
+        again: Any = load_text(tmp_path, tmp_path)
         assert torch.equal(again[0](input_ids=token_ids(again[1], OTHERS)).last_hidden_state, expected)
     config = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 7}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -55,6 +55,15 @@ def test_rescaling_is_that_of_stock_pipelines(phi: float) -> None:
         torch.testing.assert_close(rescaled(mixed, c, phi).std((1, 2, 3)), c.std((1, 2, 3)), atol=1e-5, rtol=0)
 
 
+def test_a_variance_behind_the_channels_of_x_is_that_of_the_condition() -> None:
+    def predict(x: Tensor, label: Tensor) -> Tensor:
+        return torch.cat([x * label[:, None], -label[:, None].expand(-1, 2)], 1)
+
+    given, null = {"label": GIVEN["label"]}, {"label": NULL["label"]}
+    expected = torch.cat([X * torch.tensor([[8.0], [10.0]]), torch.tensor([[-5.0, -5.0], [-6.0, -6.0]])], 1)
+    torch.testing.assert_close(guided(predict, X, given, null, 2.0), expected, atol=1e-5, rtol=0)
+
+
 def test_outside_its_interval_guidance_is_off() -> None:
     scales = [scale_at(4.0, (0.2, 0.5), t, 11) for t in range(11)]
     assert scales == [1.0, 1.0, 4.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0]

@@ -17,6 +17,7 @@ from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
+from hfgen.schedulers.samplers import make_sampler
 
 TOKENIZER = build_tokenizer(["a red circle", "a blue square on white"])
 
@@ -31,11 +32,11 @@ def make(text: bool = False, classes: int | None = None, null: bool = False, **c
     unet = ConditionalUNet(
         sample_size=4, in_channels=2, out_channels=2, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
         attention_levels=(1,), attention_head_dim=4, cross_attention_dim=8 if text else None, num_class_embeds=classes,
-        null_class=null, **changes,
+        **changes,
     )  # fmt: skip
     parts = {"text_encoder": build_text_encoder(TOKENIZER, 8, 1, 2).eval(), "tokenizer": TOKENIZER} if text else {}
     scheduler = DDPMScheduler(num_train_timesteps=20, clip_sample=False)
-    pipe = LatentDiffusionPipeline(vae.eval(), unet.eval(), scheduler, **parts)  # type: ignore[arg-type]
+    pipe = LatentDiffusionPipeline(vae.eval(), unet.eval(), scheduler, **parts, null_condition=null)  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -98,8 +99,10 @@ def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_nu
     torch.testing.assert_close(none, expected, atol=1e-4, rtol=0)
     never = last(pipe.states(num_steps=4, guidance_scale=4.0, guidance_interval=(1.0, 1.0), **prompts))
     torch.testing.assert_close(never, off, atol=1e-4, rtol=0)
-    default = last(pipe.states(num_steps=4, **prompts))
-    assert torch.equal(default, last(pipe.states(num_steps=4, guidance_scale=3.0, **prompts)))
+    for trained, scale in ((True, 3.0), (False, 1.0)):
+        pipe.register_to_config(null_condition=trained)
+        default = last(pipe.states(num_steps=4, **prompts))
+        assert torch.equal(default, last(pipe.states(num_steps=4, guidance_scale=scale, **prompts)))
 
 
 def test_an_image_is_noised_for_the_last_share_of_the_steps() -> None:
@@ -116,6 +119,18 @@ def test_an_image_is_noised_for_the_last_share_of_the_steps() -> None:
     torch.testing.assert_close(states[-1], expected, atol=1e-4, rtol=0)
     several = pipe(num_steps=4, image=Image.new("RGB", (20, 9), "red"), batch_size=3, generator=seed(0)).images
     assert len(several) == 3 and several[0].tobytes() != several[1].tobytes()
+
+
+def test_samplers_in_continuous_time_start_in_the_middle_too() -> None:
+    pipe, x, noise = make(), torch.rand(2, 3, 8, 8), torch.randn(2, 2, 4, 4)
+    with torch.no_grad():
+        z = pipe.vae.to_latents(2 * x - 1)
+    states = list(pipe.states(num_steps=10, image=x, strength=0.4, latents=noise, sampler="ode_heun"))
+    assert len(states) == 1 + 2 * 4 + 1                                  # two evaluations a step, and the last estimate
+    sde = make_sampler("ode_heun", pipe.scheduler)
+    sde.set_timesteps(10)
+    begin = sde.add_noise(z, noise, sde.timesteps[12].expand(2))
+    torch.testing.assert_close(states[0], begin, atol=1e-5, rtol=0)
 
 
 def test_inpainting_keeps_every_pixel_outside_the_mask_and_its_latents() -> None:
@@ -170,7 +185,10 @@ def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
         ({"classes": 3, "null": True}, {"class_labels": 2}, r"class_labels must be in \[0, 1\]"),
         ({"text": True}, {"prompt": ["a", "b"], "batch_size": 3}, "these must agree: prompt 2, batch_size 3"),
         ({"text": True}, {"prompt": 3}, "prompt must be a text or a list of texts, got 3"),
-        ({"text": True}, {"negative_prompt": ["a", "b"]}, "negative_prompt must be one text or 1 of them, got 2"),
+        ({"text": True, "null": True}, {"negative_prompt": ["a", "b"]}, "negative_prompt must be one text or 1 of"),
+        ({"text": True}, {}, "prompt must be given: this model was not trained without texts"),
+        ({"text": True}, {"prompt": "a", "guidance_scale": 2.0}, "guidance_scale must be 1: this model was not"),
+        ({}, {"negative_prompt": "a"}, "negative_prompt must be None, this model knows no texts"),
         ({}, {"num_steps": 21}, r"num_steps must be an int in \[1, 20\]"),
         ({}, {"latents": torch.zeros(2, 2, 4, 5)}, r"latents must be a tensor of shape \[2, 2, 4, 4\]"),
         ({}, {"strength": 0.5}, "mask and strength go with an image"),
@@ -193,5 +211,8 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
         LatentDiffusionPipeline(plain.vae, text.unet, plain.scheduler)
     wide = ConditionalUNet(sample_size=4, block_out_channels=(8,), norm_num_groups=4, attention_levels=(),
                            attention_head_dim=4)  # fmt: skip
+    for part, classes in ((plain, "none"), (make(classes=1), 1)):
+        with pytest.raises(ConfigError, match=f"null_condition needs a unet that .* this one has {classes}"):
+            LatentDiffusionPipeline(part.vae, part.unet, part.scheduler, null_condition=True)
     with pytest.raises(ConfigError, match="unet takes 4 channels, the latents of the vae have 2"):
         LatentDiffusionPipeline(plain.vae, wide, plain.scheduler)

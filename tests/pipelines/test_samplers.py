@@ -147,7 +147,7 @@ def test_classes_reach_the_network_under_every_sampler(make_pipeline):
         ({"eta": 0.5}, "eta is the noise of DDIM: DDPMScheduler has none"), ({"sampler": "ddim", "eta": True}, "eta"),
         ({"sampler": "dpmpp_2m", "num_steps": 21}, r"num_steps must be an int in \[1, 20\]"),
         ({"sampler": "ode_heun", "num_steps": 0}, "num_steps"),
-        ({"latents": torch.zeros(2, 1, 8, 8)}, r"latents must have shape \[1, 1, 8, 8\], got \[2, 1, 8, 8\]"),
+        ({"latents": torch.zeros(2, 1, 8, 9)}, r"latents must be a tensor of shape \[2, 1, 8, 8\], got \[2, 1, 8, 9\]"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(make_pipeline, arguments, words):

@@ -58,10 +58,10 @@ def test_a_class_conditional_run_makes_a_pipeline_that_takes_labels(tmp_path: Pa
     train(tmp_path / "run", "--max-steps", "4", "--class-conditional", "--tracker", "tensorboard")
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     pipeline = AutoPipeline.from_pretrained(tmp_path / "run")
-    assert pipeline.unet.config.num_class_embeds == 10
+    assert pipeline.unet.config.num_class_embeds == 11 and pipeline.config["null_condition"]
     assert pipeline(class_labels=[3, 4], batch_size=2, num_steps=2, output_type="pt").images.shape == (2, 1, 8, 8)
-    with pytest.raises(ValueError, match="class_labels"):
-        pipeline(num_steps=2)
+    with pytest.raises(ValueError, match=r"class_labels must be in \[0, 9\], got 10"):
+        pipeline(class_labels=10, num_steps=2)
 
 
 def test_bf16_training_is_finite_close_to_float32_and_keeps_float32_weights(tmp_path: Path, train: Train) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of latent diffusion, checked: how many samples, and how much of the way an image goes."""
+"""What is asked of pipelines that denoise, checked: how many samples, and how much of the way an image goes."""
 
 from typing import Any
 

@@ -1,0 +1,202 @@
+"""The card of a model: what it is, how to use it, what it was trained on and how well it does, from the real run.
+
+hfgen writes the YAML head and one section between two marks; a card that somebody wrote keeps all its other text.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.utils import yaml_dump
+
+from hfgen.card_data import digests, head_of, merged
+from hfgen.card_families import Model, diffusers_code, hfgen_code, read_model
+from hfgen.card_run import Number, Run, read_run
+from hfgen.card_text import code, last_name, markdown, table
+from hfgen.errors import ConfigError
+
+CARD, PICTURE = "README.md", "samples.png"
+BEGIN, END = "<!-- hfgen:begin -->", "<!-- hfgen:end -->"
+MARKS = re.compile(rf"^(?:{BEGIN}|{END})(?=\r?$)", re.MULTILINE)
+WRITTEN = re.compile(r"^<!-- hfgen:head(?P<digests>(?: [\w-]+=[0-9a-f]+)*) -->\r?$", re.MULTILINE)
+TITLE = re.compile(r"^#\s", re.MULTILINE)
+
+SHOWN_CLASSES = 20
+"""Classes whose names are listed."""
+
+OF_ALL = (
+    "It knows what its training data show and nothing else, their gaps and biases included.",
+    "The licence of the weights is for whoever publishes them to say, as `license:` in the head of this card.",
+)
+"""Limits of every model."""
+
+
+def write_card(folder: Path, run: Path | None = None, repo_id: str | None = None) -> Path:
+    """Return the path of the card of the pipeline in `folder`, `README.md`, written or brought up to date.
+
+    `run` is the run folder that the pipeline is from; without one the card says that nothing is known of the training.
+    `repo_id` is the name under which the code in the card loads it, by default the name of the folder. The same model
+    gives the same bytes. Raises ConfigError, and leaves the card as it is, where its head is not YAML or its marks do
+    not belong together.
+    """
+    model, known = read_model(folder), None if run is None else read_run(run)
+    name = repo_id or last_name(str(folder.resolve()))
+    path = folder / CARD
+    text = _read(path)
+    head_text, found, body = _split(path, text)
+    before, section, after = _parts(path, body)
+    written = WRITTEN.search(section)
+    old = dict(pair.split("=") for pair in written["digests"].split()) if written else {}
+    ours = head_of(model, repo_id or (known.name if known else name), known)
+    head = merged(found, ours, old)
+    lines = [BEGIN, f"<!-- hfgen:head{''.join(f' {k}={v}' for k, v in digests(ours, head).items())} -->", ""]
+    if not TITLE.search(before + after):
+        lines += [f"# {markdown(repo_id or (known.name if known else name))}", ""]
+    picture = (folder / PICTURE).is_file()
+    section = "\n".join([*lines, *_section(model, name, known, picture), "", END])
+    eol = "\r\n" if "\r\n" in text else "\n"
+    block = head_text if head == found else f"---\n{yaml_dump(head, sort_keys=False)}---\n".replace("\n", eol)
+    content = block + before + section.replace("\n", eol) + after
+    if content != text:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.write(content)
+    return path
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 ({error}); save it as that, or move it away") from error
+
+
+def _split(path: Path, text: str) -> tuple[str, dict[str, Any], str]:
+    """Return the head of a card as it stands there, and as YAML, and what comes after it."""
+    match = REGEX_YAML_BLOCK.match(text)
+    if match is None:
+        if text.lstrip().startswith("---"):
+            raise ConfigError(f"{path}: its head begins with --- and does not end with one; nothing was changed")
+        return "", {}, text
+    try:
+        head = yaml.safe_load(match[2])
+        ModelCard(text)
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: its head is not the YAML of a model card ({reason}); repair it, or move the file "
+                          "away; nothing was changed") from error  # fmt: skip
+    return match[0], head or {}, text[match.end() :]
+
+
+def _parts(path: Path, body: str) -> tuple[str, str, str]:
+    """Return the text before our section, the section and the text after it; a new section comes last."""
+    marks = list(MARKS.finditer(body))
+    if not marks:
+        text = body.rstrip()
+        return (f"{text}\n\n" if text else "\n"), "", "\n"
+    if [mark[0] for mark in marks] != [BEGIN, END]:
+        raise ConfigError(f"{path}: {BEGIN} and {END} must stand there once each, in this order, or not at all; "
+                          "nothing was changed")  # fmt: skip
+    first, last = marks
+    return body[: first.start()], body[first.start() : last.end()], body[last.end() :]
+
+
+def _section(model: Model, name: str, run: Run | None, picture: bool) -> list[str]:
+    """Return the lines of the section, but for marks and title."""
+    lines = [model.family.what, ""]
+    if picture:
+        lines += [f"![Samples of the model]({PICTURE})", ""]
+    lines += ["## Use", "", *_fenced("python", hfgen_code(model, name)), ""]
+    if model.stock:
+        lines += [f"In plain diffusers, without hfgen, it is a `{model.stock}`:", ""]
+    else:
+        lines += ["In diffusers, where hfgen is installed (`pip install hfgen`):", ""]
+    lines += [*_fenced("python", diffusers_code(model, name)), ""]
+    if run is None:
+        lines += ["## Training", "", "Not known: this folder came without its run.", ""]
+    else:
+        lines += [*_data(run), *_training(run), *_metrics(run), *_again(run)]
+    lines += ["## Limits", "", *(f"- {limit}" for limit in model.family.limits)]
+    return [*lines, *(f"- {limit}" for limit in OF_ALL)]
+
+
+def _data(run: Run) -> list[str]:
+    """Return what the model was trained on, and what is known of its licence."""
+    rows = [(data.role, code(data.name), code(data.split), markdown(data.licence)) for data in run.datasets()]
+    lines = ["## Data", "", table(("for", "dataset", "split", "licence of the data"), *rows), ""]
+    data = run.record.get("data", {})
+    facts = []
+    if isinstance(data.get("items"), int):
+        facts.append(f"{data['items']:,} items")
+    if isinstance(data.get("shape"), list):
+        facts.append(f"of shape {markdown(' x '.join(map(str, data['shape'])))}")
+    if names := [str(name) for name in data.get("class_names") or []]:
+        more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
+        facts.append(f"classes {', '.join(code(name) for name in names[:SHOWN_CLASSES])}{more}")
+    return [*lines, f"{', '.join(facts)}.", ""] if facts else lines
+
+
+def _training(run: Run) -> list[str]:
+    """Return budget, hardware, versions, seed and configuration."""
+    record, settings = run.record, run.settings
+    unknown = "not recorded"
+    hardware, versions = record.get("hardware", {}), record.get("versions", {})
+    seconds = record.get("seconds")
+    machine = f"{hardware.get('processes')} process(es) on {hardware.get('name') or hardware.get('device')}, " \
+              f"{hardware.get('threads')} thread(s) each" if hardware else unknown  # fmt: skip
+    parameters = ", ".join(f"{name} {count:,}" for name, count in sorted(record.get("parameters", {}).items()))
+    rows = [
+        ("recipe", code(str(record.get("recipe", unknown)))),
+        ("steps", f"{int(record.get('step') or settings.get('max_steps') or 0):,}"),
+        ("batch", markdown(str(settings.get("batch_size")))),
+        ("seed", markdown(str(settings.get("seed")))),
+        ("seconds of training", f"{seconds:,.0f}" if isinstance(seconds, int | float) else unknown),
+        ("hardware", markdown(machine)),
+        ("parameters", markdown(parameters or unknown)),
+        ("versions", markdown(", ".join(f"{name} {found}" for name, found in sorted(versions.items())) or unknown)),
+    ]
+    lines = ["## Training", "", table(("", ""), *rows), "", "Every setting, those left out being open:", ""]
+    return [*lines, *_fenced("yaml", run.configuration()), ""]
+
+
+def _metrics(run: Run) -> list[str]:
+    """Return the table of numbers; none if there are none."""
+    numbers = run.numbers()
+    if not numbers:
+        return []
+    head = ("metric", "value", "95 % interval", "real data reach", "data", "by")
+    rows = [
+        (code(n.name), f"{n.value:.6g}", _interval(n), "" if n.floor is None else f"{n.floor:.6g}",
+         f"{code(n.data.name)}, {code(n.data.split)}", markdown(n.command))
+        for n in numbers
+    ]  # fmt: skip
+    note = "A number without an interval is one run's; those of training are means over its last logged steps."
+    return ["## Metrics", "", table(head, *rows), "", note, ""]
+
+
+def _interval(number: Number) -> str:
+    if number.low is None or number.high is None:
+        return ""
+    return f"{number.low:.6g} to {number.high:.6g}"
+
+
+def _again(run: Run) -> list[str]:
+    """Return the command that makes the model again."""
+    command = run.command()
+    if command is None:
+        return ["## Reproduce", "", "The recipe was not recorded; the settings above are all that is known.", ""]
+    note = (
+        "On any number of processes it is the same run; bits are equal on the same machine, with the same threads and "
+        "versions. Files and folders are given by their last name: put your own path in its place."
+    )
+    return ["## Reproduce", "", *_fenced("bash", command), "", note, ""]
+
+
+def _fenced(language: str, text: str) -> list[str]:
+    """Return a block of code; no line of what hfgen puts into one can begin with a fence."""
+    return [f"```{language}", text, "```"]

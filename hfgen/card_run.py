@@ -1,0 +1,218 @@
+"""What a run folder tells the card of its model: data, settings, numbers, and the command that makes the model again.
+
+No path gets out of here: of a local file or folder only its last name does, of a Hub id all of it.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfgen.card_text import last_name, literal, plain, shell
+from hfgen.data import BUILT_IN
+from hfgen.errors import ConfigError
+from hfgen.safe_files import read_json
+
+HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
+HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
+"""Settings that say where and how often something is written, not what is computed."""
+
+SHOWN_ALWAYS = ("dataset", "max_steps", "seed")
+DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, as in scikit-learn)"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset: what it is for, its name without any path, whether that is a Hub id, split and licence."""
+
+    role: str
+    name: str
+    hub: bool
+    split: str
+    licence: str
+
+    @property
+    def hub_id(self) -> str:
+        """Return the Hub id alone, without a configuration."""
+        return self.name.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric: where it was measured, and, if known, its 95 % interval and what real data reach."""
+
+    name: str
+    value: float
+    data: Data
+    command: str
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    extractor: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder read: `settings` is config.yaml, `record` run.json ({} of a run without one), `log` the last value
+    of every number in metrics.jsonl, `evaluation` evaluation.json ({} where there is none)."""
+
+    name: str
+    settings: dict[str, Any]
+    record: dict[str, Any]
+    log: dict[str, float]
+    evaluation: dict[str, Any]
+
+    def public(self, field: str) -> Any:
+        """Return the value of a setting without any path in it."""
+        value = self.settings.get(field)
+        if field in self.record.get("hub", ()) or value in BUILT_IN:
+            return value
+        return _without_paths(value)
+
+    def data(self, role: str, field: str, *splits: str) -> Data:
+        """Return the dataset that a field names; its split is the first of the fields `splits` that is given."""
+        value, name = self.settings.get(field), str(self.public(field))
+        split = next((str(self.settings[key]) for key in splits if self.settings.get(key)), "train")
+        return Data(role, name, field in self.record.get("hub", ()), _without_paths(split), licence_of(value))
+
+    def datasets(self) -> list[Data]:
+        """Return the data that the run was trained on, and last what it was evaluated on, if that is other data."""
+        if self.settings.get("dataset"):
+            found = [self.data("training", "dataset", "split")]
+        else:
+            sides = {"A": ("dataset_a", "split"), "B": ("dataset_b", "split_b", "split")}
+            found = [self.data(f"domain {side}", *fields) for side, fields in sides.items()]
+        if self.settings.get("eval_dataset"):
+            found.append(self.data("evaluation", "eval_dataset", "eval_split"))
+        elif self.settings.get("eval_split"):
+            found.append(self.data("evaluation", "dataset", "eval_split"))
+        return found
+
+    def shown_settings(self) -> dict[str, Any]:
+        """Return the settings that decide what is computed and are not left open, without paths."""
+        decides = [key for key in self.settings if key not in HERE_ONLY and self.settings[key] not in (None, "")]
+        return {key: self.public(key) for key in decides}
+
+    def numbers(self) -> list[Number]:
+        """Return the numbers of the judge, if it has been asked, then the last ones of training."""
+        everything = self.datasets()
+        training = everything[0]
+        found = []
+        for name, value in self.log.items():
+            measured = name.startswith("eval_") or name in self.record.get("evaluated", ())
+            where = everything[-1] if measured else training
+            found.append(Number(name, value, where, f"hfgen train, {'evaluation' if measured else 'training'}"))
+        return [*self._judged(), *found]
+
+    def _judged(self) -> list[Number]:
+        """Return the metrics of evaluation.json, with their intervals."""
+        if not self.evaluation:
+            return []
+        given = str(self.evaluation.get("dataset"))
+        known = [data for data in self.datasets() if data.hub and given == data.name]
+        name, split = given if known or given in BUILT_IN else last_name(given), self.evaluation.get("split", "train")
+        data = Data("evaluation", name, bool(known), _without_paths(str(split)), licence_of(given))
+        extractor = _without_paths(self.evaluation.get("extractor")) or None
+        found = []
+        for name, metric in self.evaluation["metrics"].items():
+            if (value := _finite(metric.get("value"))) is not None:
+                low, high, floor = (_finite(metric.get(key)) for key in ("low", "high", "floor"))
+                found.append(Number(name, value, data, "hfgen evaluate", low, high, floor, extractor))
+        return found
+
+    def command(self) -> str | None:
+        """Return the command that trains this model again, a field a line; None where the recipe is not recorded."""
+        recipe = self.record.get("recipe")
+        if not isinstance(recipe, str):
+            return None
+        told = {*SHOWN_ALWAYS, *self.record.get("changed", ())} - HERE_ONLY
+        told -= {"budget"} if self.settings.get("max_steps") else set()
+        lines = [f"hfgen train {shell(recipe)}"]
+        lines += [_flag(key, self.public(key)) for key, value in self.settings.items()
+                  if key in told and value not in (None, "")]  # fmt: skip
+        return " \\\n    ".join([*lines, f"--output-dir {shell(self.name)}"])
+
+    def configuration(self) -> str:
+        """Return the settings as YAML that `hfgen train --config` reads, a line each."""
+        return "\n".join(f"{key}: {literal(value)}" for key, value in self.shown_settings().items())
+
+
+def licence_of(dataset: Any) -> str:
+    """Return what is known of the licence of a dataset, as it stands in the settings."""
+    if dataset == "digits":
+        return DIGITS
+    return "none needed, drawn by rule" if dataset in BUILT_IN else "not known here; see the dataset"
+
+
+def read_run(folder: Path) -> Run:
+    """Return what a run folder tells. Raises ConfigError for a folder that is none, and files that cannot be read."""
+    path = folder / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); a run folder has its settings there") from error
+    if not isinstance(settings, dict) or not all(_is_setting(key, value) for key, value in settings.items()):
+        raise ConfigError(f"{path}: must hold `field: value` lines, the values numbers, texts or lists of them")
+    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+    metrics = evaluation.get("metrics", {})
+    if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
+        raise ConfigError(f"{folder / 'evaluation.json'}: 'metrics' must hold objects by name, found {metrics!r:.80}")
+    evaluation = {**evaluation, "metrics": metrics} if evaluation else {}
+    name = last_name(str(settings.get("output_dir") or folder.resolve().name)) or "run"
+    return Run(name, settings, record, _last_numbers(folder / "metrics.jsonl", record.get("step")), evaluation)
+
+
+def _last_numbers(path: Path, step: Any) -> dict[str, float]:
+    """Return the last finite value of each number in metrics.jsonl, up to `step`; {} where there is no such file."""
+    found: dict[str, float] = {}
+    for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+        if line.endswith("\n"):                                     # else it was cut off
+            numbers = _parsed(path, line)
+            if not isinstance(step, int) or numbers["step"] <= step:
+                found |= {key: value for key, value in numbers.items() if _finite(value) is not None}
+    return {key: value for key, value in found.items() if key not in ("step", "learning_rate")}
+
+
+def _parsed(path: Path, line: str) -> dict[str, Any]:
+    try:
+        numbers = json.loads(line)
+        return {**numbers, "step": int(numbers["step"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: each line must be a JSON object with a step, found {line!r:.80}") from error
+
+
+def _is_setting(key: Any, value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return isinstance(key, str) and key.isidentifier() and not any(isinstance(item, dict | list) for item in items)
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number that is finite; None for anything else."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and math.isfinite(value) else None
+
+
+def _without_paths(value: Any) -> Any:
+    """Return a value of JSON with the last name in the place of every text that has a separator of paths in it."""
+    if isinstance(value, str):
+        return last_name(value) if {"/", "\\"} & {*value} else value
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if isinstance(value, dict):
+        return {plain(str(key)): _without_paths(item) for key, item in value.items()}
+    return value
+
+
+def _flag(key: str, value: Any) -> str:
+    """Return a field and its value as words of a command."""
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, list):
+        return " ".join([f"--{name}", *(shell(str(item)) for item in value)])
+    word = shell(str(value))
+    return f"--{name}={word}" if str(value).startswith("-") else f"--{name} {word}"

@@ -1,0 +1,113 @@
+"""Which files of a pipeline folder are published, collected in a folder of their own.
+
+An allow-list: `model_index.json`, of each component the files that its class reads, the two shims, written anew, and
+one picture. Nothing else in a folder is looked at, and nothing is written into it.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from hfgen import safe_load
+from hfgen.card import CARD, PICTURE
+from hfgen.errors import ConfigError
+from hfgen.hub import SAFE_PATH, WEIGHT_FILE
+from hfgen.pipelines.auto import AutoPipeline
+from hfgen.pipelines.base import shim
+from hfgen.registry import MODULES, PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
+from hfgen.safe_files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files
+from hfgen.safe_transformers import CONFIG
+
+GRID = re.compile(r"step-\d+\.png", re.ASCII)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+COMPONENT_FILE = re.compile(
+    rf"{WEIGHT_FILE.pattern}|(?:scheduler_)?config\.json|{SHIM}\.py|[\w-]+\.safetensors\.index(?:\.[\w-]+)?\.json|"
+    + "|".join(map(re.escape, TOKENIZER_FILES)), re.ASCII,
+)  # fmt: skip
+
+
+def stage(folder: Path, staged: Path, run: Path | None = None) -> None:
+    """Fill the new folder `staged` with what is published of the pipeline in `folder`, and the picture of its `run`.
+
+    The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as of loading.
+    """
+    index = folder / safe_load.INDEX
+    name, entries = safe_load.read_index(folder)
+    components, _ = safe_load.split_index(index, getattr(import_module(MODULES[name]), name), entries)
+    for part in components:
+        if not SAFE_PATH.fullmatch(part) or not (folder / part).is_dir():
+            raise ConfigError(f"{folder / part}: no such folder, this component's files lie elsewhere; load the "
+                              "pipeline, save_pretrained it into a new folder, and publish that")
+    for variant in variants_in(folder, components):
+        AutoPipeline.from_pretrained(folder, variant=variant)
+    staged.mkdir()
+    link(index, staged / safe_load.INDEX)
+    if isinstance(read_json(index)["_class_name"], list):
+        (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name))
+    for part, (library, saved) in components.items():
+        (staged / part).mkdir()
+        for file in component_files(folder / part, safe_load.component_class(index, part, library, saved)):
+            link(folder / part / file, staged / part / file)
+        if library == SHIM:
+            (staged / part / f"{SHIM}.py").write_text(shim(saved))
+    for file, source in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
+        if source.is_file():
+            shutil.copyfile(source, staged / file)
+
+
+def component_files(home: Path, cls: Any) -> list[str]:
+    """Return the names of the files in `home` that a component of class `cls` reads, in all variants of its weights."""
+    if cls.__name__ in TRANSFORMERS_TOKENIZERS:
+        return [name for name in TOKENIZER_FILES if (home / name).is_file()]
+    if issubclass(cls, SchedulerMixin):
+        return [cls.config_name]
+    stem = TRANSFORMERS_WEIGHTS if cls.__name__ in TRANSFORMERS_MODELS else DIFFUSERS_WEIGHTS
+    names = {CONFIG}
+    for variant in variants_in(home.parent, [home.name]):
+        names |= {file.name for file in weight_files(home, stem, variant)}
+        index = f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"
+        names |= {index} if (home / index).is_file() else set()
+    return sorted(names)
+
+
+def variants_in(folder: Path, parts: Iterable[str]) -> list[str | None]:
+    """Return the variants of the weights of a pipeline's components; None stands for the plain one."""
+    files = (file.name for part in parts for file in (folder / part).iterdir())
+    variants = {match["variant"] for file in files if (match := WEIGHT_FILE.fullmatch(file))}
+    return sorted(variants, key=lambda variant: variant or "") or [None]
+
+
+def is_published(file: str, parts: Iterable[str]) -> bool:
+    """Return whether `file` could have been staged for a pipeline with the components `parts`; not the card."""
+    part, _, name = file.partition("/")
+    return file == f"{PIPELINE_SHIM}.py" or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
+
+
+def run_of(model: Path) -> Path | None:
+    """Return the run folder that `model` is, or whose `model/` it is; None for anything else."""
+    model = model.expanduser().absolute()
+    candidates = [model, *([model.parent] if model.name == "model" else [])]
+    return next((path for path in candidates if model.is_dir() and (path / "config.yaml").is_file()), None)
+
+
+def newest_picture(folder: Path, run: Path | None) -> Path:
+    """Return the newest sample grid of the run; without any, where one would lie in the pipeline folder."""
+    grids = sorted(path for path in run.glob("samples/*.png") if GRID.fullmatch(path.name)) if run else []
+    return grids[-1] if grids else folder / PICTURE
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, without a second copy of it where the system can."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:                                                                     # Windows: needs a privilege
+        shutil.copyfile(source, target)
