@@ -1,4 +1,4 @@
-"""The command line: `hfgen train RECIPE ...`, `hfgen sample MODEL ...` and `hfgen publish MODEL REPO_ID`."""
+"""The command line: `hfgen train`, `sample`, `evaluate`, `compare` and `publish`."""
 
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,10 @@ NAMES = (
 )
 RECIPES = {name: f"hfgen.training.{name}" for name in NAMES}
 RECIPE_HELP = f"One of: {', '.join(RECIPES)}"
+
+METRICS_HELP = "Of frechet,kid,prdc,diversity,likelihood,usefulness,privacy,cost; by default all but usefulness."
+NUMBER_HELP = "Samples; by default as many as there are real images, at most 10,000."
+EVALUATION_HELP = "FILE.json; by default evaluation.json in the run folder, which the model's card then shows."
 
 
 def print_samplers(wanted: bool) -> None:
@@ -113,6 +117,131 @@ def publish(
     raise typer.Exit(exit_code_of(command))
 
 
+Dataset = Annotated[str, typer.Option(help="Real data, as for hfgen train.")]
+Split = Annotated[str, typer.Option(help="Split of it, such as train[:80%].")]
+Metrics = Annotated[str | None, typer.Option(help=METRICS_HELP)]
+NumSamples = Annotated[int | None, typer.Option(min=1, help=NUMBER_HELP)]
+Features = Annotated[str, typer.Option(help="Extractor: pixels, classifier:MODEL, dinov2, clip or inception.")]
+Classifier = Annotated[str | None, typer.Option(help="Classifier that sees the classes of samples.")]
+HeldOut = Annotated[str | None, typer.Option(help="Real data that was not trained on.")]
+HeldOutSplit = Annotated[str | None, typer.Option(help="Split of these, or of --dataset.")]
+NumSteps = Annotated[int | None, typer.Option(help="Sampling steps; by default the model's.")]
+Guidance = Annotated[float, typer.Option(help="How strongly class or text guide; 1: not.")]
+Method = Annotated[str | None, typer.Option(help="Generation method; by default the model's.")]
+Seed = Annotated[int, typer.Option(help="Sample i is a function of the model, this and i.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples that are made at once.")]
+Resamples = Annotated[int | None, typer.Option(min=2, help="Of the bootstrap; by default 1,000, or fewer.")]
+LikelihoodImages = Annotated[int, typer.Option(min=2, help="Real images for a diffusion model's likelihood.")]
+Resolution = Annotated[int | None, typer.Option(help="Side of the real images; by default as they are.")]
+Channels = Annotated[int | None, typer.Option(help="Their channels: 1, 3 or 4.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the images; found by its type.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels; none: take them as unlabelled.")]
+CaptionColumn = Annotated[str | None, typer.Option(help="Column of captions, for models that read them.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute everything anew, and keep nothing.")]
+JUDGED = ("resolution", "channels", "image_column", "label_column", "caption_column")
+"""What `evaluate` and `compare` share, and those of it that say how the real data are read."""
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder or a Hub id.")],
+    dataset: Dataset,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=EVALUATION_HELP)] = None,
+    split: Split = "train",
+    metrics: Metrics = None,
+    num_samples: NumSamples = None,
+    features: Features = "pixels",
+    classifier: Classifier = None,
+    held_out: HeldOut = None,
+    held_out_split: HeldOutSplit = None,
+    num_steps: NumSteps = None,
+    guidance_scale: Guidance = 1.0,
+    sampler: Method = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    resamples: Resamples = None,
+    likelihood_images: LikelihoodImages = 64,
+    resolution: Resolution = None,
+    channels: Channels = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    caption_column: CaptionColumn = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Measure a model against real data: quality, diversity, likelihood, memorisation, cost; intervals and floors.
+
+    What was computed is kept in HFGEN_CACHE (~/.cache/hfgen). Several processes share the work:
+    accelerate launch -m hfgen.cli evaluate MODEL --dataset D
+    """
+    given, columns = judged(context)
+
+    def command() -> int:
+        from hfgen.judge import evaluate_to
+
+        text = evaluate_to(model, dataset, output, cache=not no_cache, **given, **columns)
+        typer.echo(text, nl=bool(text))
+        return 0
+
+    raise typer.Exit(exit_code_of(command))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    models: Annotated[list[str], typer.Argument(help="Run folders, model folders or Hub ids.")],
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.md, report.json and pictures.")],
+    split: Split = "train",
+    metrics: Metrics = None,
+    num_samples: NumSamples = None,
+    features: Features = "pixels",
+    classifier: Classifier = None,
+    held_out: HeldOut = None,
+    held_out_split: HeldOutSplit = None,
+    num_steps: NumSteps = None,
+    guidance_scale: Guidance = 1.0,
+    sampler: Method = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    resamples: Resamples = None,
+    likelihood_images: LikelihoodImages = 64,
+    resolution: Resolution = None,
+    channels: Channels = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    caption_column: CaptionColumn = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Put models side by side, by the same data, seed and features, in a report with plots. Nothing is trained.
+
+    --num-steps, --guidance-scale and --sampler reach the models that take them.
+    """
+    given, columns = judged(context)
+
+    def command() -> int:
+        from hfgen.judge import compare_to
+
+        text = compare_to(models, dataset, output, cache=not no_cache, data_options=columns, **given)
+        typer.echo(text, nl=bool(text))
+        return 0
+
+    raise typer.Exit(exit_code_of(command))
+
+
+def judged(context: typer.Context) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of the judge that a command line gives, and how the real data are read."""
+    apart = ("model", "models", "dataset", "output", "no_cache", *JUDGED)
+    settings = {name: value for name, value in context.params.items() if name not in apart}
+    return settings, {name: context.params[name] for name in JUDGED}
+
+
 def main() -> None:
     """Run the command line."""
     app()
+
+
+if __name__ == "__main__":
+    from hfgen import cli
+
+    cli.main()

@@ -37,7 +37,12 @@ MODULES: dict[str, str] = {
     "VAE": "hfgen.models.vae",
     "VAEPipeline": "hfgen.pipelines.vae",
     "VPSDEScheduler": "hfgen.schedulers.vp_sde",
+    "compare": "hfgen.judge",
+    "evaluate": "hfgen.judge",
 }
+
+FUNCTIONS: tuple[str, ...] = ("compare", "evaluate")
+"""Public names that are no classes; nothing is saved under them."""
 
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,
@@ -125,6 +130,7 @@ def saved_name(name: str) -> tuple[str, str]:
 def class_for(library: str, name: str) -> str | None:
     """Return the hfgen class name that loads what was saved as `(library, name)`; None where there is none."""
     if library == SHIM:
-        return name if name in MODULES and name not in SAVED_NAMES and name not in PIPELINES else None
+        apart = name in SAVED_NAMES or name in PIPELINES or name in FUNCTIONS
+        return name if name in MODULES and not apart else None
     return next((ours for ours, saved in SAVED_NAMES.items() if saved == (library, name)), None)
 

@@ -14,7 +14,7 @@ LAYERS = [
     | {"card", "card_data", "card_families", "card_run", "card_text"},
     {"pipelines", "publish", "staging"},
     {"training"},
-    {"judge", "sampling", "generated"},
+    {"judge", "judging", "sampling", "generated"},
     {"cli", "app", "figures"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

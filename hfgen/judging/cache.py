@@ -1,0 +1,87 @@
+"""What has been computed before, by the hash of everything that it depends on.
+
+Entries lie in the folder HFGEN_CACHE, by default `hfgen` in XDG_CACHE_HOME (~/.cache): one safetensors file each, with
+facts as JSON and a checksum in its header. They can be deleted at any time; one that is damaged is computed anew.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import hfgen
+
+FORMAT = 1
+"""Raised whenever what is computed changes, so that older entries are not found any more."""
+
+Entry = tuple[dict[str, Any], dict[str, Tensor]]
+"""Facts, which are plain JSON, and tensors."""
+
+
+def folder() -> Path:
+    """Return the folder of the cache."""
+    if given := os.environ.get("HFGEN_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hfgen"
+
+
+def key_of(kind: str, **parts: Any) -> str:
+    """Return the sha256 of what an entry depends on: plain JSON, and the versions that compute it."""
+    versions = {"format": FORMAT, "hfgen": hfgen.__version__, "torch": torch.__version__}
+    text = json.dumps({"kind": kind, "versions": versions, **parts}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Cache:
+    """Entries by key; without `on` it holds none."""
+
+    def __init__(self, on: bool = True) -> None:
+        self.on = on
+
+    def get(self, key: str | None) -> Entry | None:
+        """Return an entry; None where there is none, it is damaged, or there is no `key`."""
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return None
+        facts = header.get("facts", "")
+        return (json.loads(facts), tensors) if _digest(facts, tensors) == header.get("sha256") else None
+
+    def put(self, key: str | None, facts: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Keep an entry; not without a `key`. A folder that cannot be written to keeps nothing."""
+        path = self._path(key)
+        if path is None:
+            return
+        text, kept = json.dumps(facts), {name: t.cpu().contiguous() for name, t in (tensors or {}).items()}
+        temporary = path.with_suffix(f".tmp-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(kept, temporary, metadata={"facts": text, "sha256": _digest(text, kept)})
+            temporary.replace(path)
+        except (OSError, SafetensorError):                                  # full or read-only: only time is lost
+            with suppress(OSError):
+                temporary.unlink()
+
+    def _path(self, key: str | None) -> Path | None:
+        return folder() / "evaluations" / key[:2] / f"{key}.safetensors" if self.on and key else None
+
+
+def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""Who is judged: a pipeline of hfgen or of diffusers, or anything that is called and gives images."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from hfgen.card_text import last_name
+from hfgen.errors import ConfigError
+from hfgen.generated import num_classes
+from hfgen.metrics.features import hash_of
+from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.controllable_gan import ControllableGANPipeline
+from hfgen.sampling import open_model
+from hfgen.staging import run_of
+
+CLASSES = ("class_labels", "target")
+STEPS = ("num_steps", "num_inference_steps")
+"""Arguments by which pipelines are told classes, and steps."""
+
+
+class Subject:
+    """A model and what it must be told to make samples.
+
+    Attributes: `pipeline`, what is called; `name` for people; `folder`, where it lies, None of an object; `parameters`
+    of its call; `num_classes` that it must be told one of, None where it takes none; `fingerprint`, a sha256 of weights
+    and settings, None of an object without components, whose results are not cached unless it has a text `fingerprint`.
+    """
+
+    def __init__(self, pipeline: Any, name: str | None = None, folder: Path | None = None) -> None:
+        if not callable(pipeline):
+            raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or what gives images "
+                              "when called")  # fmt: skip
+        self.pipeline, self.folder = pipeline, folder
+        self.name = name or type(pipeline).__name__
+        call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
+        self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
+        self.num_classes = num_classes(pipeline) if isinstance(pipeline, Pipeline) else None
+        self.num_targets = pipeline._num_labels if isinstance(pipeline, ControllableGANPipeline) else None
+        self.fingerprint = fingerprint_of(pipeline)
+
+    @property
+    def family(self) -> str:
+        """Return the name of the pipeline's class."""
+        return type(self.pipeline).__name__
+
+    @property
+    def run(self) -> Path | None:
+        """Return the run folder that the model is, or is part of; None for other models."""
+        return None if self.folder is None else run_of(self.folder)
+
+    @property
+    def listed(self) -> bool:
+        """Return whether a call takes a list of generators, one for each sample."""
+        parameter = self.parameters.get("generator")
+        annotation = str(getattr(parameter, "annotation", "")).lower()
+        return isinstance(self.pipeline, DiffusionPipeline) or "list" in annotation
+
+    @property
+    def steps(self) -> str | None:
+        """Return the argument that takes a number of steps; None of a model of one step."""
+        if isinstance(self.pipeline, Pipeline) and not ("scheduler" in self.pipeline.components or self.num_targets):
+            return None
+        return next((name for name in STEPS if name in self.parameters), None)
+
+    @property
+    def needed(self) -> list[str]:
+        """Return the arguments that a call must be given."""
+        some = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return [name for name, one in self.parameters.items() if one.default is one.empty and one.kind not in some]
+
+    @property
+    def guided(self) -> bool:
+        """Return whether the model can be guided by its classes or captions."""
+        if isinstance(self.pipeline, Pipeline):
+            return bool(self.pipeline.config.get("null_condition"))
+        return "guidance_scale" in self.parameters
+
+    @property
+    def reads_text(self) -> bool:
+        """Return whether the model is told captions."""
+        if isinstance(self.pipeline, Pipeline):
+            return self.pipeline.components.get("text_encoder") is not None
+        return "prompt" in self.parameters
+
+    @property
+    def device(self) -> str:
+        """Return the kind of device that the model runs on."""
+        return str(getattr(getattr(self.pipeline, "device", None), "type", "unknown"))
+
+
+def open_subject(model: Any) -> Subject:
+    """Return what is judged: of a text or path the model there, on the GPU if there is one; of an object itself."""
+    if not isinstance(model, str | Path):
+        return model if isinstance(model, Subject) else Subject(model)
+    pipeline, path = open_model(model), Path(model).expanduser()
+    if not path.is_dir():
+        return Subject(pipeline, str(model))
+    path = path.absolute()
+    home = path.parent if path.name == "model" and run_of(path) else path
+    return Subject(pipeline, last_name(str(home)), path)
+
+
+def fingerprint_of(pipeline: Any) -> str | None:
+    """Return a sha256 over the class, the weights and the settings of a pipeline, or the text that it has itself."""
+    own = getattr(pipeline, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    components = getattr(pipeline, "components", None)
+    if not isinstance(components, Mapping):
+        return None
+    parts: list[Any] = [type(pipeline).__name__, _settings(pipeline)]
+    for name, part in sorted(components.items()):
+        if part is None:
+            continue
+        parts += [name, type(part).__name__, _settings(part)]
+        if isinstance(part, nn.Module):
+            parts.append(hash_of(part))
+        elif hasattr(part, "get_vocab"):
+            parts.append(sorted(part.get_vocab().items()))
+        elif not parts[-1]:                                                 # of what else it is made is not known
+            return None
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    config: Any = getattr(part, "config", None)
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    found = dict(config) if isinstance(config, Mapping) else {}
+    return {key: found[key] for key in sorted(found) if not key.startswith("_") and "version" not in key}
+
+
+@contextmanager
+def quiet(pipeline: Any) -> Iterator[None]:
+    """Keep a pipeline from showing its own progress bars."""
+    before = getattr(pipeline, "_progress_bar_config", {})
+    if hasattr(pipeline, "set_progress_bar_config"):
+        pipeline.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        if hasattr(pipeline, "set_progress_bar_config"):
+            pipeline.set_progress_bar_config(**before)

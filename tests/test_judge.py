@@ -1,0 +1,157 @@
+"""`hfgen.evaluate` finds what is planted: real data at the floor, copies, missing classes and modes, closed forms."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hfgen
+from hfgen.data import load_dataset
+from hfgen.judging import collect
+from tests.judged import QUICK, Given, digits_classifier, shares
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_held_out_real_images_as_a_model_score_at_the_floor() -> None:
+    real, fresh, held_out = shares(900, 450, 447)
+    found = hfgen.evaluate(Given(fresh.tensor()), real, held_out=held_out, num_samples=450, **QUICK)
+    metrics = found.metrics
+    for name in ("frechet", "kid", "precision", "recall", "density", "coverage"):
+        row = metrics[name]
+        assert row["at_floor"], (name, row)
+        assert row["low"] <= row["value"] <= row["high"]
+    assert metrics["memorisation_ratio"]["low"] < 1 < metrics["memorisation_ratio"]["high"]
+    assert found.samples["count"] == 450 and found.real["items"] == 900 and found.extractor["name"] == "pixels"
+    assert found.none["likelihood"] == "how Given makes its samples is not known"
+
+
+def test_noise_as_a_model_is_far_from_the_floor_and_its_interval_lies_above() -> None:
+    noise = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = hfgen.evaluate(Given(noise), "digits", num_samples=300, metrics="frechet,kid,prdc", **QUICK).metrics
+    for name in ("frechet", "kid"):
+        assert not found[name]["at_floor"] and found[name]["low"] > 5 * found[name]["floor_high"]
+    assert found["precision"]["value"] == 0 and found["coverage"]["value"] == 0
+
+
+def test_a_planted_copy_is_the_closest_pair_and_stands_in_the_picture() -> None:
+    data, others, held_out = shares(650, 450, 650)
+    train, fresh = data.tensor(), others.tensor()
+    fresh[7] = train[123]
+    settings: dict[str, Any] = {"held_out": held_out, "metrics": ["privacy"], **QUICK}
+    found = hfgen.evaluate(Given(fresh), data, num_samples=len(fresh), **settings)
+    row = found.metrics["near_copies"]
+    assert row["pairs"][0][:2] == [7, 123] and row["pairs"][0][2] < 1e-5 < row["pairs"][1][2]
+    assert row["value"] >= 1 / len(fresh)
+    low, high = (found.metrics["memorisation_ratio"][edge] for edge in ("low", "high"))
+    assert low < 1.05 and high > 0.95
+    copies = hfgen.evaluate(Given(train), data, num_samples=200, **settings)
+    assert copies.metrics["memorisation_ratio"]["high"] < 1e-4 and copies.metrics["near_copies"]["value"] == 1
+    sheet = found.pictures["closest"]                                                   # the first pair, 4 times larger
+    copy, original = (np.asarray(sheet.crop((x, 2, x + 32, 34))) for x in (2, 36))
+    assert np.array_equal(copy, original) and copy.max() > 200
+
+
+def test_a_planted_missing_class_is_found_by_coverage_and_by_the_classes(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    labels = data.labels()
+    assert labels is not None
+    model = Given(data.tensor()[labels != 3])
+    classifier = digits_classifier(tmp_path / "classifier")
+    found = hfgen.evaluate(
+        model, "digits", num_samples=800, classifier=classifier, metrics="prdc,diversity", **QUICK
+    ).metrics
+    assert found["classes_covered"]["missing"] == ["3"] and found["classes_covered"]["value"] == 9
+    kl = found["label_kl"]
+    assert kl["value"] == pytest.approx(math.log(1797 / 1614), abs=0.02) and kl["value"] > 5 * kl["floor"]
+    assert found["coverage"]["matched"] < found["coverage"]["floor_low"]
+    same = hfgen.evaluate(
+        model, "digits", num_samples=200, features=f"classifier:{classifier}", metrics="diversity", **QUICK
+    )  # fmt: skip
+    assert same.metrics["classes_covered"]["missing"] == ["3"] and same.extractor["weights_hash"] != "none"
+
+
+def test_a_planted_missing_mode_of_a_toy_set_is_found_and_its_log_p_is_that_of_the_set() -> None:
+    ring = load_dataset("ring8")
+    points = ring.sample(4000, 5)  # type: ignore[attr-defined]
+    angle = torch.atan2(points[:, 1], points[:, 0])
+    model, wanted = Given(points[angle.abs() > 0.1]), "frechet,diversity,likelihood,privacy"
+    found = hfgen.evaluate(model, "ring8", num_samples=600, metrics=wanted, **QUICK)
+    assert found.metrics["modes_covered"]["missing"] == [0] and found.metrics["modes_covered"]["value"] == 7
+    assert found.metrics["high_quality"]["value"] > 0.97
+    entropy = math.log(8) + 1 + math.log(2 * math.pi * 0.01**2)                          # of the set itself
+    assert found.metrics["log_p"]["value"] == pytest.approx(-entropy, abs=0.15)
+    assert found.metrics["log_p"]["floor_low"] < -entropy < found.metrics["log_p"]["floor_high"]
+    assert found.none["privacy"] == "points are no pictures of anybody" and "closest" not in found.pictures
+
+
+def test_the_likelihood_of_a_vae_of_points_is_a_density_in_data_coordinates() -> None:
+    coordinates: dict[str, Any] = {"data_mean": [1.0, 2.0], "data_std": 3.0}
+    net = hfgen.VAE(dim=2, hidden=(4,), latent_dim=2, likelihood="gaussian", sigma=0.5, **coordinates)
+    for parameter in net.parameters():
+        torch.nn.init.zeros_(parameter)                                                  # then x ~ N(mean, (3/2)^2 I)
+    found = hfgen.evaluate(hfgen.VAEPipeline(net.eval()), "moons", metrics=["likelihood"], num_samples=64, **QUICK)
+    points = load_dataset("moons").tensor()
+    square = (points - torch.tensor([1.0, 2.0])).square().sum(1).mean()
+    expected = float(-square / (2 * 1.5**2) - math.log(2 * math.pi * 1.5**2))
+    for name in ("elbo", "log_likelihood"):
+        row = found.metrics[name]
+        assert row["value"] == pytest.approx(expected, abs=0.05) and row["low"] < expected < row["high"]
+
+
+def test_features_beyond_memory_leave_the_same_frechet_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, data = shares(800, 400)
+    fresh = data.tensor()
+    settings: dict[str, Any] = {"metrics": "frechet", "num_samples": 400, **QUICK}
+    whole = hfgen.evaluate(Given(fresh), real, **settings).metrics["frechet"]
+    monkeypatch.setattr(collect, "FEATURE_BYTES", 200 * 64 * 4)
+    found = hfgen.evaluate(Given(fresh), real, cache=False, **settings)
+    row = found.metrics["frechet"]
+    assert row["value"] == pytest.approx(whole["value"], rel=1e-7) and row["low"] is None
+    assert row["interval"] == "none: only 200 of 400 features fit in memory" and found.samples["features"] == 200
+
+
+def test_few_real_images_gain_from_a_model_of_classes_and_useless_ones_say_why() -> None:
+    class Conditional(Given):
+        """Gives real digits of the classes asked for."""
+
+        def __call__(self, batch_size: int, class_labels: list[int], **unused: Any) -> torch.Tensor:
+            chosen = [self.of[c][(self.calls + i) % len(self.of[c])] for i, c in enumerate(class_labels)]
+            self.calls += batch_size
+            return torch.stack(chosen) / 2 + 0.5
+
+    real, data, held_out = shares(900, 500, 397)
+    labels = data.labels()
+    assert labels is not None
+    model = Conditional(data.tensor())
+    model.of = [data.tensor()[labels == c] for c in range(10)]  # type: ignore[attr-defined]
+    settings: dict[str, Any] = {"metrics": "usefulness", "num_samples": 448, "classifier_steps": 40, **QUICK}
+    found = hfgen.evaluate(model, real, held_out=held_out, **settings)
+    score, gain = found.metrics["accuracy_score"], found.metrics["augmentation_gain_10"]
+    assert score["value"] > 0.7 and abs(score["value"] - score["floor"]) < 0.15
+    assert gain["real"] == 100 and gain["low"] > 0.02 and set(found.metrics) == {
+        "accuracy_score", "augmentation_gain_10", "augmentation_gain_50", "augmentation_gain_200"
+    }  # fmt: skip
+    plain = hfgen.evaluate(Given(data.tensor()), real, **settings)
+    assert plain.metrics == {} and plain.none == {"usefulness": "the model must make classes, and the data have labels"}
+
+
+def test_no_warning_is_given_for_a_model_that_draws_from_the_global_generator() -> None:
+    def model(batch_size: int) -> torch.Tensor:
+        return torch.rand(batch_size, 1, 8, 8)
+
+    before = torch.random.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = [hfgen.evaluate(model, "digits", num_samples=20, metrics="frechet", seed=s, **QUICK) for s in (0, 0, 1)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    values = [row.metrics["frechet"]["value"] for row in rows]
+    assert values[0] == values[1] != values[2]

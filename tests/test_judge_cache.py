@@ -1,0 +1,153 @@
+"""Evaluations are kept: the second is instant and identical, another question is another entry, damage is no answer."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hfgen
+from hfgen.card_run import read_run
+from hfgen.cli import app
+from hfgen.data import load_dataset
+from hfgen.judging import cache as cache_module
+from hfgen.judging.cache import Cache, key_of
+from tests.cards import MAKERS, make_run
+from tests.judged import QUICK, Given
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Counted(Given):
+    """Counts how many samples it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(load_dataset("digits").tensor(), fingerprint="counted")
+
+
+SETTINGS: dict[str, Any] = {"num_samples": 100, "resamples": 20, "progress": False}
+
+
+def test_a_second_evaluation_samples_nothing_and_is_the_same(folder: Path) -> None:
+    model = Counted()
+    first = hfgen.evaluate(model, "digits", **SETTINGS)
+    asked = model.calls
+    start = time.monotonic()
+    second = hfgen.evaluate(model, "digits", **SETTINGS)
+    assert model.calls == asked >= 100 and time.monotonic() - start < 5
+    assert first.to_json() == second.to_json()
+    assert first.pictures["closest"].tobytes() == second.pictures["closest"].tobytes()
+    hfgen.evaluate(model, "digits", **SETTINGS, cache=False)
+    assert model.calls == 2 * asked
+
+
+def test_another_question_is_another_entry_and_a_known_part_of_it_is_not_computed_again() -> None:
+    model = Counted()
+    hfgen.evaluate(model, "digits", metrics="frechet", **SETTINGS)
+    hfgen.evaluate(model, "digits", metrics="frechet,kid,prdc", **SETTINGS)
+    hfgen.evaluate(model, "digits", metrics="prdc", neighbours=3, **SETTINGS)
+    assert model.calls == 100
+    for changed in ({"seed": 1}, {"num_samples": 99}, {"batch_size": 50}):
+        before = model.calls
+        hfgen.evaluate(model, "digits", metrics="frechet", **{**SETTINGS, **changed})
+        assert model.calls > before
+    model.fingerprint = None                                                            # who it is, nobody knows
+    before = model.calls
+    hfgen.evaluate(model, "digits", metrics="frechet", **SETTINGS)
+    assert model.calls == before + 100
+
+
+def test_changed_weights_or_settings_of_a_pipeline_change_its_entry() -> None:
+    from hfgen.judging.subject import fingerprint_of
+
+    torch.manual_seed(0)
+    pipeline: Any = MAKERS["DDPMPipeline"]()
+    found = [fingerprint_of(pipeline)]
+    pipeline.scheduler = hfgen.DDPMScheduler(num_train_timesteps=6)
+    found.append(fingerprint_of(pipeline))
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).add_(1e-3)
+    found.append(fingerprint_of(pipeline))
+    assert None not in found and len(set(found)) == 3 and fingerprint_of(pipeline) == found[2]
+    text: Any = MAKERS["DDPMPipeline of text"]()
+    assert fingerprint_of(text) is not None
+
+
+def test_damaged_entries_are_computed_anew_with_the_same_result(folder: Path) -> None:
+    first = hfgen.evaluate(Counted(), "digits", metrics="frechet,privacy", **SETTINGS).to_json()
+    files = sorted(folder.rglob("*.safetensors"))
+    assert len(files) >= 4
+    for number, damage in enumerate((lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"")):
+        for file in files:
+            file.write_bytes(damage(file.read_bytes()))
+        model = Counted()
+        assert hfgen.evaluate(model, "digits", metrics="frechet,privacy", **SETTINGS).to_json() == first
+        assert model.calls >= 100, number
+
+
+def test_the_cache_gives_back_what_was_put_and_a_read_only_place_costs_only_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, tensors = key_of("test", a=[1, 2]), {"x": torch.arange(6).view(2, 3), "none": torch.zeros(0, 2)}
+    Cache().put(key, {"value": 1.5, "text": "é"}, tensors)
+    found = Cache().get(key)
+    assert found is not None and found[0] == {"value": 1.5, "text": "é"}
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in tensors.items())
+    assert Cache(on=False).get(key) is None and Cache().get(key_of("test", a=[1, 3])) is None
+    (folder.parent / "file").write_text("")
+    monkeypatch.setenv("HFGEN_CACHE", str(folder.parent / "file"))
+    Cache().put(key, {}, tensors)
+    assert Cache().get(key) is None
+    monkeypatch.delenv("HFGEN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_module.folder() == Path("/somewhere/hfgen")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_module.folder() == Path.home() / ".cache" / "hfgen"
+
+
+def test_the_command_writes_into_the_run_where_the_card_finds_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {})
+    MAKERS["GANPipeline"]().save_pretrained(run / "model")
+    words = "--dataset digits --num-samples 20 --metrics frechet,privacy,likelihood --resamples 20".split()
+    done = CliRunner().invoke(app, ["evaluate", str(run / "model"), *words])
+    assert done.exit_code == 0, done.output
+    assert "likelihood" in done.output and "none: a GAN has no likelihood" in done.output
+    written = json.loads((run / "evaluation.json").read_text())
+    assert (run / "evaluation-closest.png").is_file() and (run / "evaluation-samples.png").is_file()
+    assert written["samples"]["count"] == 20 and written["settings"]["resamples"] == 20
+    numbers = {number.name: number for number in read_run(run).numbers()}
+    row = written["metrics"]["frechet"]
+    assert (numbers["frechet"].value, numbers["frechet"].low, numbers["frechet"].floor) == (
+        row["value"], row["low"], row["floor"]
+    )  # fmt: skip
+    assert numbers["frechet"].extractor == written["extractor"] and numbers["frechet"].data.name == "digits"
+    direct = hfgen.evaluate(run, "digits", metrics="frechet", num_samples=20, resamples=20, progress=False)
+    assert direct.metrics["frechet"] == row
+
+
+def test_mistakes_of_the_command_line_are_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    MAKERS["GANPipeline"]().save_pretrained(tmp_path / "gan")
+    start = ["evaluate", str(tmp_path / "gan"), "--dataset"]
+    for words, code, message in (
+        ([*start, "digits", "--metrics", "kit"], 2, "metrics: there is no 'kit'; did you mean 'kid'?"),
+        ([*start, "digits", "-o", "x.txt"], 2, "-o x.txt: must end in .json"),
+        ([*start, "./nowhere"], 65, "./nowhere: no such file or folder"),
+        (["evaluate", "no/model", "--dataset", "digits"], 1, "no/model: no such folder"),
+        (["compare", str(tmp_path / "gan"), "--dataset", "digits", "-o", str(tmp_path / "gan/model_index.json")], 2,
+         "is a file; the report is written to a folder"),
+    ):  # fmt: skip
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == code and message in done.output and done.output.count("\n") == 1, done.output
+
+
+def test_settings_of_the_bootstrap_are_fewer_the_more_they_cost() -> None:
+    found = hfgen.evaluate(Counted(), "digits", metrics="frechet", num_samples=100, progress=False, cache=False)
+    assert found.settings["resamples"] is None and found.metrics["frechet"]["low"] > 0
+    assert QUICK["resamples"] == 50
