@@ -39,7 +39,9 @@ def facts(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
         "hub": [name for name in NAMED if _on_hub(getattr(settings, name, None))],
         "changed": [field.name for field in fields if getattr(settings, field.name) != field.default],
         "data": _data(engine.dataset),
-        "parameters": {name: sum(p.numel() for p in net.parameters()) for name, net in engine.nets.items()},
+        "parameters": {
+            name: count for name, net in engine.nets.items() if (count := sum(p.numel() for p in net.parameters()))
+        },
         "hardware": {
             "device": engine.device.type,
             "name": device_name(engine.device),

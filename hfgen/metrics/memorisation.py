@@ -20,10 +20,11 @@ class Memorisation:
     """What `memorisation` found. `distances`, `indices` (M,): to the nearest training item, and which that is.
 
     `ratio`, with its 95 % interval `ratio_low`, `ratio_high`: mean distance to the training data over mean distance to
-    held-out data, at equal counts; 1 without memorisation, 0 for copies; None without held-out data. `threshold`: the
-    distance below which a sample is a near-copy; `near_copies`: the share of samples that are; `expected`: the share of
-    held-out data that are, by the choice of the threshold. `pairs`: the closest (sample, training item, distance), the
-    closest first.
+    held-out data, at equal counts; 1 without memorisation, less for copies: 0 where there are at most as many training
+    as held-out items, above that where there are more, since of the sets that are averaged one alone has the original;
+    None without held-out data. `threshold`: the distance below which a sample is a near-copy; `near_copies`: the share
+    of samples that are; `expected`: the share of held-out data that are, by the choice of the threshold. `pairs`: the
+    closest (sample, training item, distance), the closest first.
     """
 
     distances: Tensor
