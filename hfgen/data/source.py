@@ -1,5 +1,6 @@
 """Encoded images before decoding: a sequence of bytes with labels and captions, and the rules that labels obey."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,24 +30,24 @@ class Labels:
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """Base of what images are read from; `read` and `where` say how. Must pickle, for worker processes."""
 
     name: str
     labels: Labels | None
     captions: list[str] | None
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, i: int) -> bytes:
         """Return the encoded image number i."""
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, i: int) -> str:
         """Return where image number i stands, for messages: a path or a row."""
-        raise NotImplementedError
 
 
 @dataclass

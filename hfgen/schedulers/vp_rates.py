@@ -5,6 +5,7 @@ by bisection, in place of which the rates here have closed forms. Everything is 
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -14,16 +15,16 @@ OFFSET = 0.008
 """s of the cosine schedule."""
 
 
-class Rate:
+class Rate(ABC):
     """A rate beta(t) > 0 and B(t), its integral from 0 to t; t is a float64 tensor of any shape in [0, 1]."""
 
     def __init__(self, num_train_timesteps: int, beta_start: float, beta_end: float) -> None:
         self.low, self.high = num_train_timesteps * beta_start, num_train_timesteps * beta_end
         self.cap = 0.999 * num_train_timesteps
 
+    @abstractmethod
     def beta(self, t: Tensor) -> Tensor:
         """Return beta(t)."""
-        raise NotImplementedError
 
     def integral(self, t: Tensor, panels: int = 256) -> Tensor:
         """Return B(t) by Gauss-Legendre quadrature, 8 nodes on each of `panels` equal parts of [0, t]."""
