@@ -1,7 +1,10 @@
 """What a model costs: parameters, evaluations, seconds and memory of sampling; steps and seconds of training."""
 
+import ctypes
+import gc
 import json
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -101,8 +104,8 @@ def sampling_cost(
 
     A first call warms up and is where evaluations and memory are measured; `seconds` is the median of `repeats` more.
     Peak memory on CUDA is that of torch's tensors, weights included, exact; on the CPU the growth of the process during
-    the first call plus the weights, sampled every 5 ms, which misses what lives shorter and what the process already
-    held free: a lower bound.
+    the first call plus the weights, sampled every 5 ms, which misses what lives shorter and, where the C library is not
+    glibc, what the process already held free: a lower bound.
     """
     device = next((p.device for net in networks.values() for p in net.parameters()), torch.device("cpu"))
     with Evaluations(networks) as counted, _peak(device, networks) as peak:
@@ -165,6 +168,7 @@ class _ProcessPeak(_Peak):
             self._highest = max(self._highest, self._process.memory_info().rss)
 
     def __enter__(self) -> Self:
+        _give_back_free_memory()
         self._before = self._highest = self._process.memory_info().rss
         self._thread.start()
         return self
@@ -174,6 +178,14 @@ class _ProcessPeak(_Peak):
         self._thread.join()
         highest = max(self._highest, self._process.memory_info().rss)
         self.bytes = self._weights + highest - self._before
+
+
+def _give_back_free_memory() -> None:
+    """Hand what was freed back to the system, so that its reuse counts as growth; only glibc can be asked to."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _peak(device: torch.device, networks: Mapping[str, nn.Module]) -> _Peak:

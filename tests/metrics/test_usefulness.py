@@ -121,8 +121,12 @@ def test_a_stock_pipeline_costs_one_evaluation_a_step_and_its_parameters() -> No
     assert found.seconds > 0 and found.device == "cpu" and found.images == 4
 
 
-def test_peak_memory_sees_a_block_that_is_held_for_a_moment() -> None:
+@pytest.mark.parametrize("held_free", [False, True])
+def test_peak_memory_sees_a_block_that_is_held_for_a_moment(held_free: bool) -> None:
     net = nn.Linear(4, 4)
+    if held_free:
+        pinned = [torch.ones(25_000) for _ in range(2500)][-1]                   # 250 MB, all but the last freed again
+        assert len(pinned)
 
     def make(n: int) -> torch.Tensor:
         block = torch.ones(40 * 2**20)                                          # 160 MiB
