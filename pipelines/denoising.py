@@ -140,6 +140,9 @@ class DenoisingPipeline(Pipeline):
         own = own and type(scheduler).__module__.startswith("hfgen.")
         scheduler.set_timesteps(steps, device="cpu" if own else device)
         times = scheduler.timesteps
+        if not own and len(times.unique()) < len(times):                   # two equal noise levels: no step between
+            raise ConfigError(f"num_steps must be smaller with {type(scheduler).__name__}, got {steps}: it rounds two "
+                              "steps to the same timestep")  # fmt: skip
         left_out = (steps - max(1, round(share * steps))) * getattr(scheduler, "order", 1)
         if left_out and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(left_out)

@@ -20,6 +20,7 @@ from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
+from hfgen.schedulers.forward import Marginals
 from hfgen.schedulers.reverse import vlb_term
 from hfgen.training import run
 from hfgen.training.conditions import Conditions, ConditionSettings, open_dataset
@@ -43,6 +44,9 @@ class DenoiserSettings(ConditionSettings):
     that read captions, and of those for latents, all but the finest."""
     attention_head_dim: int = 32
     """Channels of each attention head."""
+    prediction_type: PredictionType | None = None
+    """What the network predicts: the noise (epsilon), x_0 (sample), or the velocity. By default the noise of images;
+    of points and latents, where no estimate of x_0 is clipped, the velocity, which is exact at the noisiest times."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     weight_decay: float = 0.0
@@ -57,8 +61,6 @@ class DDPMSettings(DenoiserSettings):
     """Diffusion steps T."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"
     """Noise schedule; squaredcos_cap_v2 is the cosine schedule."""
-    prediction_type: PredictionType = "epsilon"
-    """What the network predicts: the noise, the image (sample), or the velocity."""
     variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_large"
     """Variance of the reverse steps: the posterior's, beta_t, or one learned between them, of images."""
     vlb_weight: float = 0.001
@@ -75,8 +77,9 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     conditions = Conditions(s, dataset)
     unet: Any = network(s, dataset, s.variance_type == "learned_range", conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
-        num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule, prediction_type=s.prediction_type,
-        variance_type=s.variance_type, clip_sample=len(dataset.shape) == 3,
+        num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
+        prediction_type=cast(PredictionType, s.prediction_type), variance_type=s.variance_type,
+        clip_sample=len(dataset.shape) == 3,
     )  # fmt: skip
     nets = {"unet": unet, **conditions.nets}
     trained = ("unet", *conditions.trained)
@@ -114,8 +117,7 @@ class Denoising:
         x_t = scheduler.add_noise(x_0, eps, t)
         output = nets["unet"](x_t, t, **self.conditions(nets, batch, noise)).sample
         prediction = output[:, : x_0.shape[1]]
-        target = {"epsilon": eps, "sample": x_0}.get(s.prediction_type)
-        error = l_simple(prediction, scheduler.get_velocity(x_0, eps, t) if target is None else target)
+        error = l_simple(prediction, target(scheduler, x_0, eps, t))
         mean = (self.weights.to(error.device)[t] * error).mean()
         if s.variance_type != "learned_range":
             return mean, {"loss": mean.detach()}
@@ -124,6 +126,12 @@ class Denoising:
         vlb = (vlb_term(scheduler, frozen, t, x_t, x_0) * s.num_train_timesteps / x_0[0].numel()).mean()
         loss = mean + s.vlb_weight * vlb
         return loss, {"loss": loss.detach(), "simple": mean.detach(), "vlb": vlb.detach()}
+
+
+def target(scheduler: Marginals, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return what the network is to predict, eps, x_0 or the velocity, at the timesteps t (B,)."""
+    known = {"epsilon": eps, "sample": x_0}.get(scheduler.config.prediction_type)
+    return scheduler.get_velocity(x_0, eps, t) if known is None else known
 
 
 def drawn(batch: Batch, noise: Noise) -> Tensor:
@@ -211,6 +219,7 @@ def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
     levels = len(settings.block_out_channels or widths)
     values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
+    values |= {"prediction_type": "v_prediction" if in_plane else "epsilon"}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
     return filled(settings, values)
@@ -227,7 +236,7 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
         return torch.ones(settings.num_train_timesteps)
     if settings.weighting == "min_snr":
         snr = scheduler.snr(torch.arange(settings.num_train_timesteps))
-        return min_snr_weights(snr, settings.prediction_type, settings.snr_gamma).float()
+        return min_snr_weights(snr, cast(PredictionType, settings.prediction_type), settings.snr_gamma).float()
     if settings.prediction_type != "epsilon":
         raise ConfigError("--weighting vlb is the bound's weight of the noise: it needs --prediction-type epsilon")
     if settings.variance_type == "learned_range":

@@ -20,6 +20,7 @@ from hfgen.training.ema import EMA
 from hfgen.training.log import Averages
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
+from hfgen.training.power_iteration import PowerIterations
 from hfgen.training.runtime import seed, share, wrap
 from hfgen.training.schedule import factor
 from hfgen.training.settings import Settings
@@ -42,6 +43,7 @@ class Engine:
         self.nets = {name: net.to(self.device).train() for name, net in self.recipe.nets.items()}
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
         self.trainable = {n: [p for p in net.parameters() if p.requires_grad] for n, net in self.nets.items()}
+        self.power_iterations = PowerIterations(self.nets)
         self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
         self.buffers = [b for net in self.nets.values() for b in net.buffers()]
         self.non_finite = {phase.name: torch.zeros((), device=self.device) for phase in self.recipe.phases}
@@ -75,6 +77,7 @@ class Engine:
         """Take one optimiser step: backward over the micro-batches, norm, finite check, clip, step, average."""
         nets = self.focus(phase)
         before = [buffer.clone() for buffer in self.buffers]
+        self.power_iterations.advance(phase.trains)
         phase.optimizer.zero_grad()
         key = (self.settings.seed, step, phase.name, repetition)
         for i, rows in enumerate(self.micro_batches):

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from hfgen.data.dataset import Dataset
 from hfgen.data.images import Images
 from hfgen.errors import ConfigError
+from hfgen.losses.diffusion import PredictionType
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
@@ -60,8 +61,8 @@ def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     conditions = Conditions(s, dataset)
     unet: Any = conditional_unet(s, dataset, False, conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
-        num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule, prediction_type=s.prediction_type,
-        variance_type=s.variance_type, clip_sample=False,
+        num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
+        prediction_type=cast(PredictionType, s.prediction_type), variance_type=s.variance_type, clip_sample=False,
     )  # fmt: skip
     vae = load_autoencoder(s.autoencoder)
     nets = {"unet": unet, **conditions.nets}
@@ -101,6 +102,7 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
     levels = len(settings.block_out_channels or widths)
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 5e-4}
     values |= {"max_steps": 20_000 if side >= 8 else 4000, "attention_levels": upper_levels(levels)}
+    values |= {"prediction_type": "v_prediction"}
     return filled(settings, values)
 
 

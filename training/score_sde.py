@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from hfgen.data.dataset import Dataset
-from hfgen.losses.diffusion import l_simple
+from hfgen.losses.diffusion import PredictionType, l_simple
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
 from hfgen.training import run
 from hfgen.training.conditions import Conditions, open_dataset
-from hfgen.training.ddpm import DenoiserSettings, network, optimizer, recommended
+from hfgen.training.ddpm import DenoiserSettings, network, optimizer, recommended, target
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.preview import preview
@@ -34,8 +34,8 @@ class ScoreSDESettings(DenoiserSettings):
     t_min: float = 1e-3
     """Time at which training and sampling end; 1e-3 is the noise of DDPM's first step, 1e-5 is for likelihoods."""
     weighting: Literal["simple", "likelihood"] = "simple"
-    """lambda(t) of the score's error: sigma_t^2, which is the error of the noise, or beta(t), which bounds the
-    likelihood."""
+    """lambda(t) of the score's error: simple, for which what is predicted counts the same at every time (of the noise
+    sigma_t^2), or likelihood, beta(t), which bounds the likelihood."""
     importance_sampling: bool = False
     """Draw t with a density in proportion to beta / sigma^2, which leaves the likelihood weighting with no weights."""
 
@@ -46,18 +46,22 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
     conditions = Conditions(settings, dataset)
     unet: Any = network(settings, dataset, False, conditions.num_class_embeds, conditions.width)
     sde = VPSDEScheduler(
-        beta_schedule=settings.beta_schedule, t_min=settings.t_min, clip_sample=len(dataset.shape) == 3
-    )
+        beta_schedule=settings.beta_schedule, prediction_type=cast(PredictionType, settings.prediction_type),
+        t_min=settings.t_min, clip_sample=len(dataset.shape) == 3,
+    )  # fmt: skip
 
     def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
-        """Return E_t lambda_t E|s_theta + eps / sigma_t|^2 = E_t lambda_t / sigma_t^2 E|eps_theta - eps|^2."""
+        """Return E_t lambda_t E|s_theta + eps / sigma_t|^2 = E_t lambda_t / sigma_t^2 E|eps_theta - eps|^2.
+
+        With x_0 or the velocity predicted, the error is theirs, and the weights turn it into that of the noise.
+        """
         x_0 = batch["x"]
         eps = noise.normal("eps", *x_0.shape[1:])
         t = sde.time_drawn(noise.stratified("t"), settings.importance_sampling)
         timestep = sde.timestep_of(t)
         x_t = sde.add_noise(x_0, eps, timestep)
         prediction = nets["unet"](x_t, timestep.float(), **conditions(nets, batch, noise)).sample
-        mean = (time_weights(settings, sde, t).float() * l_simple(prediction, eps)).mean()
+        mean = (time_weights(settings, sde, t).float() * l_simple(prediction, target(sde, x_0, eps, timestep))).mean()
         return mean, {"loss": mean.detach()}
 
     nets = {"unet": unet, **conditions.nets}
@@ -76,10 +80,17 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
 
 
 def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> Tensor:
-    """Return lambda_t / sigma_t^2 over the density of t, (B,), float64, of mean 1 over the times that are drawn."""
+    """Return the weight of the error of what is predicted over the density of t, (B,), float64.
+
+    simple: 1. likelihood: lambda_t / sigma_t^2, of mean 1 over the times that are drawn, of the error of the noise,
+    which is gamma^2 times that of the velocity, and gamma^2 / sigma^2 times that of x_0.
+    """
     density = sde.likelihood_weight(t)                                     # of t with importance sampling, over uniform
     if settings.weighting == "likelihood":
-        return torch.ones_like(t) if settings.importance_sampling else density
+        of_noise = torch.ones_like(t) if settings.importance_sampling else density
+        gamma, sigma = sde.gamma(t), sde.sigma(t)
+        factors = {"epsilon": gamma**0, "v_prediction": gamma**2, "sample": (gamma / sigma) ** 2}
+        return of_noise * factors[sde.config.prediction_type]
     return 1 / density if settings.importance_sampling else torch.ones_like(t)
 
 

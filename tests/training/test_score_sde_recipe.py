@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from hfgen import AutoPipeline, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
+from hfgen.models.mlp import MLPDenoiser
 from hfgen.training import ddpm, score_sde, state
 from hfgen.training.engine import Engine
 from hfgen.training.noise import Noise
@@ -82,6 +84,34 @@ def test_the_simple_weighting_is_the_loss_of_the_noise_at_uniform_times() -> Non
     with torch.no_grad():
         predicted = trained.nets["unet"](x_t, ((t - 0.001) / 0.999 * 999).float()).sample
     torch.testing.assert_close(loss, (predicted - eps).square().mean(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("importance", [False, True])
+def test_the_likelihood_weighting_is_of_the_noise_whatever_is_predicted(importance: bool) -> None:
+    batch, losses = {"x": load_dataset("digits").tensor(16)}, []
+    for kind in ("epsilon", "v_prediction", "sample"):
+        choices = {"weighting": "likelihood", "importance_sampling": importance, "prediction_type": kind}
+        phase = engine(score_sde, score_sde.ScoreSDESettings, **choices).recipe.phases[0]
+
+        def meaning_the_same(x_t: torch.Tensor, timestep: torch.Tensor, kind: str = kind) -> SimpleNamespace:
+            sde = VPSDEScheduler(beta_schedule="squaredcos_cap_v2")
+            t = sde.time_of(timestep)
+            gamma, sigma = (f(t)[:, None, None, None] for f in (sde.gamma, sde.sigma))
+            eps, x = x_t.double().sin(), x_t.double()
+            x_0 = (x - sigma * eps) / gamma
+            return SimpleNamespace(sample={"epsilon": eps, "v_prediction": gamma * eps - sigma * x_0}.get(kind, x_0))
+
+        noise = Noise((0, 3, "score_sde", 0), 16, slice(0, 16))
+        losses.append(phase.loss({"unet": meaning_the_same}, batch, noise, {})[0])  # type: ignore[dict-item]
+    torch.testing.assert_close(losses[1:], losses[:1] * 2, rtol=1e-3, atol=0)
+
+
+def test_points_are_denoised_by_their_velocity_unless_said_otherwise() -> None:
+    for recipe, settings in ((score_sde, score_sde.ScoreSDESettings), (ddpm, ddpm.DDPMSettings)):
+        for asked, found in ((None, "v_prediction"), ("epsilon", "epsilon")):
+            s: Any = settings(output_dir=Path("unused"), dataset="ring8", prediction_type=asked, max_steps=1)
+            assert recipe.build(s, load_dataset("ring8")).pipeline({"unet": MLPDenoiser()}).scheduler.config[
+                "prediction_type"] == found  # fmt: skip
 
 
 @pytest.mark.parametrize("importance", [False, True])
