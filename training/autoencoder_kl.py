@@ -48,12 +48,13 @@ class AutoencoderKLSettings(Settings):
     latent_channels: int = 4
     """Channels of the latents."""
 
-    reconstruction: Literal["l1", "l2"] = "l1"
-    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2."""
+    reconstruction: Literal["l1", "l2"] | None = None
+    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2; by default l1 where there is a discriminator."""
     kl_weight: float = 1e-6
     """Weight of KL(q(z|x) || N(0, I)), in nats over the number of pixel values of an image."""
-    adversarial_weight: float = 0.5
-    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator."""
+    adversarial_weight: float | None = None
+    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator,
+    by default of images below 64 pixels, whose sides are halved once and come back sharp without."""
     adversarial_start: int | None = None
     """Steps before the discriminator takes part; by default half of all."""
     loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
@@ -192,16 +193,21 @@ def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
 
 
 def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKLSettings:
-    """Return the settings with what suits the dataset; sides are halved once below 16 pixels, twice below 128."""
+    """Return the settings with what suits the dataset; sides are halved once below 64 pixels, twice below 128."""
     sides = dataset.shape[1:] or (1,)
     side = max(sides)
-    widths = (32, 64) if side < 16 else (32, 64, 64) if side < 64 else (64, 128, 128, 128)[: 3 if side < 128 else 4]
+    widths = (32, 64) if side < 16 else (16, 32) if side < 64 else (64, 128, 128, 128)[: 3 if side < 128 else 4]
     possible = min((side & -side).bit_length() for side in sides)                    # levels: one more than halvings
     layers = max((n for n in (1, 2, 3) if SMALLEST * 2**n <= min(sides)), default=1)
     values: dict[str, Any] = {"batch_size": 32, "block_out_channels": widths[:possible], "max_steps": 10_000}
-    values |= {"learning_rate": 5e-4, "discriminator_learning_rate": 2e-4, "discriminator_layers": layers}
+    values |= {"learning_rate": 5e-4, "adversarial_weight": 0.5, "discriminator_learning_rate": 2e-4,
+               "discriminator_layers": layers}  # fmt: skip
+    if side < 64:
+        values |= {"learning_rate": 1e-3, "max_steps": 3000, "adversarial_weight": 0.0}
     if side < 16:
-        values |= {"batch_size": 64, "learning_rate": 1e-3, "max_steps": 2000}
+        values |= {"batch_size": 64, "max_steps": 2000}
+    game = values["adversarial_weight"] if settings.adversarial_weight is None else settings.adversarial_weight
+    values["reconstruction"] = "l1" if game else "l2"
     if settings.budget is None:                                                      # else the steps are still to come
         values["adversarial_start"] = (settings.max_steps or values["max_steps"]) // 2
     return filled(settings, values)

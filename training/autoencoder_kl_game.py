@@ -98,7 +98,7 @@ class Game:
         scalars = {"reconstruction": error, "kl": kl}
         if self.discriminator is not None and noise.step >= self.start:
             fooled = self.fooled(nets["discriminator"], made, x)
-            loss = loss + s.adversarial_weight * self.balance * fooled
+            loss = loss + cast(float, s.adversarial_weight) * self.balance * fooled
             scalars |= {"adversarial": fooled, "adversarial_balance": self.balance}
         return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in scalars.items()}}
 

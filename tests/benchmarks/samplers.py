@@ -132,7 +132,7 @@ def toys(output: Path, datasets: list[str], max_steps: int, results: Path | None
         floor[name] = sum(w2(a, b) for a, b in zip(truth[name], others, strict=True)) / DRAWS
     jobs: list[Row] = [
         {"dataset": d, "sampler": s, "steps": n} for d in datasets for s in SAMPLERS for n in TOY_STEPS
-        if n < MANY or "Multistep" not in SAMPLERS[s].scheduler                # those cannot visit all 1,000 timesteps
+        if n < 1000 or "Multistep" not in SAMPLERS[s].scheduler                # those cannot visit all 1,000 timesteps
     ]  # fmt: skip
     rows = collect(jobs, lambda job: toy_row(job, models, truth), results, 1)
     figure, axes = pyplot.subplots(1, len(datasets), figsize=(5 * len(datasets), 4.5), squeeze=False)
