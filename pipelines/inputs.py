@@ -3,14 +3,13 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import from_pil
+from hfgen.resizing import fitted, with_channels
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-GREY = (0.299, 0.587, 0.114)                           # ITU-R BT.601, as Pillow converts colours to grey
 ROUNDING = 1e-3
 
 Given = list[Image.Image] | torch.Tensor
@@ -40,8 +39,7 @@ def prepared(images: Given, channels: int, height: int, width: int, device: torc
     Transparency becomes white, colours grey and grey colours as the channels need.
     """
     if isinstance(images, torch.Tensor):
-        unit = _with_channels(images.to(device, torch.float32), channels)
-        return _resized(unit, height, width) * 2 - 1
+        return fitted(with_channels(images.to(device, torch.float32), channels), height, width) * 2 - 1
     if channels not in MODES:
         raise ConfigError(f"PIL images have 1, 3 or 4 channels, this network wants {channels}; give a tensor")
     flat = [_flattened(image, MODES[channels]) for image in images]
@@ -68,30 +66,3 @@ def _flattened(image: Image.Image, mode: str) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert(mode)
-
-
-def _with_channels(unit: torch.Tensor, channels: int) -> torch.Tensor:
-    """Return images (B, C, H, W) in [0, 1] with another number of channels, 1, 3 or 4."""
-    found = unit.shape[1]
-    if found == channels:
-        return unit
-    if found not in MODES or channels not in MODES:
-        raise ConfigError(f"images have {found} channels and the network wants {channels}; only 1, 3 and 4 convert")
-    colours = unit[:, :3].expand(-1, 3, -1, -1)
-    if channels == 4:
-        return torch.cat([colours, torch.ones_like(unit[:, :1])], 1)
-    if found == 4:
-        colours = colours * unit[:, 3:] + 1 - unit[:, 3:]
-    return colours if channels == 3 else (colours * colours.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
-
-
-def _resized(unit: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return images (B, C, H, W) in [0, 1] at (height, width): the centred box of that shape, in whole pixels."""
-    h, w = unit.shape[2:]
-    if (h, w) == (height, width):
-        return unit
-    scale = max(height / h, width / w)
-    box_h, box_w = round(height / scale), round(width / scale)
-    top, left = (h - box_h) // 2, (w - box_w) // 2
-    box = unit[:, :, top : top + box_h, left : left + box_w]
-    return F.interpolate(box, (height, width), mode="bicubic", antialias=True).clamp(0, 1)

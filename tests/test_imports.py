@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "images", "registry", "config"}
+BASE = {"errors", "images", "resizing", "registry", "config"}
 LAYERS = [
     BASE,
     {"models", "schedulers", "losses"},

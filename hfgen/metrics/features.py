@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hfgen import hub, safe_load
 from hfgen.errors import ConfigError
-from hfgen.metrics.resizing import fitted, unit_of, with_channels
 from hfgen.models.classifier import Classifier
+from hfgen.resizing import fitted, unit_of, with_channels
 
 DINOV2, CLIP = "facebook/dinov2-large", "openai/clip-vit-large-patch14"
 NAMES = ("pixels", "classifier:<model>", "inception", "dinov2[:<folder or Hub id>]", "clip[:<folder or Hub id>]")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfgen.errors import ConfigError
 from hfgen.hub import resolve_component
-from hfgen.metrics.resizing import centre_crop, resized, shortest_side
+from hfgen.resizing import centre_crop, resized, shortest_side
 from hfgen.safe_build import build, build_without_memory, fill
 from hfgen.safe_files import TRANSFORMERS_WEIGHTS, read_json, weight_files
 from hfgen.safe_transformers import CONFIG, check_model_settings, load_model

@@ -177,6 +177,6 @@ def test_the_table_names_schedulers_that_exist_with_settings_that_they_have():
 def test_as_many_steps_as_timesteps_are_refused_where_a_scheduler_would_visit_one_twice(name: str) -> None:
     pipe = DDPMPipeline(MLPDenoiser(), DDPMScheduler(num_train_timesteps=50, clip_sample=False))
     pipe.set_progress_bar_config(disable=True)
-    with pytest.raises(ConfigError, match="num_steps must be smaller with .*MultistepScheduler, got 50"):
+    with pytest.raises(ConfigError, match=r"num_steps must be smaller with .*MultistepScheduler, got 50"):
         pipe(2, 50, sampler=name)
     assert pipe(2, 48, sampler=name, output_type="pt").images.isfinite().all()

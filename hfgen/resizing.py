@@ -1,4 +1,4 @@
-"""Images brought to what a feature extractor takes: tensors (B, C, H, W) in [0, 1], float32, never rounded to levels.
+"""Images brought to what a network takes: tensors (B, C, H, W) in [0, 1], float32, never rounded to levels.
 
 How images are resized decides the second digit of a Fréchet distance (Parmar et al. 2022): bicubic and antialiased
 (the filter grows with the reduction), as Pillow does, clipped to [0, 1].
@@ -15,13 +15,15 @@ GREY = (0.299, 0.587, 0.114)
 
 
 def with_channels(unit: Tensor, channels: int) -> Tensor:
-    """Return images (B, C, H, W) with another number of channels, 1 or 3; transparency becomes white."""
+    """Return images (B, C, H, W) with another number of channels, 1, 3 or 4; transparency becomes white."""
     found = unit.shape[1]
     if found == channels:
         return unit
-    if found not in (1, 3, 4) or channels not in (1, 3):
-        raise ConfigError(f"images have {found} channels and the network wants {channels}; 1, 3 and 4 become 1 or 3")
+    if found not in (1, 3, 4) or channels not in (1, 3, 4):
+        raise ConfigError(f"images have {found} channels and the network wants {channels}; only 1, 3 and 4 convert")
     colours = unit[:, :3].expand(-1, 3, -1, -1)
+    if channels == 4:
+        return torch.cat([colours, torch.ones_like(unit[:, :1])], 1)
     if found == 4:
         colours = colours * unit[:, 3:] + 1 - unit[:, 3:]
     return colours if channels == 3 else (colours * colours.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
