@@ -16,7 +16,8 @@ TINY = {
     "ddpm": "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --learning-rate 1e-3".split(),
     "autoencoder": "--hidden 16 --latent-dim 8 --learning-rate 1e-3 --corruption patch --weight-penalty 1e-3".split(),
     "autoencoder_kl": (
-        "--block-out-channels 8 16 --latent-channels 2 --discriminator-width 8 --learning-rate 1e-3 --kl-weight 1e-3"
+        "--block-out-channels 8 16 --latent-channels 2 --adversarial-weight 0.5 --discriminator-width 8 "
+        "--learning-rate 1e-3 --kl-weight 1e-3"
     ).split(),
     "gan": "--loss non_saturating --width 8 --latent-dim 8 --learning-rate 1e-3".split(),
     "translation": [

@@ -31,7 +31,8 @@ START = ("--adversarial-start", "4")
 def settings(**changes: Any) -> AutoencoderKLSettings:
     defaults: dict[str, Any] = {"output_dir": Path("unused"), "block_out_channels": (8, 16), "latent_channels": 2,
                                 "discriminator_width": 8, "batch_size": 16, "max_steps": 20, "warmup_steps": 0,
-                                "adversarial_start": 0, "lr_schedule": "constant", "kl_weight": 1e-3}  # fmt: skip
+                                "adversarial_start": 0, "adversarial_weight": 0.5, "lr_schedule": "constant",
+                                "kl_weight": 1e-3}  # fmt: skip
     return AutoencoderKLSettings(**{**defaults, **changes})
 
 
@@ -193,8 +194,11 @@ def test_what_is_recommended_fits_the_images_and_gives_way_to_what_is_asked(tmp_
         return recommended(AutoencoderKLSettings(output_dir=Path("unused"), **asked), load_dataset(tmp_path))
 
     assert (of(8, 8).block_out_channels, of(8, 8).discriminator_layers) == ((32, 64), 1)
-    assert (of(32, 32).block_out_channels, of(32, 32).discriminator_layers) == ((32, 64, 64), 3)
-    assert of(32, 30).block_out_channels == (32, 64) and of(128, 256).block_out_channels == (64, 128, 128, 128)
+    assert (of(32, 32).block_out_channels, of(32, 32).discriminator_layers) == ((16, 32), 3)
+    assert (of(32, 32).adversarial_weight, of(32, 32).reconstruction) == (0.0, "l2")
+    assert of(32, 32, adversarial_weight=0.3).reconstruction == "l1"
+    assert (of(64, 64).adversarial_weight, of(64, 64).reconstruction) == (0.5, "l1")
+    assert of(66, 66).block_out_channels == (64, 128) and of(128, 256).block_out_channels == (64, 128, 128, 128)
     assert of(8, 8, max_steps=70).adversarial_start == 35 and of(8, 8, adversarial_start=3).adversarial_start == 3
     assert of(8, 8, budget="3m").adversarial_start is None
 
