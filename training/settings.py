@@ -71,8 +71,9 @@ class Settings:
     """Wall-clock time in place of --max-steps, such as 90s, 3m or 2h: steps are timed, then their number is fixed."""
     learning_rate: float | None = None
     """Peak learning rate, by default what the recipe recommends; never multiplied by the number of processes."""
-    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """How the learning rate goes from its peak to zero at the last step, or stays."""
+    lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "cosine"
+    """How the learning rate goes from its peak to zero at the last step, or stays; second_half: along a line from the
+    middle."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     max_grad_norm: float = 1.0

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
+import tyro
 from PIL import Image
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ SHOWN = 8
 class TranslationSettings(Settings):
     """Train translators between two domains of images, without pairs (CycleGAN) or with them (pix2pix)."""
 
-    dataset: str = ""
+    dataset: tyro.conf.Suppress[str] = ""
     """Not for translation, which has --dataset-a and --dataset-b."""
     dataset_a: str = "shapes:a"
     """Images of domain A: a folder, parquet files, a Hub id, or shapes:a (filled red shapes)."""
@@ -103,7 +104,7 @@ class TranslationSettings(Settings):
     """Peak learning rate of the discriminators; --learning-rate is the generators'."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""
-    lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "second_half"  # type: ignore[assignment]
+    lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "second_half"
     """How the learning rate goes from its peak to zero at the last step; second_half: along a line from the middle."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
