@@ -36,7 +36,7 @@ PAIRED: dict[str, Any] = {
 """Isola et al. 2017, sections 3 and 6."""
 
 SMALL_IMAGES: dict[str, Any] = {
-    "max_steps": 8000, "batch_size": 4, "learning_rate": 1e-3, "width": 16, "blocks": 2, "downsamplings": 1,
+    "max_steps": 10_000, "batch_size": 4, "learning_rate": 1e-3, "width": 16, "blocks": 2, "downsamplings": 1,
     "discriminator_width": 32, "discriminator_layers": 2, "discriminator_norm": "spectral", "cycle_weight": 20.0,
 }  # fmt: skip
 """For images below 64 pixels: narrow networks that keep half the resolution, patches of 34x34; 0.1 s a step. Instance

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.translation_shapes [--seeds 0 1 2] [--results shapes.jsonl] [--keep FOLDER] [-- FIELDS]
 
-One run is 8,000 steps of 4 images of each domain at 32x32, a tenth of a second each on one core: about 14 minutes.
+One run is 10,000 steps of 4 images of each domain at 32x32, a tenth of a second each on one core.
 Unpaired, the domains' training items have different geometries. Measured on 500 held-out pairs, geometries that neither
 network has seen: the mean absolute error in [-1, 1] over the pixels where input or truth differ from the background,
 beside that of a blank picture and of the input itself; how many translations show the true shape, and how many all six
