@@ -50,10 +50,14 @@ def centre_crop(unit: Tensor, height: int, width: int) -> Tensor:
 
 
 def fitted(unit: Tensor, height: int, width: int) -> Tensor:
-    """Return images at (height, width), as training data are read: the largest centred box of that shape, resized."""
+    """Return images at (height, width): the largest centred box of about that shape, in whole pixels, resized.
+
+    Training data are read the same way but for the box, whose edges there may lie between two pixels.
+    """
     h, w = unit.shape[2:]
     scale = max(height / h, width / w)
-    return resized(centre_crop(unit, round(height / scale), round(width / scale)), height, width)
+    box = centre_crop(unit, max(1, round(height / scale)), max(1, round(width / scale)))
+    return resized(box, height, width)
 
 
 def unit_of(images: Tensor) -> Tensor:

@@ -158,6 +158,8 @@ class DenoisingPipeline(Pipeline):
             raise ConfigError(f"guidance_scale must be 1: this model was not trained without conditions, got {scale}")
         if prompt is None and self.text_encoder is not None and not null:
             raise ConfigError("prompt must be given: this model was not trained without texts")
+        if prompt is None and negative is None and labels is None:
+            scale = 1.0                                    # nothing to lead to or away from: u + w (u - u) = u, at once
         told: dict[str, Tensor | None] = {}
         instead: dict[str, Tensor | None] = {}
         if (classes := self._labels(labels, B)) is not None:

@@ -12,9 +12,13 @@ from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
+from hfgen.models.unet import UNet
 from hfgen.pipelines.base import Generators
 from hfgen.pipelines.denoising import EVERYWHERE, DenoisingPipeline, Interval, Labels, Prompt
 from hfgen.schedulers.ddpm import DDPMScheduler
+
+STEPS = 50
+"""Steps of the pipeline's own scheduler where neither a number nor a sampler is given."""
 
 
 class LatentDiffusionPipeline(DenoisingPipeline):
@@ -29,7 +33,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
     def __init__(
         self,
         vae: AutoencoderKL,
-        unet: ConditionalUNet,
+        unet: UNet | ConditionalUNet,
         scheduler: DDPMScheduler,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
@@ -45,7 +49,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
         self,
         prompt: Prompt = None,
         class_labels: Labels = None,
-        num_steps: int | None = 50,
+        num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: Prompt = None,
         batch_size: int = 1,
@@ -65,7 +69,8 @@ class LatentDiffusionPipeline(DenoisingPipeline):
 
         `prompt`: a text for all or one for each; None is the empty text. `class_labels`: an int for all or one for
         each; None is the null class, where that was trained. Lists, `latents` (B, D, h, w) and `image` decide the
-        batch; else it is `batch_size`. `num_steps` is an int in [1, T], None for all T.
+        batch; else it is `batch_size`. `num_steps` is an int in [1, T]; None is num_steps=50, with a
+        `sampler` the number that is usual for it, but never more than T.
 
         `guidance_scale` w: 1 for none, by default 3 where the model can be guided; `guidance_interval`, in [0, 1] from
         the image to pure noise, is where it acts; `guidance_rescale` in [0, 1] is that of Lin et al. 2023.
@@ -95,7 +100,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
         self,
         prompt: Prompt = None,
         class_labels: Labels = None,
-        num_steps: int | None = 50,
+        num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: Prompt = None,
         batch_size: int = 1,
@@ -119,6 +124,11 @@ class LatentDiffusionPipeline(DenoisingPipeline):
             negative_prompt=negative_prompt, image=image, strength=strength, mask=mask,
             guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
         )  # fmt: skip
+
+    def _steps(self, scheduler: Any, num_steps: int | None, sampler: str | None) -> int:
+        if num_steps is None and sampler is None:
+            num_steps = min(STEPS, int(scheduler.config.num_train_timesteps))
+        return super()._steps(scheduler, num_steps, sampler)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: str = "pil", return_dict: bool = True) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
@@ -25,8 +26,12 @@ class TranslationPipeline(Pipeline):
     Everywhere `images` are a PIL image or a list of them, all of one size, a float tensor (B, C, H, W) or array
     (B, H, W, C) in [0, 1]; they keep their order and size. What comes back are PIL images, an array (B, H, W, C) or a
     tensor (B, C, H, W) in [0, 1], by `output_type` "pil", "np" or "pt". `batch_size` images go through a network at a
-    time, which changes nothing else. Errors: ConfigError, for sizes that the network cannot halve with the nearest that
-    it can, or ConfigTypeError (a TypeError too) for what holds no images.
+    time, which changes nothing else.
+
+    A UNetTranslator halves sides down to a pixel or two: images that it cannot halve so often get a border, reflected,
+    or repeated where they are too small, which is cut off what it makes of them. Errors: ConfigError, for sizes that a
+    ResNetTranslator cannot halve with the nearest that it can, or ConfigTypeError (a TypeError too) for what holds no
+    images.
     """
 
     model_cpu_offload_seq = "generator_a2b->generator_b2a"
@@ -83,8 +88,23 @@ class TranslationPipeline(Pipeline):
         x = self.prepare(images, directions[0])
         for direction in directions:
             net = self.components[f"generator_{direction}"]
-            x = torch.cat([net(part).float() for part in x.to(net.dtype).split(batch_size)])
+            x = torch.cat([through(net, part) for part in x.split(batch_size)])
         return self._output(as_output(x, output_type), return_dict)
+
+
+def through(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return float32 (B, C', H, W), what `net` makes of x (B, C, H, W), by way of a border where it needs one.
+
+    A reflection shows a pixel but the outermost once: a border wider than side - 1 repeats the outermost instead.
+    """
+    factor = 2 ** net.config.get("depth", 0)                                         # 1 for a ResNetTranslator
+    height, width = x.shape[2:]
+    (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) for gap in (-height % factor, -width % factor))
+    for border, side in (((left, right, 0, 0), width), ((0, 0, top, bottom), height)):
+        if any(border):
+            x = F.pad(x, border, mode="reflect" if max(border) < side else "replicate")
+    y: torch.Tensor = net(x.to(net.dtype)).float()
+    return y[:, :, top : top + height, left : left + width]
 
 
 def opposite(direction: str) -> str:

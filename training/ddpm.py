@@ -188,9 +188,9 @@ def conditional_unet(
     dataset: Dataset,
     learned_variance: bool,
     num_class_embeds: int | None,
-    text_width: int | None,
+    text_width: int,
 ) -> ConditionalUNet:
-    """Return the U-Net with transformer blocks, for images that are told a text, and for latents."""
+    """Return the U-Net with transformer blocks, for images or latents that are told a text."""
     channels, height, width = dataset.shape
     widths = cast(tuple[int, ...], settings.block_out_channels)
     return ConditionalUNet(
@@ -202,6 +202,7 @@ def conditional_unet(
         attention_levels=cast(tuple[int, ...], settings.attention_levels),
         attention_head_dim=min(settings.attention_head_dim, *widths),
         cross_attention_dim=text_width,
+        pooled_text=True,
         norm_num_groups=min(32, max(1, widths[0] // 4)),
         dropout=settings.dropout,
         num_class_embeds=num_class_embeds,

@@ -40,9 +40,10 @@ class Engine:
         self.rows, self.micro_batches = share(settings, accelerator.num_processes, self.rank)
         torch.manual_seed(derive_seed(settings.seed, "init"))
         self.recipe = build(settings, dataset)
-        self.nets = {name: net.to(self.device).train() for name, net in self.recipe.nets.items()}
+        self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
         self.trainable = {n: [p for p in net.parameters() if p.requires_grad] for n, net in self.nets.items()}
+        self.resume_training()
         self.power_iterations = PowerIterations(self.nets)
         self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
         self.buffers = [b for net in self.nets.values() for b in net.buffers()]
@@ -51,6 +52,12 @@ class Engine:
         for phase in self.recipe.phases:
             for group in phase.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+
+    def resume_training(self) -> None:
+        """Put networks into training mode; those that nothing trains, such as a given text encoder, stay as users run
+        them."""
+        for name, net in self.nets.items():
+            net.train(bool(self.trainable[name]))
 
     def train(self, first: int, steps: int, max_steps: int) -> Any:
         """Yield the number of steps done after each of `steps` steps that follow step `first`."""

@@ -18,11 +18,12 @@ from hfgen.errors import ConfigError
 from hfgen.losses.diffusion import PredictionType
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
+from hfgen.models.unet import UNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.training import run
 from hfgen.training.conditions import Conditions, open_dataset
-from hfgen.training.ddpm import DDPMSettings, Denoising, conditional_unet, optimizer, upper_levels
+from hfgen.training.ddpm import DDPMSettings, Denoising, network, optimizer, upper_levels
 from hfgen.training.latent_data import Latents, encoded, load_autoencoder
 from hfgen.training.phase import Phase, Recipe
 from hfgen.training.preview import preview
@@ -59,7 +60,7 @@ def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     """Return U-Net, text encoder if any, the one phase and the pipeline of a diffusion model of latents."""
     s = recommended(settings, dataset)
     conditions = Conditions(s, dataset)
-    unet: Any = conditional_unet(s, dataset, False, conditions.num_class_embeds, conditions.width)
+    unet: Any = network(s, dataset, False, conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
         num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
         prediction_type=cast(PredictionType, s.prediction_type), variance_type=s.variance_type, clip_sample=False,
@@ -69,7 +70,7 @@ def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     trained = ("unet", *conditions.trained)
 
     def pipeline(nets: Any) -> LatentDiffusionPipeline:
-        unet: ConditionalUNet = nets["unet"]
+        unet: UNet | ConditionalUNet = nets["unet"]
         on_device = cast(AutoencoderKL, vae.to(unet.device))
         return LatentDiffusionPipeline(on_device, unet, scheduler, **conditions.parts(nets))
 
@@ -95,14 +96,17 @@ def check(s: LatentDiffusionSettings) -> None:
 
 
 def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDiffusionSettings:
-    """Return the settings with what suits the latents: three resolutions, or what their sides can be halved to."""
+    """Return the settings with what suits the latents: at most three resolutions, as far as sides can be halved."""
     side = max(dataset.shape[1:])
     possible = min((s & -s).bit_length() for s in dataset.shape[1:])                 # levels: one more than halvings
-    widths = ((64, 128) if side < 8 else (64, 128, 128) if side < 32 else (128, 256, 256))[:possible]
+    widths = ((32, 64) if side < 8 else (32, 64, 64) if side < 32 else (128, 256, 256))[:possible]
     levels = len(settings.block_out_channels or widths)
-    values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 5e-4}
-    values |= {"max_steps": 20_000 if side >= 8 else 4000, "attention_levels": upper_levels(levels)}
-    values |= {"prediction_type": "v_prediction"}
+    values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
+    values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
+    if side < 32:
+        values |= {"learning_rate": 1e-3, "max_steps": 3500}
+    if side < 8:
+        values |= {"learning_rate": 2e-3}
     return filled(settings, values)
 
 

@@ -113,8 +113,7 @@ def look(engine: Engine) -> tuple[Any, dict[str, float]]:
     pipeline.set_progress_bar_config(disable=True)
     picture = engine.recipe.preview(pipeline)
     numbers = engine.recipe.evaluate(nets) if engine.recipe.evaluate else {}
-    for net in engine.nets.values():
-        net.train()
+    engine.resume_training()
     return picture, numbers
 
 

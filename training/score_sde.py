@@ -71,11 +71,11 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
         phases=[Phase("score_sde", optimizer(settings, nets), trained, loss)],
         pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), cast(Any, sde), **conditions.parts(nets)),
         preview=partial(
-            preview, dataset=dataset, seed=settings.seed, labelled=settings.class_conditional, sampler="ode_heun",
-            num_steps=25,
+            preview, dataset=dataset, seed=settings.seed, labelled=settings.class_conditional, sampler="dpmpp_2m",
+            num_steps=20,
         ),
         averaged=trained,
-        usage=f"hfgen sample {{run}}{conditions.words()} --sampler ode_heun --num-steps 25 -n 64 --seed 0 -o grid.png",
+        usage=f"hfgen sample {{run}}{conditions.words()} --sampler dpmpp_2m --num-steps 20 -n 64 --seed 0 -o grid.png",
     )  # fmt: skip
 
 

@@ -180,6 +180,9 @@ def cost(case: Case) -> Found:
             none[f"training_{name}"] = "the model lies in no run folder that tells it"
         else:
             rows[f"training_{name}"] = {"value": value, "hardware": trained.hardware, "budget": trained.budget}
+    if trained.autoencoder is not None and trained.seconds is not None:
+        before = training_cost(trained.autoencoder).seconds
+        rows["training_seconds"] |= {"value": trained.seconds + (before or 0.0), "autoencoder_seconds": before}
     return Found(rows, none)
 
 

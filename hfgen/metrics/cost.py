@@ -40,7 +40,8 @@ class SamplingCost:
 @dataclass(frozen=True)
 class TrainingCost:
     """What a run folder tells; None: not told. `steps` and `seconds`: all sessions together; `batch_size`: the global
-    one; `parameters`: of every network trained, discriminators and encoders too; `budget`: as asked for.
+    one; `parameters`: of every network trained, discriminators and encoders too; `budget`: as asked for;
+    `autoencoder`: the run or model in whose latents this one was trained, which has a cost of its own.
     """
 
     steps: int | None = None
@@ -49,6 +50,7 @@ class TrainingCost:
     parameters: dict[str, int] | None = None
     batch_size: int | None = None
     budget: str | None = None
+    autoencoder: str | None = None
 
 
 def networks_of(pipeline: Any) -> dict[str, nn.Module]:
@@ -209,7 +211,8 @@ def training_cost(model: str | Path) -> TrainingCost:
     record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     steps = record["step"] if "step" in record else _last_step(folder / "metrics.jsonl")
     told = {key: record.get(key) for key in ("seconds", "hardware", "parameters")}
-    return TrainingCost(steps, **told, batch_size=config.get("batch_size"), budget=config.get("budget"))
+    told |= {name: config.get(name) for name in ("batch_size", "budget", "autoencoder")}
+    return TrainingCost(steps, **told)
 
 
 def _last_step(log: Path) -> int | None:

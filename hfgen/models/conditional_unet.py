@@ -4,6 +4,7 @@ Its weights have the names of diffusers' `UNet2DConditionModel`.
 """
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from hfgen.models.blocks import (
     as_timesteps,
 )
 from hfgen.models.checks import MAX_LAYERS, MAX_LEVELS, check_divisible, require, require_int, require_number
+from hfgen.models.text_pooling import TextTimeEmbedding
 from hfgen.models.transformer import SpatialTransformer
 
 Transformers = Callable[[int, int], nn.ModuleList]
@@ -94,6 +96,8 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
 
     Levels in `attention_levels` (0 the finest), and the middle, have a transformer after each residual block, with
     self-attention if `self_attention`, and attention to a text of features `cross_attention_dim`, if that is not None.
+    With `pooled_text` one vector of the whole text is added to the embedding of the timestep as well: every residual
+    block is told, and small training sets learn what a text says many times sooner.
     `attention_head_dim` is the width of a head. `num_class_embeds` counts the classes and, as the last, if the network
     is to be guided, the null class.
 
@@ -116,6 +120,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         transformer_layers: int = 1,
         self_attention: bool = True,
         cross_attention_dim: int | None = None,
+        pooled_text: bool = False,
         norm_num_groups: int = 32,
         dropout: float = 0.0,
         num_class_embeds: int | None = None,
@@ -128,6 +133,10 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         self.time_proj = SinusoidalFeatures(widths[0])
         self.time_embedding = TimestepEmbedding(widths[0], time_dim)
         self.class_embedding = nn.Embedding(num_class_embeds, time_dim) if num_class_embeds else None
+        if pooled_text:
+            assert cross_attention_dim is not None
+            head_dim = gcd(cross_attention_dim, attention_head_dim)
+            self.add_embedding = TextTimeEmbedding(cross_attention_dim, time_dim, head_dim)
 
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         channels, skips = widths[0], [widths[0]]  # channels of the outputs stored on the way down
@@ -178,6 +187,8 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         temb = self.time_embedding(self.time_proj(as_timesteps(timestep, sample.device)).to(self.dtype))
         if self.class_embedding is not None:
             temb = temb + self.class_embedding(class_labels)                             # (B, D)
+        if self.config["pooled_text"]:
+            temb = temb + self.add_embedding(encoder_hidden_states)                      # (B, D)
         temb = F.silu(temb)
 
         h = self.conv_in(sample)                                                         # (B, C_0, H, W)
@@ -220,7 +231,10 @@ def check_config(config: Any) -> None:
             require_int(field, c[field])
     for field in ("layers_per_block", "transformer_layers"):
         require_int(field, c[field], high=MAX_LAYERS)
-    require(isinstance(c["self_attention"], bool), "self_attention", c["self_attention"], "true or false")
+    for field in ("self_attention", "pooled_text"):
+        require(isinstance(c[field], bool), field, c[field], "true or false")
+    text = "given: it is the text's features that are pooled"
+    require(not c["pooled_text"] or c["cross_attention_dim"] is not None, "cross_attention_dim", None, text)
     require_number("dropout", c["dropout"], 0.0, 1.0)
     groups, head = c["norm_num_groups"], c["attention_head_dim"]
     for count in channels:

@@ -23,7 +23,7 @@ SAMPLERS: dict[str, Sampler] = {
         "DPMSolverMultistepScheduler",
         {"lambda_min_clipped": -5.1, "variance_type": None},
         20,
-        "DPM-Solver++(2M), an ODE (Lu et al. 2022)",
+        "DPM-Solver++(2M), an ODE (Lu et al. 2022), recommended",
     ),
     "unipc": Sampler("UniPCMultistepScheduler", {}, 20, "predictor-corrector of an ODE (Zhao et al. 2023)"),
     "reverse_sde": Sampler(

@@ -54,10 +54,10 @@ def autoencoder_kl() -> AutoencoderKL:
 
 def conditional_unet(**changes: Any) -> ConditionalUNet:
     """Return a U-Net with transformers for samples of 4x4."""
-    return ConditionalUNet(
-        sample_size=4, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_levels=(1,),
-        attention_head_dim=4, **changes,
-    )  # fmt: skip
+    return ConditionalUNet(**{
+        "sample_size": 4, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1,
+        "attention_levels": (1,), "attention_head_dim": 4, "pooled_text": True, **changes,
+    })  # fmt: skip
 
 
 def texts() -> dict[str, Any]:
@@ -69,7 +69,8 @@ def texts() -> dict[str, Any]:
 def latent_diffusion(parts: dict[str, Any], **changes: Any) -> LatentDiffusionPipeline:
     """Return a pipeline in the latents of `autoencoder_kl`; `changes` are those of the network."""
     scheduler = DDPMScheduler(num_train_timesteps=STEPS, clip_sample=False)
-    net = conditional_unet(in_channels=2, out_channels=2, **changes)
+    build = conditional_unet if "cross_attention_dim" in changes else unet
+    net = build(**{"sample_size": 4, "in_channels": 2, "out_channels": 2, **changes})
     return LatentDiffusionPipeline(autoencoder_kl(), net, scheduler, **parts)
 
 

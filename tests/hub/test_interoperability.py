@@ -61,6 +61,9 @@ def test_where_hfgen_cannot_be_imported_plain_diffusers_takes_what_is_stock_and_
             with torch.no_grad():
                 found[f"{where}/eps"] = net(x, 7, labels).sample
             diffusers.DDPMScheduler.from_pretrained(base + "ddpm-classes", subfolder="scheduler")
+            net = diffusers.UNet2DModel.from_pretrained(base + "latent-diffusion", subfolder="unet").eval()
+            with torch.no_grad():
+                found[f"{where}/v"] = net(torch.linspace(-1, 1, 64).view(2, 2, 4, 4), 7, labels).sample
             for name in ("autoencoder-kl", "latent-diffusion"):
                 vae = diffusers.AutoencoderKL.from_pretrained(base + name, subfolder="vae").eval()
                 assert (vae.config.scaling_factor, vae.config.shift_factor) == (0.5, 0.1)
@@ -94,6 +97,8 @@ def test_where_hfgen_cannot_be_imported_plain_diffusers_takes_what_is_stock_and_
         expected = {f"{where}/unet/{key}": tensor for key, tensor in unet.state_dict().items()}
         with torch.no_grad():
             torch.testing.assert_close(found[f"{where}/eps"], unet(x, 7, labels).sample, atol=1e-4, rtol=0)
+            v = pipes["latent-diffusion"].unet(torch.linspace(-1, 1, 64).view(2, 2, 4, 4), 7, labels).sample
+            torch.testing.assert_close(found[f"{where}/v"], v, atol=1e-4, rtol=0)
         for name in ("autoencoder-kl", "latent-diffusion"):
             vae = pipes[name].vae
             expected |= {f"{where}/{name}/{key}": tensor for key, tensor in vae.state_dict().items()}

@@ -165,3 +165,5 @@ def test_training_cost_is_read_from_the_run_folder_or_from_the_model_in_it(tmp_p
     (tmp_path / "run.json").write_text(json.dumps(record))
     expected = TrainingCost(120, 7.5, {"device": "cpu"}, {"unet": 5}, 64, "3m")
     assert training_cost(tmp_path / "model") == expected == training_cost(str(tmp_path))
+    (tmp_path / "config.yaml").write_text("batch_size: 64\nautoencoder: runs/latents\n")
+    assert training_cost(tmp_path).autoencoder == "runs/latents"

@@ -17,6 +17,8 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "text": {},
+    "pooled text": {"pooled_text": True},
+    "pooled text and classes": {"pooled_text": True, "num_class_embeds": 5, "cross_attention_dim": 12},
     "text and classes": {"num_class_embeds": 5},
     "attention everywhere, two transformer layers, two blocks": {
         "attention_levels": (0, 1), "transformer_layers": 2, "layers_per_block": 2,
@@ -36,10 +38,11 @@ def stock(net: ConditionalUNet) -> diffusers.UNet2DConditionModel:
     up = ["CrossAttnUpBlock2D" if level in c["attention_levels"] else "UpBlock2D" for level in reversed(levels)]
     same = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "num_class_embeds",
             "norm_num_groups", "cross_attention_dim")  # fmt: skip
+    pooled = {"addition_embed_type": "text", "addition_embed_type_num_heads": 3} if c["pooled_text"] else {}
     return diffusers.UNet2DConditionModel(
         down_block_types=tuple(down), up_block_types=tuple(up), transformer_layers_per_block=c["transformer_layers"],
         attention_head_dim=tuple(width // c["attention_head_dim"] for width in c["block_out_channels"]),
-        **{field: c[field] for field in same},
+        **{field: c[field] for field in same}, **pooled,
     )  # fmt: skip
 
 
@@ -119,7 +122,7 @@ BAD = [
     ("block_out_channels", ()), ("block_out_channels", (8, 10)), ("attention_levels", (2,)), ("attention_levels", 1),
     ("attention_levels", (True,)), ("attention_head_dim", 3), ("attention_head_dim", 0), ("transformer_layers", 0),
     ("layers_per_block", 10**9), ("cross_attention_dim", 0), ("num_class_embeds", -1),
-    ("self_attention", None), ("dropout", 2.0), ("sample_size", 7), ("sample_size", (8, 8, 8)), ("in_channels", "4"),
+    ("self_attention", None), ("pooled_text", 1), ("dropout", 2.0), ("sample_size", 7), ("sample_size", (8, 8, 8)), ("in_channels", "4"),
     ("norm_num_groups", 0),
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hfgen import DDPMPipeline, MLPDenoiser, VPSDEScheduler
+from hfgen import DDPMPipeline, GANPipeline, MLPDenoiser, MLPGenerator, VPSDEScheduler
 from hfgen.errors import ConfigError
 from hfgen.pipelines.inversion import interpolate, invert, to_model
 from hfgen.pipelines.latents import slerp
@@ -66,6 +66,8 @@ def test_wrong_images_numbers_and_labels_are_named(make_pipeline, plane_pipeline
         (lambda: invert(pipe, pictures, 2, class_labels=1), "class_labels must be None"),
         (lambda: invert(plane_pipeline, torch.zeros(3)), r"points must have shape \[B, 2\], got \[3\]"),
         (lambda: invert(pipe, pictures + 3, 2), "images must be in"),
+        (lambda: invert(pipe, pictures, 2, prompt="a"), "prompt must be None, this model knows no texts"),
+        (lambda: invert(GANPipeline(MLPGenerator()), pictures), "pipe must be a pipeline that denoises, got GANPi"),
     ):
         with pytest.raises(ConfigError, match=words):
             call()

@@ -97,6 +97,26 @@ def test_texts_are_guided_away_from_the_negative_prompt() -> None:
     assert not torch.equal(features("white"), features(""))
 
 
+def test_with_nothing_to_lead_to_or_away_from_guidance_costs_nothing(make_unet: Any) -> None:
+    x = torch.randn(2, 1, 8, 8)
+    rows: list[int] = []
+
+    def sampled(pipe: Any, **choice: Any) -> Tensor:
+        rows.clear()
+        return last(pipe.states(num_steps=3, latents=x, sampler="ddim", **choice))
+
+    for pipe in (labelled(make_unet), told()):
+        pipe.unet.register_forward_pre_hook(lambda net, given: rows.append(len(given[0])))
+        plain = sampled(pipe)
+        assert rows == [2] * 3
+        assert torch.equal(sampled(pipe, guidance_scale=5.0, guidance_rescale=0.5), plain)
+    twice = sampled(pipe, prompt="")                                     # the empty text, led away from the empty text
+    assert rows == [4] * 3
+    torch.testing.assert_close(plain, twice, atol=1e-4, rtol=0)
+    away = sampled(pipe, negative_prompt="white")
+    assert rows == [4] * 3 and (away - plain).abs().max() > 1e-4
+
+
 def test_of_a_learned_variance_the_noise_alone_is_guided(make_unet: Any) -> None:
     pipe, x = labelled(make_unet, out_channels=2), torch.randn(1, 1, 8, 8)
     pipe.scheduler = DDPMScheduler(num_train_timesteps=20, variance_type="learned_range")

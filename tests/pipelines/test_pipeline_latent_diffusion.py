@@ -16,6 +16,7 @@ from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.pipelines.inversion import interpolate, invert
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.samplers import make_sampler
 
@@ -71,7 +72,41 @@ def test_samples_are_those_of_stocks_loop_decoded() -> None:
     torch.testing.assert_close(tensor, images, atol=1e-4, rtol=0)
     torch.testing.assert_close(pipe.decode(found, "pt").images, tensor, atol=1e-6, rtol=0)
     assert [p.size for p in pipe(batch_size=2, num_steps=2).images] == [(8, 8)] * 2
-    assert len(list(pipe.states(num_steps=None))) == 21
+    assert len(list(pipe.states())) == 21
+
+
+@pytest.mark.parametrize(
+    ("T", "sampler", "steps"),
+    [(20, None, 20), (1000, None, 50), (20, "reverse_sde", 20), (1000, "reverse_sde", 500), (1000, "dpmpp_2m", 20)],
+)
+def test_steps_are_50_or_what_is_usual_for_the_sampler_and_never_more_than_those_of_training(
+    T: int, sampler: str | None, steps: int
+) -> None:
+    pipe, asked = make(), []
+    pipe.scheduler = DDPMScheduler(num_train_timesteps=T, clip_sample=False)
+    pipe._times = lambda scheduler, steps, share: asked.append(steps) or []
+    assert len(list(pipe.states(sampler=sampler))) == 1 and asked == [steps]
+
+
+def test_images_are_inverted_and_joined_in_latents_and_told_a_text() -> None:
+    pipe, x = make(text=True, classes=4, null=True), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        z = pipe.vae.to_latents(2 * x - 1)
+        seen = (pipe.vae.from_latents(z) / 2 + 0.5).clamp(0, 1)
+    told: dict[str, Any] = {"class_labels": 1, "prompt": "a red circle"}
+    found = invert(pipe, x, 40, **told)
+    torch.testing.assert_close(found.reconstructed, z, atol=0.02, rtol=0)
+    torch.testing.assert_close(found.error, (found.reconstructed - z).double().square().mean((1, 2, 3)))
+    states = list(pipe.states(num_steps=40, sampler="ode_heun", latents=found.latents, guidance_scale=1.0, **told))
+    torch.testing.assert_close(states[-2], found.reconstructed, atol=1e-4, rtol=0)
+    other = invert(pipe, x, 40, class_labels=1, prompt="a blue square").latents
+    assert (other - found.latents).abs().max() > 1e-3
+    path = interpolate(pipe, x, 3, 40, output_type="pt", **told)
+    assert path.shape == (3, 3, 8, 8)
+    torch.testing.assert_close(path[[0, 2]], seen, atol=0.02, rtol=0)
+    assert [picture.size for picture in interpolate(pipe, x, 2, 1, **told)] == [(8, 8)] * 2
+    with pytest.raises(ConfigError, match="prompt must be given"):
+        invert(make(text=True), x, 1)
 
 
 def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_null_class() -> None:

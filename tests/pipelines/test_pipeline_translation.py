@@ -79,6 +79,30 @@ def test_the_saved_folder_holds_both_directions_and_loads_again_by_either_name(n
     torch.testing.assert_close(half(x, output_type="pt").images, pipe(x, output_type="pt").images, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize(("height", "width", "modes"), [
+    (16, 32, ("reflect", "reflect")), (12, 20, ("reflect", "reflect")), (4, 28, ("edge", "reflect")),
+    (12, 1, ("reflect", "edge")),
+])  # fmt: skip
+def test_what_a_unet_cannot_halve_gets_a_border_that_is_cut_off_again(height, width, modes):
+    pipe, x = pipeline(1, 3, UNetTranslator, width=4, depth=4, norm="layer"), torch.rand(3, 1, height, width)
+
+    def bordered(net, images):
+        grown = images.numpy()
+        for axis, mode in zip((2, 3), modes, strict=True):
+            gap = -images.shape[axis] % 16
+            grown = np.pad(grown, [(gap // 2, gap - gap // 2) if i == axis else (0, 0) for i in range(4)], mode)
+        top, left = -height % 16 // 2, -width % 16 // 2
+        with torch.no_grad():
+            return net(torch.from_numpy(grown))[:, :, top : top + height, left : left + width]
+
+    there = bordered(pipe.generator_a2b, 2 * x - 1)
+    back = bordered(pipe.generator_b2a, there)
+    found = pipe(x, output_type="pt", batch_size=2).images
+    torch.testing.assert_close(found, there / 2 + 0.5, atol=1e-6, rtol=0)
+    torch.testing.assert_close(pipe.cycle(x, output_type="pt").images, back / 2 + 0.5, atol=1e-5, rtol=0)
+    assert [image.size for image in pipe(x).images] == [(width, height)] * 3
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

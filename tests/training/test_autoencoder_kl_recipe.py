@@ -134,6 +134,7 @@ def test_a_short_run_reconstructs_and_its_stored_latents_have_mean_0_and_varianc
     digits, rest = load_dataset("digits", split="train[:80%]").tensor(), load_dataset("digits", split="train[80%:]")
     blank = psnr(rest.tensor().mean(0).expand(len(rest), -1, -1, -1), rest.tensor())
     assert log[-1]["eval_psnr"] > blank + 5 and log[-1]["reconstruction"] < 0.4 * log[0]["reconstruction"]
+    assert abs(log[-1]["eval_latent_mean"]) < 0.05 and abs(log[-1]["eval_latent_std"] - 1) < 0.05    # held-out images
     pipeline = AutoPipeline.from_pretrained(tmp_path)
     vae: Any = pipeline.vae
     assert vae.config["scaling_factor"] != 0.18215 and vae.config["sample_size"] == 8
@@ -211,7 +212,7 @@ def test_what_is_recommended_fits_the_images_and_gives_way_to_what_is_asked(tmp_
         ({"adversarial_start": -1}, "--adversarial-start must not be negative"),
         ({"discriminator_layers": 2}, "--discriminator-layers 2: for images of 12 pixels a side"),
         ({"discriminator_layers": 0}, "--discriminator-layers must be above 0, got 0"),
-        ({"block_out_channels": (4,) * 5}, "--block-out-channels .* 16 times over"),
+        ({"block_out_channels": (4,) * 5}, "--block-out-channels .* divide the sides by 16, and those of 8x8 images"),
     ],
 )
 def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], message: str) -> None:

@@ -136,7 +136,7 @@ def test_the_loss_is_the_error_of_the_noise_in_draws_of_q_and_conditions_are_lef
     ((z_t, times), told) = seen[0]
     torch.testing.assert_close(z_t, scheduler.add_noise(z, eps, t), atol=1e-5, rtol=0)
     assert torch.equal(times, t)
-    expected = (e.nets["unet"](z_t, t, **told).sample - eps).square().mean()
+    expected = (e.nets["unet"](z_t, t, **told).sample - scheduler.get_velocity(z, eps, t)).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and scalars["loss"] == loss
     out = noise.uniform("condition") < 0.4
     assert 0 < out.sum() < 16
@@ -274,6 +274,7 @@ def test_a_pipeline_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
 def test_what_is_recommended_fits_the_latents_and_gives_way_to_what_is_asked(tmp_path: Path, grey: str) -> None:
     data = open_latents(settings(tmp_path, grey))
     s = LatentDiffusionSettings(output_dir=tmp_path, autoencoder=grey)
-    assert recommended(s, data).block_out_channels == (64, 128) and recommended(s, data).attention_levels == (1,)
-    s.block_out_channels = (8,)
-    assert recommended(s, data).attention_levels == (0,) and recommended(s, data).max_steps == 4000
+    assert recommended(s, data).block_out_channels == (32, 64) and recommended(s, data).attention_levels == (1,)
+    assert recommended(s, data).prediction_type == "v_prediction"
+    s.block_out_channels, s.prediction_type = (8,), "epsilon"
+    assert recommended(s, data).attention_levels == (0,) and recommended(s, data).prediction_type == "epsilon"

@@ -1,0 +1,44 @@
+"""One vector of a whole text, added to the embedding of the timestep (Saharia et al. 2022, section 2.3).
+
+Module names are those of diffusers' `TextTimeEmbedding`, so that weights load both ways.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AttentionPooling(nn.Module):
+    """What the mean of a sequence, plus a learned vector, sees when it looks at itself and at all tokens."""
+
+    def __init__(self, features: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.positional_embedding = nn.Parameter(torch.randn(1, features) / features**0.5)
+        self.k_proj = nn.Linear(features, features)
+        self.q_proj = nn.Linear(features, features)
+        self.v_proj = nn.Linear(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        asks = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)           # (B, 1, F)
+        seen = torch.cat([asks, x], 1)                                                   # (B, 1 + L, F)
+        q, k, v = (
+            h.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+            for h in (self.q_proj(asks), self.k_proj(seen), self.v_proj(seen))
+        )
+        return F.scaled_dot_product_attention(q, k, v).flatten(1)                        # (B, F)
+
+
+class TextTimeEmbedding(nn.Module):
+    """A text's features (B, L, F) as a vector (B, time_dim) for the embedding of the timestep."""
+
+    def __init__(self, features: int, time_dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(features)
+        self.pool = AttentionPooling(features, head_dim)
+        self.proj = nn.Linear(features, time_dim)
+        self.norm2 = nn.LayerNorm(time_dim)
+
+    def forward(self, text: Tensor) -> Tensor:
+        vector: Tensor = self.norm2(self.proj(self.pool(self.norm1(text))))
+        return vector
