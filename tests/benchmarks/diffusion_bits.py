@@ -10,8 +10,8 @@ The same network and budget with linear and cosine schedules, with a learned var
 first `--number` images of what it was trained on and of what it was not. The bound is that of the DDPM scheduler, or of
 the SDE at its T timesteps; the ODE is Dormand-Prince with tolerances of 1e-5, one probe, uniform dequantisation. Fields
 after `--` go to every training; the word CIFAR10 stands for those of Ho et al. 2020, appendix B: a U-Net of 35.7 M
-parameters, 800,000 steps of 128, for the published 3.75 bits per dimension. Runs in --keep are not trained again, and
-those that were interrupted go on.
+parameters, 800,000 steps of 128, and each row then has the published bits per dimension beside it. Rows tell steps,
+seconds and hardware of the training too. Runs in --keep are not trained again, and those that were interrupted go on.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hfgen import DDPMPipeline, VPSDEScheduler
 from hfgen.data import load_dataset
+from hfgen.metrics.cost import training_cost
 from hfgen.metrics.diffusion_likelihood import predictor, variational_bound
 from hfgen.metrics.ode_likelihood import ode_bits_per_dim
 from hfgen.schedulers.samplers import make_sampler
@@ -46,6 +47,9 @@ CIFAR10 = (
     "--dropout 0.1 --flip --batch-size 128 --learning-rate 2e-4 --warmup-steps 5000 --lr-schedule constant "
     "--max-steps 800000 --ema-decay 0.9999"
 )
+PUBLISHED = 3.75
+"""Bits per dimension of CIFAR-10's test images by the bound: Ho et al. 2020, table 1, the simple loss."""
+
 BATCH = 100
 
 
@@ -77,10 +81,17 @@ def judge(pipeline: Any, images: Tensor, levels: int, ode_number: int) -> Row:
     return row | {"ODE": float(torch.cat(exact).double().mean())}
 
 
+def training(folder: Path) -> Row:
+    """Return steps, seconds and hardware of the training in a run folder; None for what it does not tell."""
+    cost = training_cost(folder)
+    return {"training_steps": cost.steps, "training_seconds": cost.seconds, "hardware": cost.hardware}
+
+
 def main() -> None:
     """Print a JSON line for each model."""
     words = sys.argv[1:]
     fields = words[words.index("--") + 1 :] if "--" in words else []
+    beside = {"published": PUBLISHED} if "CIFAR10" in fields else {}
     fields = [part for word in fields for part in (CIFAR10.split() if word == "CIFAR10" else [word])]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="Dataset of the training, as hfgen train takes it.")
@@ -102,7 +113,8 @@ def main() -> None:
         for half, x in images.items():
             before = time.monotonic()
             found = judge(pipeline, x, options.levels, options.ode_number)
-            row = {"model": name, "half": half, "images": len(x), **found, "seconds": time.monotonic() - before}
+            row = {"model": name, "half": half, "images": len(x), **found, **beside}
+            row |= {"seconds": time.monotonic() - before, **training(folder)}
             with (options.keep / "rows.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

@@ -1,6 +1,7 @@
 """What the benchmarks share: real commands, samples of the finished model, tables with mean and standard deviation."""
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -27,6 +28,26 @@ def train(recipe: str, folder: Path, seed: int, fields: Iterable[str]) -> float:
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}\n{done.stdout}\n{done.stderr[-3000:]}")
     return time.monotonic() - before
+
+
+def fitted(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
+    """Return the seconds of a training, done now unless its model is there; FOLDER.json keeps them, and the fields.
+
+    Raises RuntimeError where the model that is there was trained with other fields.
+    """
+    noted = folder.with_name(f"{folder.name}.json")
+    if not (noted.exists() and (folder / "model").is_dir()):
+        noted.write_text(json.dumps({"seconds": train(recipe, folder, seed, fields), "fields": fields}))
+    known = json.loads(noted.read_text())
+    if _placeless(known["fields"], folder) != _placeless(fields, folder):
+        raise RuntimeError(f"{folder}: other fields were used, {' '.join(known['fields'])}, and not "
+                           f"{' '.join(fields)}; remove the folder to train it again")  # fmt: skip
+    return float(known["seconds"])
+
+
+def _placeless(fields: list[str], folder: Path) -> list[str]:
+    """Return fields with runs beside `folder` by their name alone: all of them may have been moved together."""
+    return [Path(word).name if (folder.parent / Path(word).name / "model").is_dir() else word for word in fields]
 
 
 def environment(fields: Iterable[str]) -> dict[str, str]:
@@ -84,6 +105,11 @@ def table(rows: list[Row], by: list[str], numbers: list[str]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Return `mean ± standard deviation` (of the sample; none of a single value)."""
-    deviation = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4g}{deviation}"
+    """Return `mean ± standard deviation`; the mean alone where there is no deviation."""
+    found = deviation(values)
+    return f"{statistics.mean(values):.4g}" + ("" if found is None else f" ± {found:.3g}")
+
+
+def deviation(values: list[float]) -> float | None:
+    """Return the standard deviation of the sample; None of a single value, and where not all are finite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None

@@ -5,11 +5,11 @@
 An autoencoder and a diffusion model in its latents are trained, then a DDPM of the pixels for as many seconds as both
 took together; all in one resolution, from the same data. A classifier trained on the same images reads the class of
 samples with random labels, and its features are those of the Frechet distance to the test images; `real` is what the
-first training images score there. Runs in --keep are not trained again; their seconds are kept there too.
+first training images score there. Runs in --keep are not trained again; their seconds and
+fields are kept there too, and other fields refused.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -22,18 +22,10 @@ from hfgen.images import grid, to_pil
 from hfgen.metrics.distances import frechet_distance
 from hfgen.metrics.features import features_of, load_extractor
 from hfgen.metrics.reconstruction import decibels
-from tests.benchmarks.harness import Row, sample, table, train
+from tests.benchmarks.harness import Row, fitted, sample, table
 
 SHOWN, TIMED = 60, 64
 """Images on a grid, six of each class; and images whose seconds are measured."""
-
-
-def fitted(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
-    """Return the seconds of a training, done now unless it was before."""
-    noted = folder.with_suffix(".json")
-    if not noted.exists():
-        noted.write_text(json.dumps({"seconds": train(recipe, folder, seed, fields), "fields": fields}))
-    return float(json.loads(noted.read_text())["seconds"])
 
 
 def timed(model: Path, steps: int, sampler: str, repeats: int = 3) -> float:

@@ -8,11 +8,13 @@
 and relative error of the variance (stochastic ones), the predictor of the noise being exact: what remains is the
 solver. `toys`: 2-Wasserstein distance, exact by assignment, of 1,000 samples of a trained model to 1,000 points of the
 truth, mean of several draws, against the evaluations of the network; then the recommended sampler at 20 evaluations
-beside the best of all at up to 1,000. `cost`: seconds and evaluations for 64 images.
+beside the best of all at up to 1,000. `cost`: evaluations and seconds for 64 images, the median of three
+after a short run.
 """
 
 import argparse
 import math
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -37,6 +39,9 @@ STEPS = (5, 10, 20, 40, 80, 160, 320)
 TOY_STEPS = (*STEPS, 500, 1000)
 RECOMMENDED, FEW, MANY = "dpmpp_2m", 20, 1001
 """The sampler of the comparison, its evaluations, and those of the best; Heun's first step is one more."""
+
+REPEATS = 3
+"""Samplings whose median of seconds is the price."""
 
 DRAWS = 5
 """Sets of points whose distance to as many sets of the truth is averaged."""
@@ -159,11 +164,16 @@ def finish(figure: Any, axes: Any, output: Path) -> None:
 
 
 def cost_row(name: str, pipe: Any, steps: int | None = None) -> Row:
-    """Return steps, evaluations and seconds for 64 images of a pipeline."""
-    counted, before = Evaluations(pipe.unet), time.perf_counter()
-    pipe(64, steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
-    seconds = time.perf_counter() - before
-    return {"sampler": name, "steps": steps or SAMPLERS[name].steps, "evaluations": counted.count, "seconds": seconds}
+    """Return steps, evaluations and seconds for 64 images of a pipeline, after two steps that warm it up."""
+    steps = steps or min(SAMPLERS[name].steps, int(pipe.scheduler.config.num_train_timesteps))
+    pipe(64, 2, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
+    counted, seconds = Evaluations(pipe.unet), []
+    for _ in range(REPEATS):
+        before = time.perf_counter()
+        pipe(64, steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
+        seconds.append(time.perf_counter() - before)
+    evaluations = counted.count // REPEATS
+    return {"sampler": name, "steps": steps, "evaluations": evaluations, "seconds": statistics.median(seconds)}
 
 
 def cost(model: str | None) -> None:

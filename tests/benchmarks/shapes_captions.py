@@ -6,11 +6,11 @@ An autoencoder of `shapes` at 32x32, then a diffusion model in its latents with 
 captions of combinations in the training data, and all 500 that are held out, at guidance 1, 2, 4 and 8, 20 steps of
 DPM-Solver++(2M) each; a checker by pixel rules reads what the images show. `checker` is its verdict on real images of
 the same captions, `reconstructed` on what the autoencoder makes of those: no model in its latents can do better.
-Runs in --keep are not trained again; their seconds are kept there too.
+Runs in --keep are not trained again; their seconds and fields are kept there too, and other fields
+refused.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,12 @@ from hfgen.data import load_dataset
 from hfgen.data.captions import captions_of, check
 from hfgen.data.shapes import held_out
 from hfgen.images import grid, to_pil
-from tests.benchmarks.harness import Row, train
+from tests.benchmarks.harness import Row, fitted
 
 AUTOENCODER = "--dataset shapes --resolution 32"
 DIFFUSION = "--dataset shapes --captions"
 SCALES = (1.0, 2.0, 4.0, 8.0)
 IMAGES, BATCH = 500, 100
-
-
-def fitted(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
-    """Return the seconds of a training, done now unless it was before."""
-    noted = folder.with_suffix(".json")
-    if not noted.exists():
-        noted.write_text(json.dumps({"seconds": train(recipe, folder, seed, fields), "fields": fields}))
-    return float(json.loads(noted.read_text())["seconds"])
 
 
 def shares(images: Tensor, captions: list[str]) -> Row:

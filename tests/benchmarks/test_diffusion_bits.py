@@ -63,3 +63,5 @@ def test_a_small_run_of_the_fields_for_cifar10_is_judged_on_both_halves(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [row["half"] for row in rows] == ["train", "test"]
     assert all(row["bound"] > row["decoder"] > 0 and "ODE" not in row for row in rows)
+    assert all(row["published"] == 3.75 and row["training_steps"] == 2 for row in rows)
+    assert all(row["training_seconds"] > 0 and row["hardware"]["device"] == "cpu" for row in rows)

@@ -1,6 +1,7 @@
 """The benchmark of samplers, short: its measures against what is known, and its files."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,6 +39,18 @@ def test_evaluations_are_counted_as_each_sampler_plans_them() -> None:
     pipe.set_progress_bar_config(disable=True)
     found = {name: cost_row(name, pipe, 10)["evaluations"] for name in ("ddim", "ode_heun", "predictor_corrector")}
     assert found == {"ddim": 10, "ode_heun": 21, "predictor_corrector": 21}
+
+
+def test_the_price_is_the_median_of_three_after_a_warm_up_at_no_more_steps_than_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tests.benchmarks import samplers
+
+    pipe = DDPMPipeline(MLPDenoiser(hidden=8, layers=1).eval(), VPSDEScheduler(num_train_timesteps=30))
+    pipe.set_progress_bar_config(disable=True)
+    clock = iter([0.0, 5.0, 10.0, 11.0, 20.0, 23.0])
+    monkeypatch.setattr(samplers, "time", SimpleNamespace(perf_counter=clock.__next__))
+    assert samplers.cost_row("ddpm", pipe) == {"sampler": "ddpm", "steps": 30, "evaluations": 30, "seconds": 3.0}
 
 
 def test_the_figure_of_the_gaussian_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
