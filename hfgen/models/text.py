@@ -57,15 +57,22 @@ def merges_for(words: Iterable[tuple[str, ...]]) -> list[Merge]:
 def build_text_encoder(
     tokenizer: CLIPTokenizer, hidden_size: int = 128, layers: int = 2, heads: int = 4
 ) -> CLIPTextModel:
-    """Return a CLIP text encoder with random weights for the texts of `tokenizer`; ConfigError for sizes that fail."""
+    """Return a CLIP text encoder with random weights for the texts of `tokenizer`; ConfigError for sizes that fail.
+
+    Its tokens start with variance 1, not CLIP's 0.02^2: beside the first words that something is learned of, others
+    would vanish in the normalisation, and with them what they could be learned by.
+    """
     if min(hidden_size, layers, heads) < 1 or hidden_size % heads:
         raise ConfigError(f"hidden_size must be a multiple of heads, all above 0, got {hidden_size}, {heads}, {layers}")
-    return CLIPTextModel(CLIPTextConfig(
+    net = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
         projection_dim=hidden_size, num_hidden_layers=layers, num_attention_heads=heads,
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))  # fmt: skip
+    tokens: Any = net.get_input_embeddings()
+    torch.nn.init.normal_(tokens.weight)
+    return net
 
 
 def token_ids(tokenizer: Any, texts: list[str], device: torch.device | str = "cpu") -> Tensor:

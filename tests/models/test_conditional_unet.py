@@ -122,7 +122,8 @@ BAD = [
     ("block_out_channels", ()), ("block_out_channels", (8, 10)), ("attention_levels", (2,)), ("attention_levels", 1),
     ("attention_levels", (True,)), ("attention_head_dim", 3), ("attention_head_dim", 0), ("transformer_layers", 0),
     ("layers_per_block", 10**9), ("cross_attention_dim", 0), ("num_class_embeds", -1),
-    ("self_attention", None), ("pooled_text", 1), ("dropout", 2.0), ("sample_size", 7), ("sample_size", (8, 8, 8)), ("in_channels", "4"),
+    ("self_attention", None), ("pooled_text", 1),
+    ("dropout", 2.0), ("sample_size", 7), ("sample_size", (8, 8, 8)), ("in_channels", "4"),
     ("norm_num_groups", 0),
 ]  # fmt: skip
 
