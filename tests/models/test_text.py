@@ -103,15 +103,13 @@ def test_a_text_encoder_loads_with_every_bit_and_other_weights_are_refused(tmp_p
         load_component(tmp_path, "text_encoder", CLIPTextModel, "CLIPTextModel")
 
 
-def test_every_word_is_seen_from_the_start_and_whatever_is_learned_of_others() -> None:
+def test_at_its_place_a_word_is_heard_above_the_others() -> None:
     tokenizer = build_tokenizer(["a red circle on white", "a blue square on black"])
-    net = build_text_encoder(tokenizer, 32, 2, 4)
     ids = token_ids(tokenizer, ["a red circle on white", "a red square on white", "a blue circle on white"])
-    with torch.no_grad():
-        net.get_input_embeddings().weight[ids[0, 2]] += 4                     # a colour that much has been learned of
-        h = net(input_ids=ids).last_hidden_state
-    of_shape, of_colour = ((h[0] - h[i]).norm(dim=1).max() for i in (1, 2))
-    assert of_shape > 0.3 * of_colour > 0
+    for _ in range(3):
+        with torch.no_grad():
+            h = build_text_encoder(tokenizer, 128, 2, 4)(input_ids=ids).last_hidden_state[:, 3]      # at the shape
+        assert (h[1] - h[0]).norm() > 3 * (h[2] - h[0]).norm() > 0
 
 
 def test_sizes_that_fail_are_refused() -> None:
