@@ -140,7 +140,8 @@ class DenoisingPipeline(Pipeline):
         own = own and type(scheduler).__module__.startswith("hfgen.")
         scheduler.set_timesteps(steps, device="cpu" if own else device)
         times = scheduler.timesteps
-        if not own and len(times.unique()) < len(times):                   # two equal noise levels: no step between
+        multistep = type(scheduler).__name__.endswith("MultistepScheduler")
+        if multistep and len(times.unique()) < len(times):                 # two equal noise levels: no step between
             raise ConfigError(f"num_steps must be smaller with {type(scheduler).__name__}, got {steps}: it rounds two "
                               "steps to the same timestep")  # fmt: skip
         left_out = (steps - max(1, round(share * steps))) * getattr(scheduler, "order", 1)

@@ -358,8 +358,8 @@ def test_labels_and_text_are_asked_for_or_refused():
 
 
 def test_parameters_of_a_monstrous_network_are_counted_without_allocating():
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.device("meta"):
         net = UNet(block_out_channels=(2**16,) * 4, layers_per_block=16)
     assert net.num_parameters() > 10**12
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 2.0
