@@ -26,6 +26,8 @@ def test_the_steps_of_a_budget_are_the_most_whose_times_add_up_to_less(start: in
 
 def test_an_autoencoder_with_a_discriminator_has_two_stages(tmp_path: Path) -> None:
     digits = load_dataset("digits")
-    for changes, stages in (({}, (0, 50)), ({"adversarial_start": 8}, (0, 8)), ({"adversarial_weight": 0.0}, (0,))):
-        settings = AutoencoderKLSettings(output_dir=tmp_path, budget="3m", **changes)  # type: ignore[arg-type]
+    for weight, start, stages in ((0.5, None, (0, 50)), (0.5, 8, (0, 8)), (0.0, None, (0,)), (None, None, (0,))):
+        settings = AutoencoderKLSettings(
+            output_dir=tmp_path, budget="3m", adversarial_weight=weight, adversarial_start=start
+        )
         assert build(settings, digits).stages(100) == stages
