@@ -45,8 +45,9 @@ class DenoiserSettings(ConditionSettings):
     attention_head_dim: int = 32
     """Channels of each attention head."""
     prediction_type: PredictionType | None = None
-    """What the network predicts: the noise (epsilon), x_0 (sample), or the velocity. By default the noise of images;
-    of points and latents, where no estimate of x_0 is clipped, the velocity, which is exact at the noisiest times."""
+    """What the network predicts: the noise (epsilon), x_0 (sample), or the velocity (v_prediction). By default the
+    noise; of latents, and of points by score_sde, whose x_0 nothing clips, the velocity, which is exact at the noisiest
+    times."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     weight_decay: float = 0.0
@@ -220,7 +221,7 @@ def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
     levels = len(settings.block_out_channels or widths)
     values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
-    values |= {"prediction_type": "v_prediction" if in_plane else "epsilon"}
+    values |= {"prediction_type": "epsilon"}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
     return filled(settings, values)

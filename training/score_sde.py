@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from hfgen.data.dataset import Dataset
@@ -17,12 +16,13 @@ from hfgen.losses.diffusion import PredictionType, l_simple
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
-from hfgen.training import run
+from hfgen.training import ddpm, run
 from hfgen.training.conditions import Conditions, open_dataset
-from hfgen.training.ddpm import DenoiserSettings, network, optimizer, recommended, target
+from hfgen.training.ddpm import DenoiserSettings, network, optimizer, target
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.preview import preview
+from hfgen.training.settings import filled
 
 
 @dataclass(kw_only=True)
@@ -34,8 +34,8 @@ class ScoreSDESettings(DenoiserSettings):
     t_min: float = 1e-3
     """Time at which training and sampling end; 1e-3 is the noise of DDPM's first step, 1e-5 is for likelihoods."""
     weighting: Literal["simple", "likelihood"] = "simple"
-    """lambda(t) of the score's error: simple, for which what is predicted counts the same at every time (of the noise
-    sigma_t^2), or likelihood, beta(t), which bounds the likelihood."""
+    """lambda(t) of the score's error: sigma_t^2, which is the error of the noise, or beta(t), which bounds the
+    likelihood; the same whatever is predicted."""
     importance_sampling: bool = False
     """Draw t with a density in proportion to beta / sigma^2, which leaves the likelihood weighting with no weights."""
 
@@ -53,7 +53,7 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
     def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
         """Return E_t lambda_t E|s_theta + eps / sigma_t|^2 = E_t lambda_t / sigma_t^2 E|eps_theta - eps|^2.
 
-        With x_0 or the velocity predicted, the error is theirs, and the weights turn it into that of the noise.
+        With x_0 or the velocity predicted, the weights turn their error into that of the noise.
         """
         x_0 = batch["x"]
         eps = noise.normal("eps", *x_0.shape[1:])
@@ -82,16 +82,22 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
 def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> Tensor:
     """Return the weight of the error of what is predicted over the density of t, (B,), float64.
 
-    simple: 1. likelihood: lambda_t / sigma_t^2, of mean 1 over the times that are drawn, of the error of the noise,
-    which is gamma^2 times that of the velocity, and gamma^2 / sigma^2 times that of x_0.
+    That of the noise has lambda_t / sigma_t^2, of mean 1 over the times that are drawn; it is gamma^2 times the
+    velocity's, and gamma^2 / sigma^2 times that of x_0.
     """
     density = sde.likelihood_weight(t)                                     # of t with importance sampling, over uniform
+    gamma, sigma = sde.gamma(t), sde.sigma(t)
+    of_noise = {"epsilon": gamma**0, "v_prediction": gamma**2, "sample": (gamma / sigma) ** 2}
+    factor = of_noise[sde.config.prediction_type]
     if settings.weighting == "likelihood":
-        of_noise = torch.ones_like(t) if settings.importance_sampling else density
-        gamma, sigma = sde.gamma(t), sde.sigma(t)
-        factors = {"epsilon": gamma**0, "v_prediction": gamma**2, "sample": (gamma / sigma) ** 2}
-        return of_noise * factors[sde.config.prediction_type]
-    return 1 / density if settings.importance_sampling else torch.ones_like(t)
+        return factor if settings.importance_sampling else factor * density
+    return factor / density if settings.importance_sampling else factor
+
+
+def recommended(settings: ScoreSDESettings, dataset: Dataset) -> ScoreSDESettings:
+    """Return the settings with what suits the dataset, as of a DDPM; points are denoised by their velocity."""
+    in_plane = len(dataset.shape) == 1
+    return ddpm.recommended(filled(settings, {"prediction_type": "v_prediction"} if in_plane else {}), dataset)
 
 
 def main(arguments: list[str] | None = None) -> int:

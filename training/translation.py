@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-import tyro
 from PIL import Image
 from torch import Tensor, nn
 
@@ -47,7 +46,7 @@ SHOWN = 8
 class TranslationSettings(Settings):
     """Train translators between two domains of images, without pairs (CycleGAN) or with them (pix2pix)."""
 
-    dataset: tyro.conf.Suppress[str] = ""
+    dataset: str = ""
     """Not for translation, which has --dataset-a and --dataset-b."""
     dataset_a: str = "shapes:a"
     """Images of domain A: a folder, parquet files, a Hub id, or shapes:a (filled red shapes)."""

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from hfgen import AutoPipeline, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
-from hfgen.models.mlp import MLPDenoiser
 from hfgen.training import ddpm, score_sde, state
 from hfgen.training.engine import Engine
 from hfgen.training.noise import Noise
@@ -87,10 +86,11 @@ def test_the_simple_weighting_is_the_loss_of_the_noise_at_uniform_times() -> Non
 
 
 @pytest.mark.parametrize("importance", [False, True])
-def test_the_likelihood_weighting_is_of_the_noise_whatever_is_predicted(importance: bool) -> None:
+@pytest.mark.parametrize("weighting", ["simple", "likelihood"])
+def test_every_weighting_is_of_the_noise_whatever_is_predicted(weighting: str, importance: bool) -> None:
     batch, losses = {"x": load_dataset("digits").tensor(16)}, []
     for kind in ("epsilon", "v_prediction", "sample"):
-        choices = {"weighting": "likelihood", "importance_sampling": importance, "prediction_type": kind}
+        choices = {"weighting": weighting, "importance_sampling": importance, "prediction_type": kind}
         phase = engine(score_sde, score_sde.ScoreSDESettings, **choices).recipe.phases[0]
 
         def meaning_the_same(x_t: torch.Tensor, timestep: torch.Tensor, kind: str = kind) -> SimpleNamespace:
@@ -107,11 +107,14 @@ def test_the_likelihood_weighting_is_of_the_noise_whatever_is_predicted(importan
 
 
 def test_points_are_denoised_by_their_velocity_unless_said_otherwise() -> None:
-    for recipe, settings in ((score_sde, score_sde.ScoreSDESettings), (ddpm, ddpm.DDPMSettings)):
-        for asked, found in ((None, "v_prediction"), ("epsilon", "epsilon")):
-            s: Any = settings(output_dir=Path("unused"), dataset="ring8", prediction_type=asked, max_steps=1)
-            assert recipe.build(s, load_dataset("ring8")).pipeline({"unet": MLPDenoiser()}).scheduler.config[
-                "prediction_type"] == found  # fmt: skip
+    for dataset, asked, found in (
+        ("ring8", None, "v_prediction"), ("ring8", "epsilon", "epsilon"), ("digits", None, "epsilon"),
+    ):  # fmt: skip
+        s: Any = score_sde.ScoreSDESettings(output_dir=Path("unused"), prediction_type=asked)  # type: ignore[arg-type]
+        assert score_sde.recommended(s, load_dataset(dataset)).prediction_type == found
+    assert ddpm.recommended(ddpm.DDPMSettings(output_dir=Path("unused")), load_dataset("ring8")).prediction_type == (
+        "epsilon"
+    )
 
 
 @pytest.mark.parametrize("importance", [False, True])
@@ -145,7 +148,7 @@ def test_points_train_and_samplers_of_all_kinds_land_on_the_modes() -> None:
         points = pipeline(500, steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name).images
         distance, nearest = torch.cdist(points, dataset.modes).min(1)
         close = distance < 0.15
-        assert close.float().mean() > 0.8, (name, close.float().mean())
+        assert close.float().mean() > 0.9, (name, close.float().mean())
         assert len(set(nearest[close].tolist())) == 8
 
 
