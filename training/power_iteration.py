@@ -25,6 +25,6 @@ class PowerIterations:
         """Move the estimates of the networks `trained` by one iteration; until the next call, all of them stay."""
         for name, weights in self._of.items():
             for weight in weights:
-                if name in trained:
-                    weight.train()()
+                weight.train(name in trained)
+                weight()                                            # moves the estimate, in training mode only
                 weight.eval()

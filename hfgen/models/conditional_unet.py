@@ -96,8 +96,8 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
 
     Levels in `attention_levels` (0 the finest), and the middle, have a transformer after each residual block, with
     self-attention if `self_attention`, and attention to a text of features `cross_attention_dim`, if that is not None.
-    With `pooled_text` one vector of the whole text is added to the embedding of the timestep as well: every residual
-    block is told, and small training sets learn what a text says many times sooner.
+    With `pooled_text` one vector of the whole text is added to the embedding of the timestep as well, so that every
+    residual block is told (Saharia et al. 2022, section 2.3).
     `attention_head_dim` is the width of a head. `num_class_embeds` counts the classes and, as the last, if the network
     is to be guided, the null class.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class AttentionPooling(nn.Module):
-    """What the mean of a sequence, plus a learned vector, sees when it looks at itself and at all tokens."""
+    """What the mean of a sequence (B, L, F), plus a learned vector, sees in itself and in all tokens, (B, F)."""
 
     def __init__(self, features: int, head_dim: int) -> None:
         super().__init__()
