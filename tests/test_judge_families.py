@@ -202,5 +202,15 @@ def test_the_cost_of_a_run_is_read_from_its_folder(digits: Any, tmp_path: Path) 
         found = hfgen.evaluate(where, digits, metrics="cost", **QUICK)
         assert found.model == "run" and found.metrics["training_steps"]["value"] == 40
         seconds = found.metrics["training_seconds"]
-        assert seconds["value"] == 1234.5 and seconds["budget"] == "3m"
+        assert seconds["value"] == 1234.5 and seconds["budget"] == "3m" and "autoencoder_seconds" not in seconds
         assert found.samples["count"] == 64 and set(found.pictures) == {"samples"}
+
+
+def test_the_training_of_latent_diffusion_costs_its_autoencoders_too(digits: Any, tmp_path: Path) -> None:
+    before, run = make_run(tmp_path / "autoencoder", {}), make_run(tmp_path / "run", {})
+    for folder in (before, run):
+        MAKERS["GANPipeline"]().save_pretrained(folder / "model")
+    with (run / "config.yaml").open("a") as file:
+        file.write(f"autoencoder: {before}\n")
+    seconds = hfgen.evaluate(run, digits, metrics="cost", **QUICK).metrics["training_seconds"]
+    assert (seconds["value"], seconds["autoencoder_seconds"]) == (2469.0, 1234.5)

@@ -25,6 +25,7 @@ class PowerIterations:
         """Move the estimates of the networks `trained` by one iteration; until the next call, all of them stay."""
         for name, weights in self._of.items():
             for weight in weights:
-                weight.train(name in trained)
-                weight()                                            # moves the estimate, in training mode only
+                if name in trained:
+                    weight.train()
+                    weight()                                        # in training mode this moves the estimate
                 weight.eval()

@@ -1,6 +1,7 @@
 """What every dataset is: a name, a shape, a fingerprint, and endless batches in the seeded order."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -9,14 +10,14 @@ import numpy as np
 import torch
 
 from hfgen.data.order import Ints, stretch
-from hfgen.errors import ConfigError, DataError
+from hfgen.errors import ConfigError, ConfigTypeError, DataError
 
 Batch = dict[str, Any]
 """`x`: float32, images (b, C, H, W) in [-1, 1] or standardised points (b, 2); `label`: int64 (b,), only of labelled
 data; `caption`: list of b strings, only where a caption column was asked for."""
 
 
-class Dataset:
+class Dataset(ABC):
     """Base of all datasets: items by index, batches by number.
 
     Attributes: `name`; `shape` of an item, (C, H, W) or (2,); `num_classes` and `class_names`, None without labels
@@ -34,25 +35,28 @@ class Dataset:
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of items; a stream raises TypeError, for it has no length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> str:
         """Return one line for people: name, number of items, shape, classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tensor(self, n: int | None = None) -> torch.Tensor:
         """Return the first `n` items (default: all) in order, unaugmented: float32, [-1, 1] or data coordinates."""
-        raise NotImplementedError
 
     def labels(self) -> torch.Tensor | None:
         """Return the labels of all items in order, int64 (N,); None without labels."""
         return None
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
-        """Return the batch of the items `indices`, augmented by f(seed, epoch, index)."""
-        raise NotImplementedError
+        """Return the batch of the items `indices`, augmented by f(seed, epoch, index).
+
+        Raises ConfigTypeError where items have no number: of streams, and of two datasets in one.
+        """
+        raise ConfigTypeError(f"{self.name}: is read batch by batch, no item can be taken by its number")
 
     def batches(
         self,

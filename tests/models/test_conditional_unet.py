@@ -93,6 +93,11 @@ def test_without_text_only_pixels_are_looked_at_and_without_self_attention_only_
         assert (only(x, t, None, text).sample - only(x, t, None, text + 1).sample).abs().max() > 1e-4
 
 
+def test_a_text_can_only_be_pooled_where_there_is_one() -> None:
+    with pytest.raises(ConfigError, match="cross_attention_dim must be given: it is the text's features"):
+        ConditionalUNet(**{**SMALL, "cross_attention_dim": None, "pooled_text": True})
+
+
 def test_a_saved_folder_loads_again_without_code(tmp_path: Path) -> None:
     net: Any = ConditionalUNet(**{**SMALL, "num_class_embeds": 5}).eval()
     net.save_pretrained(tmp_path)
