@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.course_question --keep runs/course [--budget 10m] [--seeds 0 1 2]
     python -m tests.benchmarks.course_question --keep runs/course-mnist --budget 2h --dataset mnist-train.parquet \\
-        --held-out mnist-test.parquet --num-samples 10000
+        --held-out mnist-test.parquet --num-samples 10000 --own-fields DDPM "--block-out-channels 32 64 64"
 
 Each family is trained as `hfgen train` recommends for the dataset, told no classes, one training after the other, in
 the same wall-clock budget: the autoencoder of latent diffusion takes its share of the one that both have. A classifier
@@ -46,13 +46,17 @@ def runs_of(family: str, folder: Path, seed: int) -> list[Path]:
     return [*(folder / f"{name}-{recipe}-{seed}" for recipe, _, _ in before), folder / f"{name}-{seed}"]
 
 
-def fitted(family: str, folder: Path, seed: int, budget: float, data: list[str]) -> Path:
-    """Return the run folder of a family's model, trained in `budget` seconds unless it is there."""
+def fitted(family: str, folder: Path, seed: int, budget: float, data: list[str], own: str = "") -> Path:
+    """Return the run folder of a family's model, trained in `budget` seconds unless it is there.
+
+    `own`: fields of the recipe that makes samples, in one text.
+    """
     before: list[str] = []
     runs = runs_of(family, folder, seed)
     for run, (recipe, fields, share) in zip(runs, FAMILIES[family], strict=True):
         if not (run / "model").is_dir():
             words = [*data, *fields.split(), *before, "--budget", f"{budget * share:g}s"]
+            words += own.split() if run == runs[-1] else []
             print(f"{run.name}: trained in {train(recipe, run, seed, words):.0f} s", flush=True)
         before = ["--autoencoder", str(run)]
     return runs[-1]
@@ -146,15 +150,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, help="Of the bootstrap.")
     parser.add_argument("--likelihood-images", type=int, default=64, help="Images of the diffusion model's likelihood.")
     parser.add_argument("--classifier-fields", default="", help="Fields of hfgen train classifier, as one text.")
+    parser.add_argument("--own-fields", nargs=2, action="append", default=[], metavar=("FAMILY", "FIELDS"),
+                        help="Fields of one family's hfgen train, as one text; may be given again.")  # fmt: skip
     parser.add_argument("fields", nargs="*", help="Fields of every hfgen train, after --.")
     options = parser.parse_args(arguments)
+    own = dict(options.own_fields)
+    if unknown := set(own) - set(options.families):
+        parser.error(f"--own-fields: {', '.join(sorted(unknown))} is not among {', '.join(options.families)}")
     data = ["--dataset", options.dataset, "--split", options.split, *options.fields]
     classifier = options.keep / "classifier"
     if not (classifier / "model").is_dir():
         train("classifier", classifier, 0, [*data, *options.classifier_fields.split()])
     rows, last = [], None
     for seed in options.seeds:
-        models = {f: fitted(f, options.keep, seed, seconds_of(options.budget), data) for f in options.families}
+        budget = seconds_of(options.budget)
+        models = {f: fitted(f, options.keep, seed, budget, data, own.get(f, "")) for f in options.families}
         report = hfgen.compare(
             models, options.dataset, options.keep / f"report-{seed}", split=options.split, held_out=options.held_out,
             held_out_split=options.held_out_split, metrics=METRICS, num_samples=options.num_samples, seed=seed,

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.benchmarks.course_question import left_out, level, numbers, plot, runs_of, summary, training_seconds
+from tests.benchmarks import course_question
+from tests.benchmarks.course_question import (
+    fitted,
+    left_out,
+    level,
+    main,
+    numbers,
+    plot,
+    runs_of,
+    summary,
+    training_seconds,
+)
 from tests.benchmarks.harness import Row
 
 pytest.importorskip("matplotlib")
@@ -48,6 +59,35 @@ def test_the_training_of_a_family_is_that_of_all_its_runs(tmp_path: Path) -> Non
     assert training_seconds(runs) == 100.5
     assert numbers("latent diffusion", 2, judged(1.0, training_seconds=60.5), runs)["training_seconds"] == 100.5
     assert training_seconds([*runs, run(tmp_path / "silent", None)]) is None
+
+
+def test_the_recipes_of_a_family_share_its_budget_and_the_last_takes_its_own_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    def train(recipe: str, out: Path, seed: int, words: list[str]) -> float:
+        told.append((recipe, " ".join(words)))
+        return 1.0
+
+    monkeypatch.setattr(course_question, "train", train)
+    out = fitted("latent diffusion", tmp_path, 2, 100.0, ["--dataset", "digits"], "--layers-per-block 1")
+    before = tmp_path / "latent-diffusion-autoencoder_kl-2"
+    assert told == [
+        ("autoencoder_kl", "--dataset digits --budget 40s"),
+        ("latent_diffusion", f"--dataset digits --autoencoder {before} --budget 60s --layers-per-block 1"),
+    ]
+    (out / "model").mkdir(parents=True)
+    (before / "model").mkdir(parents=True)
+    assert fitted("latent diffusion", tmp_path, 2, 100.0, []) == out and len(told) == 2
+
+
+def test_fields_of_a_family_that_is_not_compared_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--keep", str(tmp_path), "--families", "VAE", "--own-fields", "DDPM", "--layers-per-block 1"])
+    assert "--own-fields: DDPM is not among VAE" in capsys.readouterr().err
 
 
 def test_the_summary_has_what_all_families_have_and_names_the_rest(tmp_path: Path) -> None:
