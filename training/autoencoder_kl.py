@@ -3,13 +3,16 @@
     hfgen train autoencoder_kl --dataset shapes --output-dir runs/autoencoder
 
 Its latents are measured whenever the model is saved: `shift_factor` and `scaling_factor` in its configuration bring
-them to mean 0 and variance 1. There is no perceptual loss: LPIPS needs the weights of a network that classifies
-photographs, which no library has that hfgen depends on.
+them to mean 0 and variance 1. The perceptual loss needs the weights of a network that classifies photographs, which no
+library has that hfgen depends on; where `lpips` is installed, a file of them is written by
+
+    safetensors.torch.save_model(lpips.LPIPS(net="vgg"), "lpips.safetensors")
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -19,11 +22,14 @@ from torch import nn
 from hfgen import images
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
+from hfgen.losses.perceptual import LPIPS
+from hfgen.losses.perceptual import SMALLEST as SMALLEST_SEEN
 from hfgen.metrics.reconstruction import decibels
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.translator import PatchDiscriminator
 from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
 from hfgen.pipelines.base import Pipeline
+from hfgen.safe_files import read_weights, tensor_of
 from hfgen.training import run
 from hfgen.training.autoencoder_kl_game import Game, starting_step
 from hfgen.training.evaluation import batches_of, held_out
@@ -51,6 +57,10 @@ class AutoencoderKLSettings(Settings):
 
     reconstruction: Literal["l1", "l2"] | None = None
     """Error of the reconstruction: mean of |x - x'| or of (x - x')^2; by default l1 where there is a discriminator."""
+    perceptual: Path | None = None
+    """File of safetensors with the weights of LPIPS on VGG-16, under the names of the `lpips` library."""
+    perceptual_weight: float = 1.0
+    """Weight of LPIPS (Zhang et al. 2018), where --perceptual is given."""
     kl_weight: float = 1e-6
     """Weight of KL(q(z|x) || N(0, I)), in nats over the number of pixel values of an image."""
     adversarial_weight: float | None = None
@@ -84,7 +94,7 @@ def build(settings: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
         discriminator = nets["discriminator"] = PatchDiscriminator(
             dataset.shape[0], width=s.discriminator_width, layers=cast(int, s.discriminator_layers)
         )
-    game = Game(s, vae, discriminator)
+    game = Game(s, vae, discriminator, None if s.perceptual is None else lpips(s.perceptual))
     phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), game.autoencoder_loss)]
     if discriminator is not None:
         judge = optimizer(discriminator, s.discriminator_learning_rate)
@@ -118,6 +128,16 @@ def network(s: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKL:
         norm_num_groups=min(32, max(1, widths[0] // 4)),
         sample_size=height if height == width else (height, width),
     )
+
+
+def lpips(file: Path) -> LPIPS:
+    """Return LPIPS with the weights in a file; CheckpointError if it is broken, ConfigError if they are others."""
+    try:
+        return LPIPS.of(read_weights([file], tensor_of))
+    except KeyError as error:
+        raise ConfigError(f"--perceptual {file}: has no {error}; it should hold lpips.LPIPS(net='vgg')") from error
+    except ValueError as error:
+        raise ConfigError(f"--perceptual {file}: {error}") from error
 
 
 def optimizer(net: nn.Module, rate: float | None) -> torch.optim.Optimizer:
@@ -183,7 +203,7 @@ def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for data and settings that no run can use."""
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
-    for name in ("kl_weight", "adversarial_weight", "adversarial_start"):
+    for name in ("perceptual_weight", "kl_weight", "adversarial_weight", "adversarial_start"):
         value = getattr(s, name)
         if value is not None and value < 0:
             raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {value}")
@@ -194,6 +214,10 @@ def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     if any(side % factor for side in dataset.shape[1:]):
         raise ConfigError(f"--block-out-channels {s.block_out_channels}: divide the sides by {factor}, and those "
                           f"of {'x'.join(map(str, dataset.shape[1:]))} images are no multiples of it")  # fmt: skip
+    channels, *sides = dataset.shape
+    if s.perceptual is not None and (channels not in (1, 3) or min(sides) < SMALLEST_SEEN):
+        raise ConfigError(f"--perceptual: LPIPS is for images of 1 or 3 channels and {SMALLEST_SEEN} pixels a side or "
+                          f"more, these are {'x'.join(map(str, dataset.shape))}")  # fmt: skip
     least = SMALLEST * 2 ** (s.discriminator_layers or 0)
     if s.adversarial_weight and min(dataset.shape[1:]) < least:
         raise ConfigError(f"--discriminator-layers {s.discriminator_layers}: for images of {least} pixels a side, "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hfgen.losses.adversarial import OBJECTIVES
 from hfgen.losses.elbo import kl_to_standard_normal
+from hfgen.losses.perceptual import LPIPS
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.translator import PatchDiscriminator
 from hfgen.training.noise import Noise
@@ -33,9 +34,15 @@ class Game:
     discriminator's phase, before the autoencoder needs the ratio. It is then the same however the batch is divided.
     """
 
-    def __init__(self, settings: "AutoencoderKLSettings", vae: AutoencoderKL, discriminator: PatchDiscriminator | None):
+    def __init__(
+        self,
+        settings: "AutoencoderKLSettings",
+        vae: AutoencoderKL,
+        discriminator: PatchDiscriminator | None,
+        perceptual: LPIPS | None = None,
+    ):
         self.settings, self.objective = settings, OBJECTIVES[settings.loss]
-        self.vae, self.discriminator = vae, discriminator
+        self.vae, self.discriminator, self.perceptual = vae, discriminator, perceptual
         self.start = starting_step(settings.adversarial_start, settings.max_steps or 0)
         self.active = False
         self.gradients: list[Tensor] = []
@@ -64,7 +71,7 @@ class Game:
         weight = last.weight.detach().requires_grad_()
         with torch.enable_grad():
             made = F.conv2d(h, weight, cast(Tensor, last.bias).detach(), padding=1).float()
-            losses = (self.error(x, made), self.fooled(judge, made, x))
+            losses = (self.error(x, made)[0], self.fooled(judge, made, x))
             found = [torch.autograd.grad(loss, weight, retain_graph=True)[0].float() for loss in losses]
         self.gradients = found if not self.gradients else [a + b for a, b in zip(self.gradients, found, strict=True)]
 
@@ -92,10 +99,10 @@ class Game:
         eps = noise.normal("eps", channels, x.shape[2] // factor, x.shape[3] // factor)
         out: Any = nets["vae"](x, eps=eps)
         made, q = out.sample.float(), out.latent_dist
-        error = self.error(x, made)
+        error, scalars = self.error(x, made)
         kl = kl_to_standard_normal(q.mean.float(), q.logvar.float()).flatten(1).sum(1).mean()
         loss = error + s.kl_weight * kl / x[0].numel()
-        scalars = {"reconstruction": error, "kl": kl}
+        scalars["kl"] = kl
         if self.discriminator is not None and noise.step >= self.start:
             fooled = self.fooled(nets["discriminator"], made, x)
             loss = loss + cast(float, s.adversarial_weight) * self.balance * fooled
@@ -107,9 +114,13 @@ class Game:
         fake = judge(made)
         return self.objective.g(fake, judge(x) if self.settings.loss == "relativistic" else fake)
 
-    def error(self, x: Tensor, made: Tensor) -> Tensor:
-        """Return the mean error of reconstructions, absolute or squared."""
-        return F.l1_loss(made, x) if self.settings.reconstruction == "l1" else F.mse_loss(made, x)
+    def error(self, x: Tensor, made: Tensor) -> Losses:
+        """Return the mean error of reconstructions, absolute or squared, with the weighted LPIPS; and its parts."""
+        error = F.l1_loss(made, x) if self.settings.reconstruction == "l1" else F.mse_loss(made, x)
+        if self.perceptual is None:
+            return error, {"reconstruction": error}
+        distance = self.perceptual.to(x.device)(x, made).mean()
+        return error + self.settings.perceptual_weight * distance, {"reconstruction": error, "perceptual": distance}
 
 
 def starting_step(asked: int | None, steps: int) -> int:

@@ -10,17 +10,20 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import save_file
 
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
-from hfgen.errors import ConfigError
+from hfgen.errors import CheckpointError, ConfigError
 from hfgen.losses.adversarial import hinge_d, hinge_g
+from hfgen.losses.perceptual import LPIPS
 from hfgen.metrics.reconstruction import psnr
 from hfgen.training import autoencoder_kl
 from hfgen.training.autoencoder_kl import AutoencoderKLSettings, build, recommended
 from hfgen.training.autoencoder_kl_game import adaptive_weight
 from hfgen.training.engine import Engine
 from hfgen.training.noise import Noise
+from tests.losses.test_perceptual import weights as lpips_weights
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 
@@ -128,6 +131,36 @@ def test_without_an_adversarial_loss_there_is_no_discriminator() -> None:
     assert run(e, 2)[-1].keys() == {"loss", "reconstruction", "kl", "grad_norm"}
 
 
+def test_lpips_is_added_to_the_error_where_its_weights_are_at_hand(tmp_path: Path) -> None:
+    file, weights = tmp_path / "lpips.safetensors", lpips_weights()
+    save_file(weights, file)
+    shapes = load_dataset("shapes", resolution=16, split="train[:16]")
+    chosen = settings(adversarial_weight=0.0, perceptual=file, perceptual_weight=0.25, reconstruction="l2")
+    e = Engine(chosen, build, shapes, Accelerator(cpu=True))
+    assert set(e.nets) == {"vae"}                                               # LPIPS is neither trained nor saved
+    vae: Any = e.nets["vae"]
+    x = next(shapes.batches(seed=0, batch_size=16))["x"]
+    out = vae(x, eps=Noise((0, 0, "autoencoder", 0), 16, slice(16)).normal("eps", 2, 8, 8))
+    distance, kl = LPIPS.of(weights)(x, out.sample).mean().item(), out.latent_dist.kl().mean().item()
+    error = (out.sample - x).square().mean().item()
+    line = run(e, 1)[0]
+    assert line["perceptual"] == pytest.approx(distance, rel=1e-4) and distance > 0.01
+    assert line["reconstruction"] == pytest.approx(error, rel=1e-4)
+    assert line["loss"] == pytest.approx(error + 0.25 * distance + 1e-3 * kl / (3 * 16 * 16), rel=1e-4)
+
+
+def test_files_that_hold_no_lpips_are_refused_by_name(tmp_path: Path) -> None:
+    shapes, file = load_dataset("shapes", resolution=16, split="train[:16]"), tmp_path / "lpips.safetensors"
+    with pytest.raises(CheckpointError, match=r"lpips\.safetensors: cannot be read as safetensors"):
+        build(settings(perceptual=file), shapes)
+    save_file({"conv.weight": torch.ones(2)}, file)
+    with pytest.raises(ConfigError, match=r"--perceptual .*: has no 'net.slice1.0.weight'"):
+        build(settings(perceptual=file), shapes)
+    save_file({"net.slice1.0.weight": torch.ones(2)}, file)
+    with pytest.raises(ConfigError, match=r"--perceptual .*: net.slice1.0.weight: shape \[2\], expected"):
+        build(settings(perceptual=file), shapes)
+
+
 def test_a_short_run_reconstructs_and_its_stored_latents_have_mean_0_and_variance_1(tmp_path: Path) -> None:
     words = "--split train[:80%] --eval-split train[80%:] --max-steps 180 --batch-size 32 --learning-rate 5e-3"
     log = train_here(tmp_path, *words.split(), "--adversarial-start", "150", "--block-out-channels", "16", "32")
@@ -212,6 +245,8 @@ def test_what_is_recommended_fits_the_images_and_gives_way_to_what_is_asked(tmp_
         ({"adversarial_start": -1}, "--adversarial-start must not be negative"),
         ({"discriminator_layers": 2}, "--discriminator-layers 2: for images of 12 pixels a side"),
         ({"discriminator_layers": 0}, "--discriminator-layers must be above 0, got 0"),
+        ({"perceptual_weight": -1.0}, "--perceptual-weight must not be negative, got -1.0"),
+        ({"perceptual": Path("lpips.safetensors")}, "--perceptual: LPIPS is for images .* 16 pixels .* are 1x8x8"),
         ({"block_out_channels": (4,) * 5}, "--block-out-channels .* divide the sides by 16, and those of 8x8 images"),
     ],
 )

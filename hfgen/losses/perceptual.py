@@ -1,0 +1,80 @@
+"""LPIPS, the distance of images in the features of a network that classifies photographs (Zhang et al. 2018).
+
+    d(x, x') = sum_l mean_hw sum_c w_lc (f_lhwc(x) - f_lhwc(x'))^2
+
+f_l are the activations of VGG-16 (Simonyan and Zisserman 2015) behind the last convolution of each of its five blocks,
+divided by their norm over the channels; w_l >= 0 was fitted to what people judge as near.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+"""Positions of the convolutions of each block among VGG-16's layers, by which its weights are named."""
+WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of the blocks."""
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""Mean and deviation of the photographs' colours in [-1, 1]."""
+SMALLEST = 16
+"""Pixels a side, at least: sides are halved four times."""
+
+
+class LPIPS(nn.Module):
+    """The distance, with frozen weights; `LPIPS.of(weights)` makes it from those of the `lpips` library."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = (3, *WIDTHS)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(channels[i + (k > 0)], width, 3, padding=1) for k in range(len(BLOCKS[i])))
+            for i, width in enumerate(WIDTHS)
+        )
+        self.weights = nn.ParameterList(torch.zeros(width) for width in WIDTHS)
+        self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None])
+        self.register_buffer("scale", torch.tensor(SCALE)[:, None, None])
+        self.requires_grad_(False)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "LPIPS":
+        """Return the distance with the weights of `lpips.LPIPS(net="vgg")`, under that library's names.
+
+        Raises KeyError with the first name that is missing, ValueError for one of another shape.
+        """
+        net = cls().eval()
+        for i, (layers, block) in enumerate(zip(BLOCKS, net.blocks, strict=True)):
+            for layer, conv in zip(layers, cast(nn.ModuleList, block), strict=True):
+                for kind in ("weight", "bias"):
+                    put(getattr(conv, kind), weights, f"net.slice{i + 1}.{layer}.{kind}")
+            put(net.weights[i], weights, f"lin{i}.model.1.weight")
+        return net
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return the activations of the five blocks, each of norm 1 over its channels; x: (B, 1 or 3, H, W)."""
+        h, found = (x - self.shift) / self.scale, []
+        for i, block in enumerate(self.blocks):
+            h = F.max_pool2d(h, 2) if i else h
+            for conv in cast(nn.ModuleList, block):
+                h = F.relu(conv(h))
+            found.append(h / (h.norm(dim=1, keepdim=True) + 1e-10))
+        return found
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return d(x, x') of each pair, (B,), not negative; images (B, 1 or 3, H, W) in [-1, 1], sides from 16 on."""
+        distance = x.new_zeros(len(x))
+        for w, a, b in zip(self.weights, self.features(x), self.features(other), strict=True):
+            distance = distance + (w[:, None, None] * (a - b).square()).sum(1).mean((1, 2))
+        return distance
+
+
+def put(parameter: Tensor, weights: Mapping[str, Tensor], name: str) -> None:
+    """Copy the weight of this name into a parameter of as many values."""
+    if weights[name].numel() != parameter.numel():
+        raise ValueError(f"{name}: shape {list(weights[name].shape)}, expected {list(parameter.shape)}")
+    parameter.copy_(weights[name].reshape(parameter.shape))
