@@ -101,7 +101,7 @@ def write_dataset(wanted: Wanted, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: must be a new or empty folder, which then holds the dataset")
     source = hub.resolve(wanted.model)
-    pipeline = open_model(source, wanted.sampler, **wanted.told)
+    pipeline = open_model(source, sampler=wanted.sampler, eta=wanted.eta, **wanted.told)
     labels, names = labels_of(pipeline, wanted.label, wanted.number), class_names(wanted.model, num_classes(pipeline))
     (folder / "data").mkdir(parents=True, exist_ok=True)
     made = batches(

@@ -36,7 +36,7 @@ def write_samples(
     """
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
-    pipeline = open_model(model, sampler, **told)
+    pipeline = open_model(model, sampler=sampler, eta=eta, **told)
     samples = torch.cat(list(batches(pipeline, number, num_steps, seed, label, batch_size, sampler, eta, **told)))
     if samples.ndim == 2:
         write_points(samples, output)
@@ -44,15 +44,18 @@ def write_samples(
         write_images(samples, output)
 
 
-def open_model(model: str | Path, sampler: str | None = None, **told: Any) -> Pipeline:
-    """Return the pipeline of `model`, on the GPU if there is one; ConfigError if it cannot sample as asked."""
+def open_model(model: str | Path, **told: Any) -> Pipeline:
+    """Return the pipeline of `model`, on the GPU if there is one; ConfigError if it cannot sample as asked.
+
+    `told`: arguments of the pipeline, and None for those that are left to it.
+    """
     pipeline = AutoPipeline.from_pretrained(model)
     parameters = inspect.signature(pipeline.__call__).parameters
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if needed:
         wanted = f"{type(pipeline).__name__} makes no images from noise alone, it needs {', '.join(needed)}"
         raise ConfigError(f"{model}: {wanted}; use Python")
-    for name, value in {"sampler": sampler, **told}.items():
+    for name, value in told.items():
         if value is not None and name not in parameters:
             raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} takes none; leave it out")
     if torch.cuda.is_available():

@@ -61,6 +61,8 @@ def test_a_sampler_for_a_model_of_one_step_and_an_unknown_one_are_refused(model:
     GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
     with pytest.raises(ConfigError, match="--sampler: a GANPipeline takes none; leave it out"):
         write_samples(str(tmp_path / "gan"), tmp_path / "x.npy", 1, None, 0, None, 1, "ddim")
+    done = CliRunner().invoke(app, ["sample", str(tmp_path / "gan"), "-o", str(tmp_path / "x.npy"), "--eta", "0.5"])
+    assert done.exit_code == 2 and "--eta: a GANPipeline takes none; leave it out" in done.output
     done = CliRunner().invoke(app, ["sample", str(model), "-o", str(tmp_path / "x.npy"), "--sampler", "nothing"])
     assert done.exit_code == 2 and "sampler must be one of ddpm, ddim" in done.output
 

@@ -86,7 +86,7 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
     trained = ("unet", *conditions.trained)
     return Recipe(
         nets=nets,
-        phases=[Phase("ddpm", optimizer(s, nets), trained, Denoising(s, scheduler, conditions))],
+        phases=[Phase("ddpm", optimizer(s, nets), trained, Denoising(s, scheduler, conditions, dataset.top + 1))],
         pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), scheduler, **conditions.parts(nets)),
         preview=partial(
             preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional,
@@ -100,11 +100,14 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
 class Denoising:
     """The loss of the one phase: the error of the noise seen in noisy samples (Ho et al. 2020, eq. 14).
 
-    Or of what else is predicted, weighted by timestep; of a learned variance, plus its part of the bound.
+    Or of what else is predicted, weighted by timestep; of a learned variance, plus its part of the bound on pixels with
+    so many grey `levels`.
     """
 
-    def __init__(self, settings: DDPMSettings, scheduler: DDPMScheduler, conditions: Conditions) -> None:
-        self.settings, self.scheduler, self.conditions = settings, scheduler, conditions
+    def __init__(
+        self, settings: DDPMSettings, scheduler: DDPMScheduler, conditions: Conditions, levels: int = 256
+    ) -> None:
+        self.settings, self.scheduler, self.conditions, self.levels = settings, scheduler, conditions, levels
         self.weights = timestep_weights(settings, scheduler)
 
     def __call__(
@@ -124,7 +127,8 @@ class Denoising:
             return mean, {"loss": mean.detach()}
         # L_simple + 0.001 L_vlb, the second of which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
         frozen = torch.cat([prediction.detach(), output[:, x_0.shape[1] :]], 1)
-        vlb = (vlb_term(scheduler, frozen, t, x_t, x_0) * s.num_train_timesteps / x_0[0].numel()).mean()
+        bound = vlb_term(scheduler, frozen, t, x_t, x_0, self.levels)
+        vlb = (bound * s.num_train_timesteps / x_0[0].numel()).mean()
         loss = mean + s.vlb_weight * vlb
         return loss, {"loss": loss.detach(), "simple": mean.detach(), "vlb": vlb.detach()}
 

@@ -151,7 +151,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     sizes, hidden = cast(tuple[int, ...], s.latent_dim), cast(tuple[int, ...], s.hidden)
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
-        "sigma": 0.3 if s.sigma is None else s.sigma, "levels": getattr(dataset, "top", 255) + 1,
+        "sigma": 0.3 if s.sigma is None else s.sigma, "levels": dataset.top + 1,
         "num_classes": dataset.num_classes if s.class_conditional else None,
     }  # fmt: skip
     if len(dataset.shape) == 1:

@@ -23,7 +23,8 @@ class Dataset(ABC):
     Attributes: `name`; `shape` of an item, (C, H, W) or (2,); `num_classes` and `class_names`, None without labels
     (`class_names` also where classes have numbers only); `captions` of all items where they were asked for, else None,
     as of streams; `fingerprint`, the sha256 of the content and of every preprocessing choice, which a resumed run
-    compares; `mean` and `std`, (2,) each, of 2-D sets: the model sees (point - mean) / std; None for images.
+    compares; `mean` and `std`, (2,) each, of 2-D sets: the model sees (point - mean) / std; None for images; `top`, the
+    integer that is white, 16 of `digits`: pixels have `top` + 1 grey levels.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Dataset(ABC):
     num_classes: int | None = None
     class_names: list[str] | None = None
     captions: list[str] | None = None
+    top: int = 255
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
 

@@ -73,13 +73,15 @@ def decoder_term(
     return -log_discretised_gaussian(x_0.flatten(1), mean.flatten(1), log_sigma, levels)
 
 
-def vlb_term(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+def vlb_term(
+    scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x_t: Tensor, x_0: Tensor, levels: int = 256
+) -> Tensor:
     """Return the term of the variational bound on pixels at timesteps t (B,), (B,) in nats: a KL or the decoder's.
 
     Its mean over uniform t, times T, is the bound without its constant prior term (Nichol and Dhariwal 2021, eq. 4).
     """
     given = (scheduler, model_output, t, x_t, x_0)
-    return torch.where(t == 0, decoder_term(*given), kl_term(*given))
+    return torch.where(t == 0, decoder_term(*given, levels), kl_term(*given))
 
 
 def prior_term(scheduler: DDPMScheduler, x_0: Tensor) -> Tensor:

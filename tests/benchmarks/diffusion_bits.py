@@ -7,14 +7,16 @@
         --test cifar10-test.parquet --number 10000 --ode-number 0 --keep runs -- CIFAR10           # days; for a GPU
 
 The same network and budget with linear and cosine schedules, with a learned variance, and as an SDE. Judged are the
-first `--number` images of what it was trained on and of what it was not. The bound is that of the DDPM scheduler, or of
-the SDE at its T timesteps; the ODE is Dormand-Prince with tolerances of 1e-5, one probe, uniform dequantisation. Fields
-after `--` go to every training; the word CIFAR10 stands for those of Ho et al. 2020, appendix B: a U-Net of 35.7 M
-parameters, 800,000 steps of 128, and each row then has the published bits per dimension beside it. Rows tell steps,
+first `--number` images of what it was trained on and of what it was not, on the GPU if there is one. The bound is that
+of the DDPM scheduler, or of the SDE at its T timesteps; the ODE is Dormand-Prince with tolerances of 1e-5, one probe,
+uniform dequantisation. Fields after `--` go to every training; the word CIFAR10 stands for those of Ho et al. 2020, appendix B: a U-Net of 35.7 M
+parameters, 800,000 steps of 128, and each row then has the published bits per dimension beside it. That is of the
+original PNG images: a file of JPEGs is another, smoother dataset, and rows tell which one was read. Rows tell steps,
 seconds and hardware of the training too. Runs in --keep are not trained again, and those that were interrupted go on.
 """
 
 import argparse
+import io
 import json
 import math
 import sys
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
+from pyarrow.parquet import ParquetFile
 from torch import Tensor
 
 from hfgen import DDPMPipeline, VPSDEScheduler
@@ -81,6 +85,16 @@ def judge(pipeline: Any, images: Tensor, levels: int, ode_number: int) -> Row:
     return row | {"ODE": float(torch.cat(exact).double().mean())}
 
 
+def encoding(dataset: str) -> str | None:
+    """Return how the first image of a parquet file is encoded, such as PNG or JPEG; None for other datasets."""
+    if not dataset.endswith(".parquet"):
+        return None
+    [row] = next(ParquetFile(dataset).iter_batches(1)).to_pylist()
+    files = [cell["bytes"] for cell in row.values() if isinstance(cell, dict) and "bytes" in cell]
+    with Image.open(io.BytesIO(files[0])) as image:
+        return image.format
+
+
 def training(folder: Path) -> Row:
     """Return steps, seconds and hardware of the training in a run folder; None for what it does not tell."""
     cost = training_cost(folder)
@@ -106,15 +120,17 @@ def main() -> None:
     options = parser.parse_args(words[: words.index("--")] if "--" in words else words)
     data = {"train": (options.train, options.train_split), "test": (options.test, options.test_split)}
     images = {half: load_dataset(name, split=split).tensor(options.number) for half, (name, split) in data.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    formats = {half: encoding(name) for half, (name, _) in data.items()}
     for name in options.models:
         trained_on = ["--dataset", options.train, "--split", options.train_split]
         folder = fitted(name, trained_on, options.keep, fields)
-        pipeline = cast(Any, DDPMPipeline.from_pretrained(folder))
+        pipeline = cast(Any, DDPMPipeline.from_pretrained(folder, device=device))
         for half, x in images.items():
             before = time.monotonic()
-            found = judge(pipeline, x, options.levels, options.ode_number)
-            row = {"model": name, "half": half, "images": len(x), **found, **beside}
-            row |= {"seconds": time.monotonic() - before, **training(folder)}
+            found = judge(pipeline, x.to(device), options.levels, options.ode_number)
+            row = {"model": name, "half": half, "images": len(x), "encoding": formats[half], **found, **beside}
+            row |= {"device": device, "seconds": time.monotonic() - before, **training(folder)}
             with (options.keep / "rows.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

@@ -1,17 +1,20 @@
 """The benchmark of bits per dimension, short: its terms add up, and training brings them down."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 
 from hfgen import DDPMPipeline, UNet, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.training.ddpm import DDPMSettings, network
 from hfgen.training.settings import parse
-from tests.benchmarks.diffusion_bits import CIFAR10, MODELS, fitted, judge, main
+from tests.benchmarks.diffusion_bits import CIFAR10, MODELS, encoding, fitted, judge, main
 
 TINY = "--block-out-channels 8 16 --layers-per-block 1 --learning-rate 2e-3 --threads 1 --max-steps 150".split()
 
@@ -64,4 +67,15 @@ def test_a_small_run_of_the_fields_for_cifar10_is_judged_on_both_halves(
     assert [row["half"] for row in rows] == ["train", "test"]
     assert all(row["bound"] > row["decoder"] > 0 and "ODE" not in row for row in rows)
     assert all(row["published"] == 3.75 and row["training_steps"] == 2 for row in rows)
+    assert all(row["encoding"] is None and row["device"] in ("cpu", "cuda") for row in rows)
     assert all(row["training_seconds"] > 0 and row["hardware"]["device"] == "cpu" for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_row_tells_how_the_images_of_a_file_are_encoded(kind: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, kind)
+    path, cell = tmp_path / "x.parquet", {"bytes": file.getvalue(), "path": None}
+    Dataset.from_dict({"label": [3], "img": [cell]}).to_parquet(path)
+    assert encoding(str(path)) == kind
+    assert encoding("digits") is None

@@ -1,5 +1,6 @@
 """The benchmark of samplers, short: its measures against what is known, and its files."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,37 @@ def test_the_error_on_the_gaussian_falls_with_the_steps(name: str, order: int) -
     assert many > 3 * few and coarse / fine > 3**order
 
 
+@pytest.mark.parametrize(("name", "order"), [("ode_euler", 1), ("ddim", 1), ("ode_heun", 2), ("dpmpp_2m", 2)])
+def test_on_the_way_to_a_little_noise_the_error_falls_with_the_order_of_the_method(name: str, order: int) -> None:
+    from tests.benchmarks.samplers import order_error
+
+    (few, coarse), (many, fine) = (order_error(name, n, 200) for n in (48, 96))
+    assert abs(math.log(coarse / fine) / math.log(many / few) - order) < 0.3
+
+
+def test_the_verdict_sets_the_recommended_sampler_at_few_evaluations_against_the_best_of_all() -> None:
+    from tests.benchmarks.samplers import verdict
+
+    made = {("dpmpp_2m", 20): 0.3, ("dpmpp_2m", 40): 0.21, ("ddpm", 1000): 0.25, ("ode_heun", 1001): 0.2,
+            ("reverse_sde", 2000): 0.1}  # fmt: skip
+    rows = [{"dataset": "moons", "sampler": s, "evaluations": n, "W2": w2} for (s, n), w2 in made.items()]
+    assert verdict(rows) == ("moons: dpmpp_2m at 20 evaluations 0.3000, best ode_heun at 1001 0.2000, ratio 1.50")
+
+
+def test_a_row_of_the_toys_has_the_mean_distance_of_several_draws_and_counts_evaluations(tmp_path: Path) -> None:
+    from tests.benchmarks.samplers import DRAWS, toy_row, w2
+
+    pipe = DDPMPipeline(MLPDenoiser(hidden=8, layers=1).eval(), VPSDEScheduler())
+    pipe.save_pretrained(tmp_path / "moons")
+    pipe.set_progress_bar_config(disable=True)
+    truth = [torch.randn(1000, 2, generator=torch.Generator().manual_seed(i)) for i in range(DRAWS)]
+    row = toy_row({"dataset": "moons", "sampler": "ode_heun", "steps": 2}, tmp_path, {"moons": truth})
+    generator = torch.Generator().manual_seed(0)
+    points = pipe(1000 * DRAWS, 2, generator=generator, output_type="pt", sampler="ode_heun").images
+    found = [w2(some, real) for some, real in zip(points.chunk(DRAWS), truth, strict=True)]
+    assert row["evaluations"] == 5 and abs(row["W2"] - sum(found) / DRAWS) < 1e-6
+
+
 def test_evaluations_are_counted_as_each_sampler_plans_them() -> None:
     from tests.benchmarks.samplers import cost_row
 
@@ -59,6 +91,7 @@ def test_the_figure_of_the_gaussian_is_written(tmp_path: Path, monkeypatch: pyte
     from tests.benchmarks import samplers
 
     monkeypatch.setattr(samplers, "STEPS", (5, 10))
+    monkeypatch.setattr(samplers, "ORDER_STEPS", (8, 24))
     samplers.gaussian(tmp_path / "order.png")
     with Image.open(tmp_path / "order.png") as figure:
-        assert figure.size == (1320, 540)
+        assert figure.size == (1800, 540)

@@ -67,6 +67,9 @@ def test_terms_of_all_timesteps_are_a_kl_or_the_decoders():
     terms = vlb_term(scheduler, output, t, x_t, x_0)
     torch.testing.assert_close(terms[t == 0], decoder_term(scheduler, output, t, x_t, x_0)[t == 0])
     torch.testing.assert_close(terms[t > 0], kl_term(scheduler, output, t, x_t, x_0)[t > 0])
+    coarse = vlb_term(scheduler, output, t, x_t, x_0, 17)
+    torch.testing.assert_close(coarse[t == 0], decoder_term(scheduler, output, t, x_t, x_0, 17)[t == 0])
+    assert bool((coarse[t == 0] < terms[t == 0]).all())                      # wider bins hold more
 
 
 def test_gradients_reach_the_variance_at_every_timestep_and_are_finite():

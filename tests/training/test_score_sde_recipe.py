@@ -162,6 +162,7 @@ def test_the_bound_trains_the_variance_and_leaves_the_mean_to_the_simple_loss() 
         net = hybrid.nets["unet"]
         with torch.no_grad():
             net.conv_out.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, operator]
+        assert hybrid.recipe.phases[0].loss.levels == 17                        # type: ignore[attr-defined]  # of digits
         noise = Noise((0, 3, "ddpm", 0), 16, slice(0, 16))
         hybrid.recipe.phases[0].loss(hybrid.nets, {"x": load_dataset("digits").tensor(16)}, noise, {})[0].backward()
         gradients.append(net.conv_out.weight.grad)  # type: ignore[union-attr]
