@@ -9,10 +9,11 @@
 The same network and budget with linear and cosine schedules, with a learned variance, and as an SDE. Judged are the
 first `--number` images of what it was trained on and of what it was not, on the GPU if there is one. The bound is that
 of the DDPM scheduler, or of the SDE at its T timesteps; the ODE is Dormand-Prince with tolerances of 1e-5, one probe,
-uniform dequantisation. Fields after `--` go to every training; the word CIFAR10 stands for those of Ho et al. 2020, appendix B: a U-Net of 35.7 M
-parameters, 800,000 steps of 128, and each row then has the published bits per dimension beside it. That is of the
-original PNG images: a file of JPEGs is another, smoother dataset, and rows tell which one was read. Rows tell steps,
-seconds and hardware of the training too. Runs in --keep are not trained again, and those that were interrupted go on.
+uniform dequantisation. Fields after `--` go to every training; the word CIFAR10 stands for those of Ho et al. 2020,
+appendix B: a U-Net of 35.7 M parameters, 800,000 steps of 128, and each row then has the published bits per dimension
+beside it. That is of the original PNG images: a file of JPEGs is another, smoother dataset, and rows tell which one was
+read. Rows tell steps, seconds and hardware of the training too. Runs in --keep are not trained again, and those that
+were interrupted go on.
 """
 
 import argparse

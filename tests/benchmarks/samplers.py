@@ -6,11 +6,11 @@
 
 `gaussian`: root mean square error against the exact flow of the probability-flow ODE (deterministic samplers), and
 relative error of the variance (stochastic ones), the predictor of the noise being exact: what remains is the solver.
-The orders of methods are seen on the way to a little noise, of a chain so fine that no grid is rounded to its timesteps; on
-the whole way to x_0 the last step, E[x_0 | x_t] in place of the end of the flow, and the rounding of timesteps add
-theirs. `toys`: 2-Wasserstein distance, exact by assignment, of 1,000 samples of a trained model to 1,000 points of the
-truth, mean of several draws, against the evaluations of the network; then the recommended sampler at 20 evaluations
-beside the best of all at up to 1,000. `cost`: evaluations and seconds for 64 images, the median of three
+The orders of methods are seen on the way to a little noise, of a chain so fine that no grid is rounded to its
+timesteps; on the whole way to x_0 the last step, E[x_0 | x_t] in place of the end of the flow, and the rounding of
+timesteps add theirs. `toys`: 2-Wasserstein distance, exact by assignment, of 1,000 samples of a trained model to 1,000
+points of the truth, mean of several draws, against the evaluations of the network; then the recommended sampler at 20
+evaluations beside the best of all at up to 1,000. `cost`: evaluations and seconds for 64 images, the median of three
 after a short run.
 """
 
