@@ -20,6 +20,9 @@ HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
 """Settings that say where and how often something is written, not what is computed."""
 
+EVALUATED_DOMAINS = ("eval_dataset_a", "eval_dataset_b", "eval_split", "eval_split_b")
+"""Settings that name the data which a translation is evaluated on, beside those it was trained on."""
+
 SHOWN_ALWAYS = ("dataset", "max_steps", "seed")
 DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, as in scikit-learn)"
 
@@ -80,15 +83,23 @@ class Run:
 
     def datasets(self) -> list[Data]:
         """Return the data that the run was trained on, and last what it was evaluated on, if that is other data."""
-        if self.settings.get("dataset"):
-            found = [self.data("training", "dataset", "split")]
-        else:
-            sides = {"A": ("dataset_a", "split"), "B": ("dataset_b", "split_b", "split")}
-            found = [self.data(f"domain {side}", *fields) for side, fields in sides.items()]
+        if not self.settings.get("dataset"):
+            return self.domains()
+        found = [self.data("training", "dataset", "split")]
         if self.settings.get("eval_dataset"):
             found.append(self.data("evaluation", "eval_dataset", "eval_split"))
         elif self.settings.get("eval_split"):
             found.append(self.data("evaluation", "dataset", "eval_split"))
+        return found
+
+    def domains(self) -> list[Data]:
+        """Return the data of two domains, A before B, and last those of each that the run was evaluated on."""
+        splits = {"a": ("split",), "b": ("split_b", "split")}
+        found = [self.data(f"domain {side.upper()}", f"dataset_{side}", *splits[side]) for side in splits]
+        if any(self.settings.get(field) for field in EVALUATED_DOMAINS):
+            for side, keys in splits.items():
+                field = f"eval_dataset_{side}" if self.settings.get(f"eval_dataset_{side}") else f"dataset_{side}"
+                found.append(self.data(f"evaluation {side.upper()}", field, *(f"eval_{key}" for key in keys)))
         return found
 
     def shown_settings(self) -> dict[str, Any]:
@@ -103,7 +114,8 @@ class Run:
         found = []
         for name, value in self.log.items():
             measured = name.startswith("eval_") or name in self.record.get("evaluated", ())
-            where = everything[-1] if measured else training
+            of_first = name.endswith(("_a", "_a2b")) and not self.settings.get("dataset")
+            where = everything[-2 if of_first else -1] if measured else training
             found.append(Number(name, value, where, f"hfgen train, {'evaluation' if measured else 'training'}"))
         return [*self._judged(), *found]
 

@@ -28,10 +28,9 @@ class TranslationPipeline(Pipeline):
     tensor (B, C, H, W) in [0, 1], by `output_type` "pil", "np" or "pt". `batch_size` images go through a network at a
     time, which changes nothing else.
 
-    A UNetTranslator halves sides down to a pixel or two: images that it cannot halve so often get a border, reflected,
-    or repeated where they are too small, which is cut off what it makes of them. Errors: ConfigError, for sizes that a
-    ResNetTranslator cannot halve with the nearest that it can, or ConfigTypeError (a TypeError too) for what holds no
-    images.
+    Every size works: images that a network cannot halve as often as it does get a border, reflected, or repeated where
+    they are too small, which is cut off what it makes of them. Errors: ConfigError, or ConfigTypeError (a TypeError
+    too) for what holds no images.
     """
 
     model_cpu_offload_seq = "generator_a2b->generator_b2a"
@@ -97,9 +96,10 @@ def through(net: Any, x: torch.Tensor) -> torch.Tensor:
 
     A reflection shows a pixel but the outermost once: a border wider than side - 1 repeats the outermost instead.
     """
-    factor = 2 ** net.config.get("depth", 0)                                         # 1 for a ResNetTranslator
+    factor, least = net.sides
     height, width = x.shape[2:]
-    (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) for gap in (-height % factor, -width % factor))
+    gaps = (max(-side % factor, least - side) for side in (height, width))
+    (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) for gap in gaps)
     for border, side in (((left, right, 0, 0), width), ((0, 0, top, bottom), height)):
         if any(border):
             x = F.pad(x, border, mode="reflect" if max(border) < side else "replicate")

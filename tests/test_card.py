@@ -170,6 +170,21 @@ def test_both_domains_of_a_translation_are_named(folder, tmp_path) -> None:
     assert "--dataset-a horses" in text and "--dataset " not in text
 
 
+def test_numbers_of_a_translation_are_of_the_held_out_data_of_their_domain(folder, tmp_path) -> None:
+    settings = {"dataset": "", "dataset_a": "shapes:a", "dataset_b": "shapes:b", "eval_split": "test[:100]",
+                "eval_dataset_b": "/x/zebras", "eval_split_b": "test[9:]"}  # fmt: skip
+    run = make_run(tmp_path / "run", {"changed": list(settings), "evaluated": []}, **settings)
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 40, "loss": 1, "eval_cycle_error_a": 2,
+                                                   "eval_cycle_error_b": 3, "eval_translation_error_a2b": 4}) + "\n")
+    text = card_of(folder, run)
+    assert "| evaluation A | `shapes:a` | `test[:100]` |" in text and "| evaluation B | `zebras` | `test[9:]` |" in text
+    _, results = model_index_to_eval_results(yaml.safe_load(text.split("---\n")[1])["model-index"])
+    assert {r.metric_type: (r.dataset_type, r.dataset_split) for r in results} == {
+        "loss": ("shapes:a", "train"), "eval_cycle_error_a": ("shapes:a", "test[:100]"),
+        "eval_cycle_error_b": ("zebras", "test[9:]"), "eval_translation_error_a2b": ("shapes:a", "test[:100]"),
+    }  # fmt: skip
+
+
 def test_numbers_are_those_of_the_step_with_their_intervals_in_the_hubs_schema(folder, tmp_path) -> None:
     run = make_run(tmp_path / "run", {})
     judged = {

@@ -20,7 +20,8 @@ from hfgen.data.dataset import Dataset
 from hfgen.training.engine import Engine
 from hfgen.training.settings import Settings
 
-NAMED = ("dataset", "dataset_a", "dataset_b", "eval_dataset", "start_from", "autoencoder")
+DATASETS = tuple(f"{role}dataset{side}" for role in ("", "eval_") for side in ("", "_a", "_b"))
+NAMED = (*DATASETS, "start_from", "autoencoder")
 """Fields that may name something on the Hub."""
 
 MAX_CLASSES = 1000

@@ -14,10 +14,8 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from hfgen import images
 from hfgen.data import load_dataset
 from hfgen.data.source import NO_LABELS
 from hfgen.data.unpaired import Unpaired
@@ -25,7 +23,6 @@ from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty
 from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
 from hfgen.models.translator_parts import GeneratorNorm, PatchNorm
-from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.translation import DIRECTIONS, TranslationPipeline
 from hfgen.training import run
 from hfgen.training.history import History
@@ -33,13 +30,12 @@ from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.settings import Settings
 from hfgen.training.translation_defaults import recommended
+from hfgen.training.translation_evaluation import evaluate, held_out, preview
 
 Nets = Mapping[str, nn.Module]
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 GENERATORS = tuple(f"generator_{direction}" for direction in DIRECTIONS)
-SHOWN = 8
-"""Images of each domain on the grid."""
 
 
 @dataclass(kw_only=True)
@@ -64,43 +60,49 @@ class TranslationSettings(Settings):
     ] | None = None  # fmt: skip
     """What is played for, patch by patch; by default least_squares, and non_saturating with pairs."""
     adversarial_weight: float | None = None
-    """Weight of the generators' part in the game; by default 2 for least_squares, whose square has a factor 1/2."""
+    """Weight of the generators' part in the game; by default 1, 2 for least_squares, whose square has a factor 1/2."""
     cycle_weight: float | None = None
-    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B."""
+    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B; by default 10, 20 below 64
+    pixels, 0 with pairs."""
     identity_weight: float | None = None
-    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight."""
+    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight; by default 0.5, 0 with pairs and
+    between other numbers of channels."""
     paired_weight: float | None = None
-    """Weight of |G_ab(a) - b|_1 where there are pairs."""
+    """Weight of |G_ab(a) - b|_1, by default 100 with pairs; without them it must be 0."""
     history: int | None = None
-    """Generated images of earlier steps that each discriminator is shown in turn; 0 for none."""
+    """Generated images of earlier steps that each discriminator is shown in turn, 0 for none; by default 50, 0 with
+    pairs."""
     gradient_penalty: float | None = None
-    """Weight of the Wasserstein gradient penalty between real and generated images."""
+    """Weight of the Wasserstein gradient penalty between real and generated images; by default 10 for wasserstein_gp,
+    else 0."""
     clip: float | None = None
-    """Bound of the discriminators' weights, for --loss wasserstein."""
+    """Bound of the discriminators' weights, by default 0.01 for wasserstein, else 0, which is none."""
 
     generator: Literal["resnet", "unet"] | None = None
-    """Network of the generators."""
+    """Network of the generators, by default resnet, unet with pairs."""
     width: int | None = None
-    """Channels of the generators next to the image."""
+    """Channels of the generators next to the image, by default 64, 16 below 64 pixels."""
     blocks: int | None = None
-    """Residual blocks, for resnet."""
+    """Residual blocks of resnet, by default 9, 6 below 256 pixels, 2 below 64."""
     downsamplings: int | None = None
-    """How often resnet halves the sides."""
+    """How often resnet halves the sides, by default 2, 1 below 64 pixels."""
     depth: int | None = None
-    """How often unet halves the sides."""
+    """How often unet halves the sides, by default as often as they can be, 8 times at most."""
     norm: GeneratorNorm = "instance"
     """Normalisation in the generators."""
     dropout: float = 0.0
     """Dropout in the generators; with it, results depend on how a batch is divided."""
     discriminator_width: int | None = None
-    """Channels of the discriminators next to the image."""
+    """Channels of the discriminators next to the image, by default 64, 32 below 64 pixels."""
     discriminator_layers: int | None = None
-    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16."""
+    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16; by default 3, 2 below
+    64 pixels."""
     discriminator_norm: PatchNorm | None = None
-    """Normalisation in the discriminators."""
+    """Normalisation in the discriminators: by default instance, spectral below 64 pixels and for hinge, none for
+    wasserstein, layer for wasserstein_gp."""
 
     discriminator_learning_rate: float | None = None
-    """Peak learning rate of the discriminators; --learning-rate is the generators'."""
+    """Peak learning rate of the discriminators, by default that of the generators, --learning-rate."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""
     lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "second_half"
@@ -109,6 +111,16 @@ class TranslationSettings(Settings):
     """Steps over which the learning rate rises from zero."""
     max_grad_norm: float = 1e6
     """Gradients with a larger norm are scaled down to it."""
+
+    eval_split: str | None = None
+    """Split whose first 128 images of each domain are translated, and back, whenever a grid is drawn, and at the end:
+    the errors of cycles, and of translations where they are pairs, by --paired or as test items of shapes:a and :b."""
+    eval_split_b: str | None = None
+    """The split of B, by default that of A, --eval-split."""
+    eval_dataset_a: str | None = None
+    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+    eval_dataset_b: str | None = None
+    """The same of B."""
 
 
 def open_datasets(settings: TranslationSettings) -> Unpaired:
@@ -141,12 +153,14 @@ def build(settings: TranslationSettings, dataset: Unpaired) -> Recipe:
         optimizer = adam(s, nets[name].parameters(), s.discriminator_learning_rate)
         after = partial(clip_weights, nets[name], s.clip) if s.clip else None
         phases.append(Phase(name, optimizer, (name,), partial(game.discriminator_loss, domain), after=after))
+    shown = held_out(s, dataset)
     return Recipe(
         nets=nets | pools,
         phases=phases,
         pipeline=lambda nets: TranslationPipeline(**{name: cast(Any, nets[name]) for name in GENERATORS}),
-        preview=partial(preview, dataset=dataset),
+        preview=partial(preview, dataset=dataset if shown is None else shown),
         averaged=GENERATORS,
+        evaluate=None if shown is None else partial(evaluate, dataset=shown),
         usage="hfgen.TranslationPipeline.from_pretrained('{run}')(images, direction='a2b').images",
     )
 
@@ -259,19 +273,6 @@ def check(s: TranslationSettings, dataset: Unpaired) -> None:
         raise ConfigError(f"--identity-weight {s.identity_weight}: A and B have {channels} channels; take 0")
     if not any(Game(s).weights().values()):
         raise ConfigError("--adversarial-weight, --cycle-weight and --paired-weight are all 0: nothing is learned")
-
-
-@torch.no_grad()
-def preview(pipeline: Pipeline, dataset: Unpaired) -> Image.Image:
-    """Return a grid: images of A, their translations, those translated back; then the same from B."""
-    rows: list[Image.Image] = []
-    nets = pipeline.components
-    for (direction, back), domain in zip((("a2b", "b2a"), ("b2a", "a2b")), (dataset.a, dataset.b), strict=True):
-        x = dataset.middle(domain.tensor(SHOWN)).to(pipeline.device)
-        made = nets[f"generator_{direction}"](x)
-        for some in (x, made, nets[f"generator_{back}"](made)):
-            rows += [picture.convert("RGB") for picture in images.to_pil(some)]
-    return images.grid(rows, columns=len(rows) // 6)
 
 
 def main(arguments: list[str] | None = None) -> int:

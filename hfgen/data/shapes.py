@@ -71,6 +71,10 @@ class Shapes(Images):
         """Return the true factors of all images in order, int64 (N, 6); the columns are the keys of `FACTORS`."""
         return torch.from_numpy(self._factors)
 
+    def placed(self) -> torch.Tensor:
+        """Return centre x, centre y and radius of all shapes in order, float32 (N, 3), as `geometry` has them."""
+        return torch.from_numpy(self._placed)
+
     def tensor(self, n: int | None = None) -> torch.Tensor:
         """Return the first `n` images (default: all): float32 (n, 3, H, W) in [-1, 1]."""
         return from_integers(self.pixels(range(len(self) if n is None else min(n, len(self)))))
@@ -113,16 +117,17 @@ def shapes(name: str, wanted: Wanted, split: Split, max_resident_bytes: int = 2*
     )
 
 
-def domain_pair(split: str = "test", resolution: int | tuple[int, int] = 32) -> tuple[Shapes, Shapes]:
+def domain_pair(split: str = "test", resolution: int | tuple[int, int] = 32, seed: int = 0) -> tuple[Shapes, Shapes]:
     """Return the two domains with the same geometries: image i of the second is the true translation of the first's.
 
-    The truth in factors is `translated`. The split `test` has geometries of which neither domain's `train` has any.
+    The truth in factors is `translated`. The split `test` has geometries of which neither domain's `train` has any. All
+    datasets that are loaded by name have seed 0; other seeds draw other scenes.
     """
     sides = (resolution, resolution) if isinstance(resolution, int) else resolution
     part = Split.parse("shapes:a", split)
     require_split("shapes:a", part, ["train", "test"])
-    items, factors = _items("shapes:a", part)
-    a, b = (Shapes(f"{name} {split}", items, translated(factors, name), sides) for name in DOMAINS)
+    items, factors = _items("shapes:a", part, seed)
+    a, b = (Shapes(f"{name} {split}", items, translated(factors, name), sides, seed=seed) for name in DOMAINS)
     return a, b
 
 

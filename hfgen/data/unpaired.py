@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, derive_seed, stretch, uniforms
-from hfgen.data.shapes import Shapes
+from hfgen.data.shapes import DOMAINS, Shapes
 from hfgen.errors import ConfigError, DataError
 
 SAME_IN_PAIRS = (0, 3, 4, 5)
@@ -98,6 +98,22 @@ class Unpaired(Dataset):
         return torch.stack([image[:, top : top + height, left : left + width] for image, top, left in boxes])
 
 
+def known_pairs(a: Dataset, b: Dataset) -> bool:
+    """Return whether image i of B is known to be the true translation of image i of A.
+
+    It is where both are the drawn domains, one each, with the same scenes: their test items.
+    """
+    if not (isinstance(a, Shapes) and isinstance(b, Shapes)):
+        return False
+    domains = {drawn.name.partition(" ")[0] for drawn in (a, b)}
+    return domains == set(DOMAINS) and torch.equal(_scenes(a), _scenes(b))
+
+
+def _scenes(drawn: Shapes) -> Tensor:
+    """Return what the images of a pair share, (N, 7): size, shape, place and background, and the exact geometry."""
+    return torch.cat([drawn.factors()[:, SAME_IN_PAIRS], drawn.placed()], 1)
+
+
 def _spots(dataset: Dataset, seed: int, start: int, number: int) -> tuple[Ints, Ints]:
     """Return epochs and indices of positions of the endless order; of a stream, 0 and the positions themselves."""
     n = _length(dataset)
@@ -132,7 +148,7 @@ def _check_pairs(a: Dataset, b: Dataset) -> None:
         raise DataError(f"pairs must have one size: {a.name} has {_sides(a.shape[1:])}, {b.name} "
                         f"{_sides(b.shape[1:])} (height x width); set a resolution")  # fmt: skip
     if isinstance(a, Shapes) and isinstance(b, Shapes):
-        differing = (a.factors() != b.factors())[:, SAME_IN_PAIRS].any(1)
+        differing = (_scenes(a) != _scenes(b)).any(1)
         if differing.any():
             raise DataError(f"{a.name} and {b.name} are no pairs: image {int(differing.int().argmax())} shows another "
                             "scene in each; the items of the split test are pairs")  # fmt: skip

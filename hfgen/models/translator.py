@@ -43,7 +43,7 @@ class ResNetTranslator(ModelMixin, ConfigMixin):
     In the paper's letters c7s1-64, d128, d256, R256 x `blocks`, u128, u64, c7s1-C': a 7x7 convolution, `downsamplings`
     of stride 2 that double the channels, residual blocks, as many fractionally-strided convolutions, a 7x7 convolution,
     tanh. `norm`: "instance", "layer" (over channels and pixels) or "none". Works at every size that 2^downsamplings
-    divides. Raises ConfigError, naming the field, for impossible values.
+    divides, from twice that and 4 on. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -71,10 +71,15 @@ class ResNetTranslator(ModelMixin, ConfigMixin):
             c //= 2
         self.body = nn.Sequential(*body, nn.ReflectionPad2d(3), *layers(nn.Conv2d(c, out_channels, 7), "none", None))
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Return what must divide the sides of images, and the least of them: borders of 3 and of 1 are reflected."""
+        factor = 2 ** self.config["downsamplings"]
+        return factor, max(4, 2 * factor)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
-        factor = 2 ** self.config["downsamplings"]
-        check_images(x, self.config["in_channels"], factor, max(4, 2 * factor))
+        check_images(x, self.config["in_channels"], *self.sides)
         return torch.tanh(self.body(x))
 
 
@@ -114,10 +119,14 @@ class UNetTranslator(ModelMixin, ConfigMixin):
         out = nn.ConvTranspose2d(width * (1 if depth == 1 else 2), out_channels, 4, 2, 1)
         self.up.append(nn.Sequential(nn.ReLU(), *layers(out, "none", None)))
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Return what must divide the sides of images, and the least of them: the deepest map has a pixel."""
+        return 2 ** self.config["depth"], 2 ** self.config["depth"]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
-        factor = 2 ** self.config["depth"]
-        check_images(x, self.config["in_channels"], factor, factor)
+        check_images(x, self.config["in_channels"], *self.sides)
         skips, h = [], x
         for stage in self.down:
             h = stage(h)                                                                  # (B, c, h / 2, w / 2)

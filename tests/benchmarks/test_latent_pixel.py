@@ -5,10 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from hfgen import DDPMPipeline, DDPMScheduler, UNet
-from tests.benchmarks import harness, latent_pixel
+from tests.benchmarks import harness, in_process, latent_pixel
 from tests.benchmarks.harness import fitted
+from tests.training.runs import TINY
 
 
 def test_the_seconds_are_the_median_of_three_samplings_of_a_class(
@@ -60,3 +62,38 @@ def test_a_folder_that_was_removed_is_trained_again_and_its_new_fields_are_noted
     (tmp_path / "run.json").write_text(json.dumps({"seconds": 1.0, "fields": ["--flip"]}))
     assert fitted("ddpm", tmp_path / "run", 0, ["--no-flip"]) == 7.0
     assert json.loads((tmp_path / "run.json").read_text()) == {"seconds": 7.0, "fields": ["--no-flip"]}
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")                         # diffusers with numpy 2
+def test_a_small_run_has_a_line_for_every_model_and_scale_and_gives_the_pixels_the_time_of_the_latents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, list[str]] = {}
+
+    def train(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
+        given[recipe] = fields
+        return in_process.train(recipe, folder, seed, [word for word in fields if word not in ("--budget", "30s")])
+
+    monkeypatch.setattr(harness, "train", train)
+    monkeypatch.setattr(latent_pixel, "TIMED", 2)
+    words = ["x", "--train", "digits", "--test", "digits", "--keep", str(tmp_path), "--resolution", "8"]
+    words += "--number 20 --scales 1 2 --steps 2 --latent".split()
+    latent, pixel = TINY["latent_diffusion"], TINY["ddpm"]
+    words += [" ".join(latent), "--pixel", " ".join(pixel), "--autoencoder", " ".join(TINY["autoencoder_kl"]), "--"]
+    monkeypatch.setattr("sys.argv", [*words, *"--batch-size 8 --max-steps 2 --warmup-steps 1 --threads 1".split()])
+    latent_pixel.main()
+    assert list(given) == ["classifier", "autoencoder_kl", "latent_diffusion", "ddpm"]
+    assert given["ddpm"][given["ddpm"].index("--budget") + 1] == "30s"
+    assert given["latent_diffusion"][:2] == ["--autoencoder", str(tmp_path / "autoencoder-0")]
+    out = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out if line.startswith("| ")]
+    assert cells[0] == ["model", "guidance", "seeds", "frechet", "label", "train"]
+    assert [tuple(row[:2]) for row in cells[1:]] == [
+        ("latent", "1.0"), ("latent", "2.0"), ("pixel", "1.0"), ("pixel", "2.0"), ("real", "1.0"),
+        ("reconstructed", "1.0"),
+    ]  # fmt: skip
+    assert [row[5] for row in cells[1:5]] == ["30", "30", "15", "15"] and cells[5][3] == "0"
+    assert out[-1].startswith("seconds per 64 images at 2 steps: latent ")
+    for name in ("latent-1", "latent-2", "pixel-1", "pixel-2"):
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            assert sheet.size == (10 * 34 + 2, 2 * 34 + 2)

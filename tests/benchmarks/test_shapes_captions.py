@@ -1,11 +1,19 @@
 """The benchmark of captions: what its shares say of real images with their own captions, and with others'."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from hfgen.data import load_dataset
-from tests.benchmarks.shapes_captions import shares
+from hfgen.data.captions import factors_of
+from hfgen.data.shapes import held_out
+from tests.benchmarks import harness, in_process, shapes_captions
+from tests.benchmarks.shapes_captions import main, shares, shortened
+from tests.training.runs import TINY
 
 
 def test_shares_are_1_on_real_images_and_low_where_the_captions_are_shuffled() -> None:
@@ -17,3 +25,42 @@ def test_shares_are_1_on_real_images_and_low_where_the_captions_are_shuffled() -
     wrong = shares(x, [captions[i] for i in order])
     assert wrong["all"] <= wrong["colour and shape"] <= min(wrong["colour"], wrong["shape"])
     assert max(wrong["colour"], wrong["shape"]) < 0.5 and wrong["all"] < 0.1
+
+
+def test_short_captions_leave_fill_and_background_open_and_only_what_they_name_is_judged() -> None:
+    factors = held_out()
+    captions = shortened(factors)
+    told = factors_of(captions).numpy()
+    assert np.array_equal(told[:, [0, 2, 3, 4]], factors[:, [0, 2, 3, 4]]) and (told[:, [1, 5]] == -1).all()
+    assert "a large red circle at the top left" in shortened(np.array([[2, 1, 0, 0, 0, 1]]))
+    real: Any = load_dataset("shapes", split="test")
+    right = shares(real.tensor(64), shortened(real.factors()[:64].numpy()))
+    assert set(right) == {"colour and shape", "size", "colour", "shape", "place", "all"}
+    assert set(right.values()) == {1.0}
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")                         # diffusers with numpy 2
+def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def train(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
+        trained.append(recipe)
+        return in_process.train(recipe, folder, seed, fields)
+
+    monkeypatch.setattr(harness, "train", train)
+    for name, value in {"IMAGES": 4, "BATCH": 3, "SCALES": (1.0, 4.0), "held_out": lambda: held_out()[:5]}.items():
+        monkeypatch.setattr(shapes_captions, name, value)
+    small = "--batch-size 4 --max-steps 2 --warmup-steps 1 --split train[:40]"
+    autoencoder, diffusion = (" ".join([small, *TINY[name]]) for name in ("autoencoder_kl", "latent_diffusion"))
+    words = ["x", "--keep", str(tmp_path), "--threads", "1", "--figure", str(tmp_path / "captions.png")]
+    monkeypatch.setattr("sys.argv", [*words, "--autoencoder", autoencoder, "--diffusion", diffusion])
+    main()
+    printed = [line for line in capsys.readouterr().out.splitlines() if "colour and shape" in line]
+    assert trained == ["autoencoder_kl", "latent_diffusion"]
+    kinds = [f"{kind}, guidance {scale}" for kind in ("trained on", "held out", "short") for scale in (1, 4)]
+    assert [line[:24].strip() for line in printed] == ["checker", "reconstructed", *kinds]
+    assert "colour and shape 100.0 %" in printed[0] and "fill" not in printed[-1]
+    with Image.open(tmp_path / "captions.png") as picture:
+        assert picture.size == (8 * 34 + 2, 34 + 2)                    # five images in a row of eight

@@ -1,17 +1,21 @@
 """Unpaired translation of digits: MNIST to digits in colour on texture and back, and what the cycle loss buys.
 
     python -m tests.benchmarks.translation_digits --train mnist-train.parquet --test mnist-test.parquet --keep FOLDER
-        [--seeds 0] [-- fields of hfgen train translation]
+        [--seeds 0] [--figure FILE] [-- fields of hfgen train translation]
 
 Domain A: the first half of MNIST. Domain B: the other half, drawn in light colour over a dark texture of waves, in the
 manner of MNIST-M (Ganin et al. 2016, section 5.2.4) but by rule: image i is a function of (seed, i). Test images are
 translated both ways; a classifier of the target domain, trained on its training images with their labels, reads the
 class of the result, which should be that of the input. Once with the cycle loss (and the identity loss), once without.
+
+A picture of each run lies in its folder, that of the first one in --figure: of the first 12 test images A, G(A) and
+F(G(A)), then the same from B.
 """
 
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +26,10 @@ from torch import Tensor
 
 from hfgen import ClassifierPipeline, TranslationPipeline
 from hfgen.data import load_dataset, uniforms
-from hfgen.images import grid, to_pil, to_uint8
+from hfgen.images import to_uint8
 from hfgen.metrics.translation import cycle_error
 from tests.benchmarks.harness import Row, collect, table, train
+from tests.benchmarks.translation_shapes import COLUMNS, folder_of, sheet, there_and_back
 
 RECIPES = {"with the cycle": "", "without": "--cycle-weight 0 --identity-weight 0"}
 WAVES, DARKEST, LIGHTEST = 4, 0.0, 0.5
@@ -84,24 +89,34 @@ def readers(folder: Path, threads: str) -> dict[str, ClassifierPipeline]:
     return found
 
 
+def unseen(folder: Path, domain: str) -> Any:
+    """Return the test images of a domain."""
+    return load_dataset(folder / f"test-{domain}.parquet", channels=3)
+
+
+def picture(pipeline: TranslationPipeline, folder: Path) -> Image.Image:
+    """Return a picture of test images A, G(A), F(G(A)), then B, F(B), G(F(B))."""
+    a, b = (unseen(folder, domain).tensor(COLUMNS) for domain in "ab")
+    return sheet([a, *there_and_back(pipeline, a, "a2b"), b, *there_and_back(pipeline, b, "b2a")])
+
+
 def run(job: Row, folder: Path, threads: str, more: list[str]) -> list[Row]:
     """Train one recipe with one seed; return the numbers of both directions."""
-    out = folder / f"{job['recipe'].replace(' ', '-')}-{job['seed']}"
+    out = folder_of(job, folder)
     data = f"--dataset-a {folder}/train-a.parquet --dataset-b {folder}/train-b.parquet --channels 3"
     fields = f"{data} {RECIPES[job['recipe']]} --threads {threads} --save-every 0 --sample-every 0"
     seconds = train("translation", out, job["seed"], [*fields.split(), *more])
     pipeline, rows = TranslationPipeline.from_pretrained(out / "model"), []
+    picture(pipeline, folder).save(out / "translations.png")
     for source, target in ("ab", "ba"):
-        data_in, data_out = (load_dataset(folder / f"test-{one}.parquet", channels=3) for one in (source, target))
+        data_in, data_out = (unseen(folder, one) for one in (source, target))
         direction, x, labels = f"{source}2{target}", data_in.tensor(), data_in.labels()
-        made = pipeline(x / 2 + 0.5, direction, batch_size=100, output_type="pt").images
-        back = pipeline.cycle(x / 2 + 0.5, direction, batch_size=100, output_type="pt").images
-        grid(to_pil(torch.cat([x[:16], made[:16] * 2 - 1, back[:16] * 2 - 1])), 16).save(out / f"{direction}.png")
+        made, back = there_and_back(pipeline, x, direction)
         reader = readers(folder, threads)[target]
         real = reader(data_out.tensor() / 2 + 0.5).labels == data_out.labels()
         rows.append({
-            "direction": direction, "class_kept": float((reader(made).labels == labels).double().mean()),
-            "reader": float(real.double().mean()), "cycle_error": cycle_error(x, back * 2 - 1), "seconds": seconds,
+            "direction": direction, "class_kept": float((reader(made / 2 + 0.5).labels == labels).double().mean()),
+            "reader": float(real.double().mean()), "cycle_error": cycle_error(x, back), "seconds": seconds,
         })  # fmt: skip
     return rows
 
@@ -116,6 +131,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--parallel", type=int, default=1, help="Runs side by side.")
     parser.add_argument("--threads", default="2")
+    parser.add_argument("--figure", type=Path, help="File for the picture of the first recipe and seed.")
     parser.add_argument("fields", nargs="*", help="After --: further fields of the recipe.")
     options = parser.parse_args()
     folder: Path = options.keep
@@ -130,6 +146,10 @@ def main() -> None:
         return {"directions": run(job, folder, options.threads, options.fields)}
 
     rows = collect(jobs, work, folder / "rows.jsonl", options.parallel)
+    if options.figure is not None:
+        options.figure.parent.mkdir(parents=True, exist_ok=True)
+        first = TranslationPipeline.from_pretrained(folder_of(jobs[0], folder) / "model")
+        picture(first, folder).save(options.figure)
     numbers = ["class_kept", "reader", "cycle_error", "seconds"]
     print(table([{**row, **one} for row in rows for one in row["directions"]], ["recipe", "direction"], numbers))
 

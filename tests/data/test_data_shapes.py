@@ -195,7 +195,7 @@ def test_the_domains_differ_in_fill_and_colour_only_and_share_no_training_geomet
     assert (len(a), len(b)) == (25_000, 25_000)
     assert set(map(tuple, a.factors()[:, 1:3].tolist())) == {(0, 0)}                    # filled red
     assert set(map(tuple, b.factors()[:, 1:3].tolist())) == {(1, 4)}                    # outlined blue
-    ink_a, ink_b = ({tuple(row) for row in dataset._placed.tolist()} for dataset in (a, b))
+    ink_a, ink_b = ({tuple(row) for row in dataset.placed().tolist()} for dataset in (a, b))
     assert len(ink_a) == len(ink_b) == 25_000 and not ink_a & ink_b
 
 
@@ -212,6 +212,17 @@ def test_a_pair_of_domains_is_aligned_pixel_by_pixel():
     assert torch.equal(load_dataset("shapes:b", split="test").tensor(5), b.tensor(5))
     kept = [0, 3, 4, 5]
     assert torch.equal(describe_images(b.tensor(500))[:, kept], a.factors()[:500, kept])
+
+
+def test_another_seed_is_another_pair_of_domains_aligned_as_well():
+    a, b = domain_pair("test[:300]", 16, seed=1)
+    zero = domain_pair("test[:300]", 16)[0]
+    assert np.array_equal(translated(a.factors().numpy(), "shapes:b"), b.factors())
+    assert torch.equal(a.placed(), b.placed()) and a.fingerprint != zero.fingerprint
+    items = np.arange(50_000, 50_300)
+    assert np.array_equal(a.placed(), geometry(1, items, a.factors().numpy()))
+    assert not (a.placed() == zero.placed()).any()
+    assert 0.2 < (a.factors()[:, 3] == zero.factors()[:, 3]).double().mean() < 0.3         # drawn anew: a quarter alike
 
 
 @pytest.mark.parametrize(

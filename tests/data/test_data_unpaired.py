@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hfgen.data import load_dataset, require_batch, stretch
-from hfgen.data.unpaired import Unpaired
+from hfgen.data.shapes import domain_pair
+from hfgen.data.unpaired import Unpaired, known_pairs
 from hfgen.errors import ConfigError, DataError
 
 Write = Callable[..., Path]
@@ -137,3 +138,17 @@ def test_only_the_test_splits_of_the_drawn_domains_are_pairs() -> None:
     batch = next(dataset.batches(seed=0, batch_size=20))
     truth = {x.numpy().tobytes(): y for x, y in zip(test[0].tensor(), test[1].tensor(), strict=True)}
     assert all(torch.equal(truth[x.numpy().tobytes()], y) for x, y in zip(batch["a"], batch["b"], strict=True))
+
+
+def test_pairs_are_known_of_the_drawn_domains_with_the_same_scenes_only(folders: tuple[Path, Path]) -> None:
+    a, b = (load_dataset(f"shapes:{d}", split="test[10:30]", resolution=8) for d in "ab")
+    assert known_pairs(a, b) and known_pairs(b, a)
+    assert not known_pairs(a, a)                                               # that is no translation
+    one = load_dataset("shapes:b", split="test[11:31]", resolution=8), load_dataset("shapes:b", split="test[10:29]")
+    assert not any(known_pairs(a, other) for other in one)
+    assert not known_pairs(*(load_dataset(f"shapes:{d}", split="train[:20]") for d in "ab"))
+    drawn = domain_pair("test[10:30]", 8, seed=1)
+    assert known_pairs(*drawn) and not known_pairs(a, drawn[1])
+    every = load_dataset("shapes", split="test[10:30]", resolution=8)
+    assert not known_pairs(every, every)
+    assert not known_pairs(*(load_dataset(folders[0]) for _ in "ab"))          # of folders nobody knows

@@ -1,0 +1,74 @@
+"""What translation is trained with where nothing is said: the papers' values, those of small images, and the help."""
+
+import ast
+import inspect
+import re
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hfgen.training.translation import TranslationSettings
+from hfgen.training.translation_defaults import recommended
+
+ZHU = {"history": 50, "cycle_weight": 10.0, "identity_weight": 0.5, "paired_weight": 0.0, "adversarial_weight": 2.0,
+       "generator": "resnet", "loss": "least_squares", "gradient_penalty": 0.0, "clip": 0.0, "batch_size": 1,
+       "learning_rate": 2e-4, "discriminator_learning_rate": 2e-4, "blocks": 9, "downsamplings": 2, "width": 64,
+       "discriminator_width": 64, "discriminator_layers": 3, "discriminator_norm": "instance"}  # fmt: skip
+SIXTEEN = {"history": 50, "cycle_weight": 20.0, "identity_weight": 0.5, "blocks": 2, "downsamplings": 1, "width": 16,
+           "discriminator_width": 32, "discriminator_layers": 2, "discriminator_norm": "spectral"}  # fmt: skip
+ISOLA = {"generator": "unet", "loss": "non_saturating", "paired_weight": 100.0, "cycle_weight": 0.0, "history": 0,
+         "identity_weight": 0.0, "adversarial_weight": 1.0}  # fmt: skip
+
+
+def settings(**choices: Any) -> TranslationSettings:
+    return TranslationSettings(output_dir=Path("unused"), **choices)
+
+
+def images_of(side: int, channels: int = 3) -> Any:
+    return SimpleNamespace(shape=(3, side, side), shape_a=(3, side, side), shape_b=(channels, side, side))
+
+
+@pytest.mark.parametrize(
+    ("choices", "dataset", "expected"),
+    [
+        ({}, images_of(256), ZHU),
+        ({}, images_of(128), {**ZHU, "blocks": 6}),
+        ({}, images_of(32), SIXTEEN),
+        ({"paired": True}, images_of(256), {**ISOLA, "depth": 8, "discriminator_norm": "instance"}),
+        ({"paired": True}, images_of(48), {**ISOLA, "depth": 4, "discriminator_norm": "spectral"}),
+        ({}, images_of(64, channels=1), {"identity_weight": 0.0, "cycle_weight": 10.0}),
+        ({"loss": "hinge"}, images_of(256), {"discriminator_norm": "spectral", "adversarial_weight": 1.0}),
+        ({"loss": "wasserstein"}, images_of(32), {"discriminator_norm": "none", "clip": 0.01}),
+        ({"loss": "wasserstein_gp"}, images_of(32), {"discriminator_norm": "layer", "gradient_penalty": 10.0}),
+        ({"loss": "relativistic"}, images_of(256), {"discriminator_norm": "instance", "clip": 0.0}),
+        ({"learning_rate": 3e-4, "blocks": 1}, images_of(32), {"discriminator_learning_rate": 3e-4, "blocks": 1}),
+    ],
+)  # fmt: skip
+def test_what_is_recommended_is_the_papers_or_fits_small_images_and_the_help_says_it(
+    choices: dict[str, Any], dataset: Any, expected: dict[str, Any]
+) -> None:
+    found = recommended(settings(**choices), dataset)
+    assert {name: getattr(found, name) for name in expected} == expected
+    told = help_of_open_fields()
+    shared = {"learning_rate", "batch_size", "max_steps", "depth", "discriminator_learning_rate"}
+    for name in expected.keys() - shared - choices.keys():
+        value = expected[name]
+        assert (value if isinstance(value, str) else f"{value:g}") in told[name], name
+
+
+def help_of_open_fields() -> dict[str, set[str]]:
+    """Return the words behind "by default" in the help of each field of this recipe that is recommended."""
+    (cls,) = ast.parse(inspect.getsource(TranslationSettings)).body
+    assert isinstance(cls, ast.ClassDef)
+    found = {}
+    for field, text in pairwise(cls.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(field.target, ast.Name):
+            told = ast.literal_eval(text.value).partition("by default")[2]
+            found[field.target.id] = set(re.findall(r"[\w.]*\w", told))
+    needed = {name for name, value in vars(recommended(settings(), images_of(32))).items() if value is not None}
+    open_ = {name for name in TranslationSettings.__annotations__ if getattr(TranslationSettings, name) is None}
+    assert all(found[name] for name in needed & open_), found
+    return found
