@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from hfgen.errors import ConfigError, exit_code_of
 
@@ -16,6 +17,7 @@ RECIPE_HELP = f"One of: {', '.join(RECIPES)}"
 
 METRICS_HELP = "Of frechet,kid,prdc,diversity,likelihood,usefulness,privacy,cost; by default all but usefulness."
 NUMBER_HELP = "Samples; by default as many as there are real images, at most 10,000."
+STOCK_HELP = "stock:MODEL is read by diffusers itself"
 EVALUATION_HELP = "FILE.json; by default evaluation.json in the run folder, which the model's card then shows."
 
 
@@ -117,6 +119,26 @@ def publish(
     raise typer.Exit(exit_code_of(command))
 
 
+class Judging(TyperCommand):
+    """A command whose --resolution takes one number or two, as that of training does."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Return what is left of the words, the numbers after --resolution taken as one."""
+        words = list(args)
+        for i, word in enumerate(words):
+            if word == "--resolution" and all(number.isdigit() for number in words[i + 1 : i + 3]) and words[i + 2 :]:
+                words[i + 1 : i + 3] = [" ".join(words[i + 1 : i + 3])]
+        return super().parse_args(ctx, words)
+
+
+def size_of(text: str) -> int | tuple[int, ...]:
+    """Return the side, or height and width, that are written in a text."""
+    numbers = tuple(int(word) for word in text.split())
+    if len(numbers) not in (1, 2):
+        raise ValueError(text)
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 Dataset = Annotated[str, typer.Option(help="Real data, as for hfgen train.")]
 Split = Annotated[str, typer.Option(help="Split of it, such as train[:80%].")]
 Metrics = Annotated[str | None, typer.Option(help=METRICS_HELP)]
@@ -132,20 +154,29 @@ Seed = Annotated[int, typer.Option(help="Sample i is a function of the model, th
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples that are made at once.")]
 Resamples = Annotated[int | None, typer.Option(min=2, help="Of the bootstrap; by default 1,000, or fewer.")]
 LikelihoodImages = Annotated[int, typer.Option(min=2, help="Real images for a diffusion model's likelihood.")]
-Resolution = Annotated[int | None, typer.Option(help="Side of the real images; by default as they are.")]
+Neighbours = Annotated[int, typer.Option(min=1, help="k of precision, recall, density and coverage.")]
+ImportanceSamples = Annotated[int, typer.Option(min=1, help="Draws of z for each image's likelihood, of VAEs.")]
+ClassifierSteps = Annotated[int, typer.Option(min=1, help="Of each classifier that usefulness trains.")]
+Resolution = Annotated[
+    Any, typer.Option(parser=size_of, metavar="SIDE | HEIGHT WIDTH", help="Of the real images; by default as they are.")
+]
 Channels = Annotated[int | None, typer.Option(help="Their channels: 1, 3 or 4.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images; found by its type.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels; none: take them as unlabelled.")]
 CaptionColumn = Annotated[str | None, typer.Option(help="Column of captions, for models that read them.")]
+Background = Annotated[str, typer.Option(help="Colour under transparent pixels.")]
+SkipBadImages = Annotated[bool, typer.Option("--skip-bad-images", help="Leave out files that cannot be decoded.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute everything anew, and keep nothing.")]
-JUDGED = ("resolution", "channels", "image_column", "label_column", "caption_column")
+JUDGED = (
+    "resolution", "channels", "image_column", "label_column", "caption_column", "background", "skip_bad_images",
+)  # fmt: skip
 """What `evaluate` and `compare` share, and those of it that say how the real data are read."""
 
 
-@app.command()
+@app.command(cls=Judging)
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder or a Hub id.")],
+    model: Annotated[str, typer.Argument(help=f"A run folder, a model folder or a Hub id; {STOCK_HELP}.")],
     dataset: Dataset,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=EVALUATION_HELP)] = None,
     split: Split = "train",
@@ -162,11 +193,16 @@ def evaluate(
     batch_size: BatchSize = 64,
     resamples: Resamples = None,
     likelihood_images: LikelihoodImages = 64,
+    neighbours: Neighbours = 5,
+    importance_samples: ImportanceSamples = 100,
+    classifier_steps: ClassifierSteps = 500,
     resolution: Resolution = None,
     channels: Channels = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     caption_column: CaptionColumn = None,
+    background: Background = "white",
+    skip_bad_images: SkipBadImages = False,
     no_cache: NoCache = False,
 ) -> None:
     """Measure a model against real data: quality, diversity, likelihood, memorisation, cost; intervals and floors.
@@ -186,10 +222,10 @@ def evaluate(
     raise typer.Exit(exit_code_of(command))
 
 
-@app.command()
+@app.command(cls=Judging)
 def compare(
     context: typer.Context,
-    models: Annotated[list[str], typer.Argument(help="Run folders, model folders or Hub ids.")],
+    models: Annotated[list[str], typer.Argument(help=f"Run folders, model folders or Hub ids; {STOCK_HELP}.")],
     dataset: Dataset,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.md, report.json and pictures.")],
     split: Split = "train",
@@ -206,11 +242,16 @@ def compare(
     batch_size: BatchSize = 64,
     resamples: Resamples = None,
     likelihood_images: LikelihoodImages = 64,
+    neighbours: Neighbours = 5,
+    importance_samples: ImportanceSamples = 100,
+    classifier_steps: ClassifierSteps = 500,
     resolution: Resolution = None,
     channels: Channels = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     caption_column: CaptionColumn = None,
+    background: Background = "white",
+    skip_bad_images: SkipBadImages = False,
     no_cache: NoCache = False,
 ) -> None:
     """Put models side by side, by the same data, seed and features, in a report with plots. Nothing is trained.

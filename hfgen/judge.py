@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hfgen import hub
 from hfgen.errors import ConfigError
 from hfgen.judging.evaluator import Evaluator
 from hfgen.judging.processes import finish, is_first
 from hfgen.judging.report import Report, require_matplotlib, unique_names, write_report
 from hfgen.judging.result import Evaluation
 from hfgen.judging.settings import Settings, known_groups
-from hfgen.judging.subject import open_subject
+from hfgen.judging.subject import Subject, open_subject
 from hfgen.staging import run_of
 
 __all__ = ["Evaluation", "Report", "compare", "evaluate"]
@@ -120,18 +119,19 @@ def compare(
         dataset, asked, split=split, held_out=held_out, held_out_split=held_out_split, cache=cache, progress=progress,
         **(data_options or {}),
     )  # fmt: skip
-    for model in named.values():                                            # a typing mistake is told before the work
-        if isinstance(model, str | Path):
-            hub.resolve(model)
-    found = []
-    for name, model in named.items():
-        subject = open_subject(model)
-        subject.name = name if isinstance(name, str) else subject.name
-        found.append(judge(subject, lenient=True))
-    report = Report(unique_names(found))
+    for name, model in named.items():                                  # what is impossible is told before the work;
+        judge.asking(_named(name, model), lenient=True)                # one model at a time is in memory
+    report = Report(unique_names([judge(_named(name, model), lenient=True) for name, model in named.items()]))
     if judge.processes.first:
         write_report(report, folder)
     return report
+
+
+def _named(name: Any, model: Any) -> Subject:
+    """Return what is judged, under a name that is a text."""
+    subject = open_subject(model)
+    subject.name = name if isinstance(name, str) else subject.name
+    return subject
 
 
 def evaluate_to(model: str, dataset: str, output: Path | None, **settings: Any) -> str:

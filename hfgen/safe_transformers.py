@@ -42,14 +42,44 @@ def load_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None =
     """
     path = folder / CONFIG
     settings = check_model_settings(path, cls, read_json(path))
+    return _filled(path, cls, settings, weight_files(folder, TRANSFORMERS_WEIGHTS, variant), dtype)
+
+
+def load_half(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
+    """Return the network of class `cls` that the whole CLIP model saved in `folder` has for texts, or for images.
+
+    Old files list for each half the settings that any model of their day had: only those of `cls` are read, and of the
+    weights only its own. Raises as `load_model`.
+    """
+    path, key = folder / CONFIG, cls.config_class.base_config_key
+    config = read_json(path)
+    half = config.get(key)
+    if config.get("architectures") != ["CLIPModel"] or not isinstance(half, dict):
+        raise ConfigError(f"{path}: 'architectures' must be ['CLIPModel'] and {key!r} an object, found "
+                          f"{config.get('architectures')!r} and {type(half).__name__}")
+    given = {name: value for name, value in half.items() if name in _settings(cls)}
+    given |= {name: config[name] for name in ("projection_dim",) if name in config}
+    given |= {"architectures": [cls.__name__], "model_type": cls.config_class.model_type}
+    files = weight_files(folder, TRANSFORMERS_WEIGHTS)
+    return _filled(path, cls, check_model_settings(path, cls, given), files, dtype, own=True)
+
+
+def _filled(
+    path: Path, cls: Any, settings: dict[str, Any], files: list[Path], dtype: torch.dtype, own: bool = False
+) -> Any:
+    """Return the network of checked settings with the weights in `files`, of which those that are its `own` only."""
 
     def make() -> Any:
         return cls(cls.config_class.from_dict(dict(settings)))
 
     build(path, lambda: cls.config_class.from_dict(dict(settings)))  # wrong types, before any layer
     net = build_without_memory(path, make)
-    files = weight_files(folder, TRANSFORMERS_WEIGHTS, variant)
-    return fill(path, net, make, files, _renamer(net, read_weights(files, shape_of).keys()), dtype)
+    rename, keys = _renamer(net, read_weights(files, shape_of).keys()), net.state_dict().keys()
+
+    def renamed(found: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in rename(found).items() if key in keys or not own}
+
+    return fill(path, net, make, files, renamed, dtype)
 
 
 def load_tokenizer(folder: Path, cls: Any) -> Any:
@@ -161,7 +191,8 @@ def _numbers(value: Any) -> Iterator[int | float]:
 def _renamer(net: Any, stored: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return what turns keys of transformers' files into those of `net`, which its newer releases call otherwise.
 
-    transformers renames on the way out, and a renamed tensor is still the same object: that tells which is which.
+    transformers renames on the way out, and a renamed tensor is still the same object: that tells which is which. The
+    halves of CLIP are saved as in the whole, `text_model.` in front; tables that are computed now were once stored.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -170,4 +201,9 @@ def _renamer(net: Any, stored: Any) -> Callable[[dict[str, Any]], dict[str, Any]
         return dict
     owner = {id(tensor): key for key, tensor in state.items()}
     names = {old: owner[id(tensor)] for old, tensor in revert_weight_conversion(net, dict(state)).items()}
-    return lambda found: {names.get(key, key): value for key, value in found.items()}
+    computed = {name for name, _ in net.named_buffers()} - state.keys()
+    if half := net.config_class.base_config_key:
+        prefix = half.removesuffix("config") + "model."
+        names |= {prefix + key: key for key in (*state, *computed) if not key.startswith(prefix)}
+    pairs = {key: names.get(key, key) for key in stored}
+    return lambda found: {pairs[key]: value for key, value in found.items() if pairs[key] not in computed}

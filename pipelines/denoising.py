@@ -159,6 +159,9 @@ class DenoisingPipeline(Pipeline):
             raise ConfigError(f"guidance_scale must be 1: this model was not trained without conditions, got {scale}")
         if prompt is None and self.text_encoder is not None and not null:
             raise ConfigError("prompt must be given: this model was not trained without texts")
+        if negative is not None and scale == 1 and self.text_encoder is not None:
+            hint = "" if null else ", which this model, never trained without conditions, cannot have"
+            raise ConfigError(f"negative_prompt: needs a guidance_scale other than 1{hint}; got {negative!r}")
         if prompt is None and negative is None and labels is None:
             scale = 1.0                                    # nothing to lead to or away from: u + w (u - u) = u, at once
         told: dict[str, Tensor | None] = {}

@@ -59,7 +59,7 @@ def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
         if not 0 <= value <= high:
             raise ConfigError(f"{name} must be a number in [0, {high:g}], got {value!r}")
     pair = isinstance(interval, list | tuple) and len(interval) == 2
-    numbers = pair and all(isinstance(end, int | float) for end in interval)
+    numbers = pair and all(isinstance(end, int | float) and not isinstance(end, bool) for end in interval)
     if not numbers or not 0 <= interval[0] <= interval[1] <= 1:
         raise ConfigError(f"guidance_interval must be (low, high) with 0 <= low <= high <= 1, got {interval!r}")
 

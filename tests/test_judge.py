@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 import hfgen
 from hfgen.data import load_dataset
 from hfgen.judging import collect
+from hfgen.judging.processes import Processes
+from hfgen.metrics.features import load_extractor
 from tests.judged import QUICK, Given, digits_classifier, shares
 
 
@@ -117,6 +120,44 @@ def test_features_beyond_memory_leave_the_same_frechet_distance(monkeypatch: pyt
     row = found.metrics["frechet"]
     assert row["value"] == pytest.approx(whole["value"], rel=1e-7) and row["low"] is None
     assert row["interval"] == "none: only 200 of 400 features fit in memory" and found.samples["features"] == 200
+    assert row["used"] == {"samples": 400, "real": 800}
+
+
+def test_metrics_of_the_features_that_fit_in_memory_say_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, data, held_out = shares(800, 400, 300)
+    settings: dict[str, Any] = {"metrics": "kid,prdc,privacy", "num_samples": 400, "held_out": held_out, **QUICK}
+    names = ["kid", "precision", "recall", "density", "coverage"]
+    near = ["near_copies", "nearest_distance", "memorisation_ratio"]
+    for fitting, used in ((1000, (400, 800, 300)), (200, (200, 200, 200))):
+        monkeypatch.setattr(collect, "FEATURE_BYTES", fitting * 64 * 4)
+        found = hfgen.evaluate(Given(data.tensor()), real, cache=False, **settings)
+        for name in names:
+            assert found.metrics[name]["used"] == dict(zip(("samples", "real"), used[:2], strict=True))
+        for name in near:
+            assert found.metrics[name]["used"] == dict(zip(("samples", "real", "held_out"), used, strict=True))
+        assert ("400 samples (features of 200 kept)" in found.table()) == (fitting == 200)
+
+
+def test_what_stays_of_the_samples_does_not_grow_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "FEATURE_BYTES", 300 * 64 * 4)
+    monkeypatch.setattr(collect, "IMAGE_BYTES", 100 * 64 * 4)
+    made: list[weakref.ref[torch.Tensor]] = []
+    most = []
+
+    def make(rows: range) -> torch.Tensor:
+        most.append(sum(one() is not None for one in made))
+        items = torch.rand(len(rows), 1, 8, 8)
+        made.append(weakref.ref(items))
+        return items
+
+    collector = collect.Collector(load_extractor("pixels"), None, (1, 8, 8), Processes(), progress=False)
+    sizes = []
+    for count in (320, 3200):
+        found = collector(make, [range(i, i + 32) for i in range(0, count, 32)], "", keep_images=True)
+        assert found is not None and found.count == count and found.moments is not None
+        sizes.append({name: tuple(tensor.shape) for name, tensor in found.packed().items()})
+    assert sizes[0] == sizes[1] and sizes[1]["features"] == (300, 64) and sizes[1]["images"] == (100, 1, 8, 8)
+    assert max(most) <= 1                                                               # the batch before, at most
 
 
 def test_few_real_images_gain_from_a_model_of_classes_and_useless_ones_say_why() -> None:
@@ -142,6 +183,18 @@ def test_few_real_images_gain_from_a_model_of_classes_and_useless_ones_say_why()
     }  # fmt: skip
     plain = hfgen.evaluate(Given(data.tensor()), real, **settings)
     assert plain.metrics == {} and plain.none == {"usefulness": "the model must make classes, and the data have labels"}
+
+
+def test_long_groups_show_how_far_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    model: Any = hfgen.VAEPipeline(hfgen.VAE(8, 1, hidden=(4,), latent_dim=2, num_classes=10).eval())
+    settings: dict[str, Any] = {"metrics": "likelihood,usefulness", "split": "train[:300]", "num_samples": 40}
+    settings |= {"held_out_split": "train[300:400]", "classifier_steps": 1, "importance_samples": 2, "resamples": 20}
+    hfgen.evaluate(model, "digits", **settings, cache=False)
+    shown = capsys.readouterr().err
+    for title in ("log_likelihood:", "classifiers of 40 images:", "classifiers of 100 + 40 images:"):
+        assert title in shown
+    hfgen.evaluate(model, "digits", **settings, cache=False, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_no_warning_is_given_for_a_model_that_draws_from_the_global_generator() -> None:

@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 from typer.testing import CliRunner
 
 import hfgen
@@ -14,6 +16,7 @@ from hfgen.card_run import read_run
 from hfgen.cli import app
 from hfgen.data import load_dataset
 from hfgen.judging import cache as cache_module
+from hfgen.judging import evaluator, groups
 from hfgen.judging.cache import Cache, key_of
 from tests.cards import MAKERS, make_run
 from tests.judged import QUICK, Given
@@ -62,6 +65,51 @@ def test_another_question_is_another_entry_and_a_known_part_of_it_is_not_compute
     before = model.calls
     hfgen.evaluate(model, "digits", metrics="frechet", **SETTINGS)
     assert model.calls == before + 100
+
+
+def test_intervals_from_the_cache_are_those_of_the_resamples_asked_for() -> None:
+    torch.manual_seed(0)
+    vae: Any = hfgen.VAEPipeline(hfgen.VAE(8, 1, hidden=(8,), latent_dim=2, num_classes=10).eval())
+    few = {"likelihood_images": 10, "resamples": 20, "importance_samples": 2, "classifier_steps": 1}
+    data: dict[str, Any] = {"split": "train[:300]", "held_out_split": "train[300:400]", "num_samples": 40}
+    every, found = "frechet,kid,prdc,likelihood,usefulness,privacy", set[str]()
+    for model, metrics in ((vae, every), (MAKERS["DDPMPipeline"](), "likelihood")):
+        asked: dict[str, Any] = {**data, "metrics": metrics, "progress": False}
+        before = hfgen.evaluate(model, "digits", **asked, **few).metrics
+        more = {**few, "resamples": 50}
+        after = hfgen.evaluate(model, "digits", **asked, **more).metrics
+        assert after == hfgen.evaluate(model, "digits", **asked, **more, cache=False).metrics
+        found |= {name for name, row in after.items() if "low" in row and row["high"] != before[name]["high"]}
+    wanted = {"frechet", "kid", "memorisation_ratio", "elbo", "log_likelihood", "bound_bits_per_dim"}
+    assert wanted | {"ode_bits_per_dim"} <= found
+
+
+def test_a_group_that_reads_a_setting_which_its_key_lacks_cannot_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for group, settings in groups.DEPENDS.items():
+        if "resamples" not in settings:
+            continue
+        monkeypatch.setitem(evaluator.DEPENDS, group, tuple(one for one in settings if one != "resamples"))
+        model: Any = MAKERS["VAEPipeline"]()
+        with pytest.raises(AttributeError, match="resamples"):
+            hfgen.evaluate(model, "digits", metrics=group, **SETTINGS)
+
+
+def test_other_versions_of_what_computes_are_other_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {key_of("frechet")}
+    for package in (hfgen, torch, diffusers, transformers):
+        monkeypatch.setattr(package, "__version__", "0.0.1")
+        keys.add(key_of("frechet"))
+    assert len(keys) == 5
+
+
+def test_the_seconds_of_another_machine_are_not_those_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Counted()
+    calls = []
+    for name in ("this processor", "this processor", "another processor"):
+        monkeypatch.setattr(evaluator, "device_name", lambda device, name=name: name)
+        hfgen.evaluate(model, "digits", metrics="cost", **SETTINGS)
+        calls.append(model.calls)
+    assert calls[0] == calls[1] < calls[2]
 
 
 def test_changed_weights_or_settings_of_a_pipeline_change_its_entry() -> None:

@@ -100,5 +100,30 @@ def test_a_missing_model_is_told_before_another_is_sampled(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no such folder, and not a Hub id"):
         hfgen.compare([model, tmp_path / "no" / "such" / "model"], "digits", tmp_path / "out", **FEW)
     assert model.calls == 0
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="compare needs at least one model"):
         hfgen.compare([], "digits", tmp_path / "out")
+
+
+def large() -> Any:
+    return hfgen.GANPipeline(hfgen.DCGANGenerator(resolution=(16, 8), channels=1, width=4, latent_dim=4).eval())
+
+
+@pytest.mark.parametrize(("second", "settings", "message"), [
+    (MAKERS["GANPipeline of classes"], {}, "second makes 3 classes, digits has 10"),
+    (MAKERS["DDPMPipeline of text"], {}, "second reads captions, and digits gives none"),
+    (MAKERS["DDPMPipeline"], {"num_steps": 9}, "second: num_steps must be an int in .1, 5., got 9"),
+    (MAKERS["DDPMPipeline"], {"sampler": "euler"}, "second: sampler must be one of ddpm, "),
+    (MAKERS["DDPMPipeline of points"], {}, "second makes 2, digits is 1x8x8"),
+    (MAKERS["LatentDiffusionPipeline"], {}, "second makes 3x8x8, digits is 1x8x8; load .* --resolution 8 --channels 3"),
+    (lambda: hfgen.VAEPipeline(hfgen.VAE((4, 8), 1)), {}, "second makes 1x4x8, .* --resolution 4 8 --channels 1"),
+    (large, {}, "second makes 1x16x8, .* --resolution 16 8 --channels 1"),
+    (MAKERS["ClassifierPipeline"], {}, "second: ClassifierPipeline makes no samples from noise alone"),
+])  # fmt: skip
+def test_nothing_is_sampled_where_a_later_model_is_impossible(
+    second: Any, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    first = Given(load_dataset("digits").tensor())
+    with pytest.raises(ConfigError, match=message):
+        hfgen.compare({"first": first, "second": second()}, "digits", tmp_path / "out", **FEW, **settings)
+    assert first.calls == 0 and not (tmp_path / "out").exists()

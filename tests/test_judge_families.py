@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers import DDPMPipeline as StockPipeline
 from diffusers import DDPMScheduler as StockScheduler
-from diffusers import UNet2DModel
 from PIL import Image
 
 import hfgen
@@ -137,6 +137,41 @@ def test_a_stock_diffusers_pipeline_is_judged_and_equals_its_own_samples(digits:
     for name in ("frechet", "kid"):
         assert loaded.metrics[name]["value"] == pytest.approx(found.metrics[name]["value"], abs=1e-3)
     assert "bound_bits_per_dim" in loaded.metrics
+
+
+def test_a_folder_that_only_diffusers_loads_is_judged_where_it_is_asked_to(digits: Any, tmp_path: Path) -> None:
+    net = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    pipeline: Any = DDIMPipeline(net, DDIMScheduler(num_train_timesteps=20))
+    pipeline.save_pretrained(tmp_path / "ddim")
+    with pytest.raises(ConfigError, match="DDIMPipeline', which hfgen does not load"):
+        hfgen.evaluate(tmp_path / "ddim", digits, **FEW)
+    found = hfgen.evaluate(f"stock:{tmp_path / 'ddim'}", digits, num_steps=3, **FEW)
+    assert (found.model, found.family) == ("ddim", "DDIMPipeline")
+    expected = hfgen.evaluate(pipeline, digits, num_steps=3, **FEW)
+    assert found.metrics["frechet"]["value"] == expected.metrics["frechet"]["value"]
+    with pytest.raises(ConfigError, match=r"^stock:.*nowhere: diffusers cannot load it \(\S.*\)$"):
+        hfgen.evaluate(f"stock:{tmp_path / 'nowhere'}", digits, **FEW)
+
+
+def test_a_foreign_pipeline_is_asked_with_the_captions_of_the_data_alone() -> None:
+    data = load_dataset("shapes", split="train[:64]", resolution=8, caption_column="caption", label_column="none")
+    captions, pixels = data.captions, data.tensor() / 2 + 0.5  # type: ignore[attr-defined]
+    assert captions is not None
+    asked: list[list[str]] = []
+
+    def model(prompt: list[str], num_inference_steps: int = 7) -> tuple[Any, None]:
+        asked.append(prompt)
+        return pixels[[captions.index(text) for text in prompt]], None
+
+    found = hfgen.evaluate(model, data, metrics="frechet", num_samples=40, num_steps=3, batch_size=16, **QUICK)
+    order = stretch(derive_seed(0, "conditions"), 64, 0, 40)[1]
+    assert [len(batch) for batch in asked] == [16, 16, 8]
+    assert [text for batch in asked for text in batch] == [captions[i] for i in order]
+    assert found.samples["conditions"] == "captions of the data"
+    assert found.samples["told"] == {"num_inference_steps": 3} and found.metrics["frechet"]["value"] > 0
 
 
 def test_pil_images_arrays_and_bytes_are_understood_and_other_answers_refused(digits: Any) -> None:

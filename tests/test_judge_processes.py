@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import hfgen
 from tests.cards import MAKERS
@@ -43,6 +44,29 @@ def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     one = hfgen.evaluate(model, "digits", cache=False, progress=False, **settings).to_dict()
     assert two.pop("processes") == 2 and one.pop("processes") == 1
     assert len(one["metrics"]) >= 10 and close(one, two)
+
+
+def test_two_processes_compare_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    models = [tmp_path / name for name in ("GANPipeline", "DDPMPipeline")]
+    for model in models:
+        torch.manual_seed(0)
+        MAKERS[model.name]().save_pretrained(model)
+    words = "--num-samples 40 --batch-size 8 --num-steps 2 --resamples 20 --metrics frechet,prdc,privacy".split()
+    where = ["--dataset", "digits", "-o", str(tmp_path / "two")]
+    done = launched(tmp_path, "-m", "hfgen.cli", "compare", *map(str, models), *where, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1                                         # the first process writes
+    settings: dict[str, Any] = {"num_samples": 40, "batch_size": 8, "num_steps": 2, "resamples": 20}
+    settings |= {"metrics": "frechet,prdc,privacy", "cache": False, "progress": False}
+    one = hfgen.compare(models, "digits", tmp_path / "one", **settings).to_dict()
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert [row.pop("processes") for row in two["models"]] == [2, 2] and len(one["models"]) == 2
+    for row in one["models"]:
+        row.pop("processes")
+    assert close(json.loads(json.dumps(one)), two)
+    names = [{path.name for path in (tmp_path / folder).iterdir()} for folder in ("one", "two")]
+    assert names[0] == names[1] and len(names[0]) >= 6
 
 
 SCRIPT = """

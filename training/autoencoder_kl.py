@@ -33,6 +33,7 @@ from hfgen.safe_files import read_weights, tensor_of
 from hfgen.training import run
 from hfgen.training.autoencoder_kl_game import Game, starting_step
 from hfgen.training.evaluation import batches_of, held_out
+from hfgen.training.latent_data import mean_and_variance
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.settings import Settings, filled
 
@@ -161,18 +162,10 @@ def first_batches(dataset: Dataset, s: AutoencoderKLSettings) -> Iterator[Batch]
 
 @torch.no_grad()
 def shift_and_scale(vae: AutoencoderKL, batches: Iterator[Batch]) -> tuple[float, float]:
-    """Return the mean and 1 / standard deviation of z ~ q(z|x), over all images, channels and positions.
-
-    Var z = E mu^2 + E sigma^2 - (E mu)^2, so that nothing has to be drawn.
-    """
-    mean = square = torch.zeros((), dtype=torch.float64)
-    count = 0
-    for batch in batches:
-        posterior = vae.posterior(batch["x"].to(vae.device))
-        mu, std = posterior.mean.double().cpu(), posterior.std.double().cpu()
-        mean, square, count = mean + mu.sum(), square + (mu.square() + std.square()).sum(), count + mu.numel()
-    shift = float(mean / count)
-    return shift, float((square / count - shift**2).clamp_min(1e-12).rsqrt())
+    """Return the mean and 1 / standard deviation of z ~ q(z|x), over all images, channels and positions."""
+    posteriors = (vae.posterior(batch["x"].to(vae.device)) for batch in batches)
+    mean, variance = mean_and_variance((q.mean, q.std) for q in posteriors)
+    return mean, max(variance, 1e-12) ** -0.5
 
 
 @torch.no_grad()
@@ -183,13 +176,11 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
     scale hold for these images too.
     """
     error, vae = 0.0, cast(Any, net)
-    shift, scale = shift_and_scale(vae, batches_of(dataset))
-    mean = (shift - (vae.config["shift_factor"] or 0.0)) * vae.config["scaling_factor"]
+    mean, variance = mean_and_variance(vae.to_moments(batch["x"].to(vae.device)) for batch in batches_of(dataset))
     for batch in batches_of(dataset):
         x = batch["x"]
         error += float((vae(x.to(vae.device)).sample.float().cpu() - x).double().square().mean((1, 2, 3)).sum())
-    std = vae.config["scaling_factor"] / scale
-    return {"eval_psnr": decibels(error / len(dataset)), "eval_latent_mean": mean, "eval_latent_std": std}
+    return {"eval_psnr": decibels(error / len(dataset)), "eval_latent_mean": mean, "eval_latent_std": variance**0.5}
 
 
 @torch.no_grad()

@@ -3,15 +3,19 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen import hub
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
-from hfgen.models.text import build_text_encoder, build_tokenizer, load_text, token_ids
+from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.safe_files import read_json
+from hfgen.safe_transformers import CONFIG, load_half, load_model, load_tokenizer
 from hfgen.training import run
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch
@@ -49,9 +53,26 @@ def open_dataset(settings: ConditionSettings) -> Dataset:
     for name in ("caption_column", "text_encoder"):
         if getattr(s, name) is not None and not s.captions:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)} needs --captions")
+    for name, least in (("text_width", 1), ("text_layers", 1), ("max_words", 0)):
+        if getattr(s, name) < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(s, name)}")
     if s.captions and s.streaming:
         raise ConfigError("--streaming: captions are read before training, all of them; leave it out")
     return run.open_dataset(s, caption_column=(s.caption_column or "caption") if s.captions else None)
+
+
+def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Return text encoder and tokenizer of a pipeline or a run, or of a folder or a Hub id that is a CLIP model alone.
+
+    That may be the text encoder or the whole CLIP, with its tokenizer. Texts are padded and cut to what the encoder has
+    positions for. Raises as `hub.resolve_component` and `safe_transformers`.
+    """
+    home, words = (hub.resolve_component(model, part) for part in ("text_encoder", "tokenizer"))
+    whole = read_json(home / CONFIG).get("model_type") == "clip"
+    encoder: CLIPTextModel = (load_half if whole else load_model)(home, CLIPTextModel, torch.float32)
+    tokenizer: CLIPTokenizer = load_tokenizer(words, CLIPTokenizer)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    return encoder, tokenizer
 
 
 class Conditions:
@@ -81,11 +102,11 @@ class Conditions:
     def _build_text(self) -> nn.Module:
         s = self.settings
         if s.text_encoder is not None:
-            encoder, self.tokenizer = load_text(*(str(hub.resolve_component(s.text_encoder, part))
-                                                  for part in ("text_encoder", "tokenizer")))  # fmt: skip
+            encoder, self.tokenizer = load_text(s.text_encoder)
             return encoder.requires_grad_(False)
         self.tokenizer, self.trained = build_tokenizer(self.captions, s.max_words), ("text_encoder",)
-        return build_text_encoder(self.tokenizer, s.text_width, s.text_layers, max(1, s.text_width // 32))
+        heads = max(n for n in range(1, max(1, s.text_width // 32) + 1) if s.text_width % n == 0)
+        return build_text_encoder(self.tokenizer, s.text_width, s.text_layers, heads)
 
     def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Return what the network is told of each sample; of some, at random, nothing."""

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from hfgen.models.autoencoder_kl import AutoencoderKL
 SHARD, AT_ONCE = 4096, 128
 """Images in a file, after each of which an interrupted encoding goes on; images that are encoded at once."""
 
+OFF = 0.05
+"""How far the mean of all latents may be from 0, and their variance from 1, before a run warns."""
+
 Part = tuple[Tensor, Tensor]
-"""Means and standard deviations of the latents in a file."""
+"""Means and standard deviations of latents."""
 
 
 class Latents(Dataset):
@@ -71,7 +76,8 @@ def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> La
     """Return the latents of all images of `source`, which is not to mirror any, from the files in `folder`.
 
     What is missing there, cut short, or not as it was written, is encoded first, by one process. Files that belong to
-    other images, or to an autoencoder with other weights, are a CheckpointError.
+    other images, or to an autoencoder with other weights, are a CheckpointError. Warns where the latents are not of
+    mean 0 and variance 1, as of an autoencoder that was measured on other images.
     """
     key = fingerprint_of("latents", source.fingerprint, weights_hash(vae), flip)
     parts = []
@@ -84,6 +90,8 @@ def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> La
                 part = _encode(source, vae, flip, start)
                 _write(_file(folder, start), part, key)
             parts.append(part)
+    if PartialState().is_main_process:
+        _check_standard(source.name, parts)
     mean, std = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Latents(source, mean, std, key)
 
@@ -97,11 +105,38 @@ def load_autoencoder(model: str) -> AutoencoderKL:
 
 
 def weights_hash(vae: AutoencoderKL) -> str:
-    """Return the sha256 of all weights and settings of an autoencoder."""
-    digest = hashlib.sha256(json.dumps(json.loads(vae.to_json_string()), sort_keys=True).encode())
+    """Return the sha256 of all weights and settings of an autoencoder, whatever version of a library it is from."""
+    settings = {key: value for key, value in json.loads(vae.to_json_string()).items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def mean_and_variance(parts: Iterable[Part]) -> tuple[float, float]:
+    """Return mean and variance of z ~ N(mu, sigma^2), given in parts (mu, sigma), over all its numbers.
+
+    Var z = E mu^2 + E sigma^2 - (E mu)^2, so that nothing has to be drawn.
+    """
+    mean = square = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for part in parts:
+        mu, sigma = (tensor.cpu().double() for tensor in part)
+        mean, square, count = mean + mu.sum(), square + mu.square().sum() + sigma.square().sum(), count + mu.numel()
+    return float(mean / count), max(0.0, float(square / count - (mean / count) ** 2))
+
+
+def _check_standard(name: str, parts: list[Part]) -> None:
+    """Warn unless the latents have mean 0 and variance 1, which their diffusion starts from."""
+    chunks = (chunk for part in parts for chunk in zip(*(tensor.split(AT_ONCE) for tensor in part), strict=True))
+    mean, variance = mean_and_variance(chunks)
+    if abs(mean) > OFF or abs(variance - 1) > OFF:
+        warnings.warn(
+            f"{name}: the latents have mean {mean:.3f} and variance {variance:.3f}, not 0 and 1: shift_factor and "
+            "scaling_factor in the autoencoder's config.json are not those of these images",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()
@@ -109,12 +144,12 @@ def _encode(source: Dataset, vae: AutoencoderKL, flip: bool, start: int) -> Part
     """Return means and standard deviations of up to 4,096 images, (n, F, D, h, w), as diffusion takes them."""
     means, stds = [], []
     stop = min(start + SHARD, len(source))
-    scale = vae.normalise(torch.ones(1, vae.config["latent_channels"], 1, 1)) - vae.normalise(torch.zeros(1, 1, 1, 1))
     for first in range(start, stop, AT_ONCE):
         x = _rows(source, first, min(first + AT_ONCE, stop))["x"]
-        copies = [vae.posterior(one.to(vae.device)) for one in ([x, x.flip(-1)] if flip else [x])]
-        means.append(torch.stack([vae.normalise(q.mean).float().cpu() for q in copies], 1))
-        stds.append(torch.stack([q.std.float().cpu() * scale for q in copies], 1))
+        copies = [vae.to_moments(one.to(vae.device)) for one in ([x, x.flip(-1)] if flip else [x])]
+        mean, std = (torch.stack(sides, 1).float().cpu() for sides in zip(*copies, strict=True))
+        means.append(mean)
+        stds.append(std)
     return torch.cat(means), torch.cat(stds)
 
 

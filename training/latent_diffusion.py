@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import torch
 from accelerate import PartialState
 
-from hfgen.data.dataset import Dataset
+from hfgen.data.dataset import Dataset, require_batch
 from hfgen.data.images import Images
 from hfgen.errors import ConfigError
 from hfgen.losses.diffusion import PredictionType
@@ -27,7 +28,9 @@ from hfgen.training.ddpm import DDPMSettings, Denoising, network, optimizer, upp
 from hfgen.training.latent_data import Latents, encoded, load_autoencoder
 from hfgen.training.phase import Phase, Recipe
 from hfgen.training.preview import preview
+from hfgen.training.runtime import share
 from hfgen.training.settings import filled
+from hfgen.training.start import starting_from
 
 
 @dataclass(kw_only=True)
@@ -37,6 +40,9 @@ class LatentDiffusionSettings(DDPMSettings):
     autoencoder: str
     """Run, model folder or Hub id of the autoencoder (hfgen train autoencoder_kl), or of a pipeline that has one, or of
     an AutoencoderKL alone; its weights are not trained."""
+    block_out_channels: tuple[int, ...] | None = None
+    """Channels of the U-Net at each resolution, finest first; by default 32 64 for latents below 8 a side, 32 64 64
+    below 32, else 128 256 256, cut to as many as their sides can be halved."""
 
 
 def open_latents(settings: LatentDiffusionSettings) -> Latents:
@@ -53,7 +59,20 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
         raise ConfigError(f"--autoencoder {s.autoencoder}: is for {vae.config['in_channels']} channels, the images of "
                           f"{s.dataset} have {source.shape[0]}; see --channels")  # fmt: skip
     source.flip = False                                             # mirrored copies are encoded on their own
+    try_out(s, source, vae)
     return encoded(source, vae, s.flip, s.output_dir / "latents")
+
+
+def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderKL) -> None:
+    """Build once what will be trained on the latents, so that what is wrong is said before all images are encoded."""
+    shape = vae.to_latents(source.tensor(1).to(vae.device)).shape
+    nothing = torch.zeros(()).expand(len(source), *shape)           # of their shape, in no memory
+    latents = Latents(source, nothing, nothing, "")
+    s = recommended(settings, latents)
+    share(s, PartialState().num_processes, PartialState().process_index)
+    require_batch(latents, s.global_batch)
+    make = build if s.start_from is None or s.resume else starting_from(s.start_from, cast(Any, build))
+    make(s, latents)
 
 
 def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:

@@ -80,19 +80,38 @@ class Asking:
             found["prompt"] = [captions[i] for i in rows]
         return found
 
-    def __call__(self, rows: range) -> Tensor:
-        """Return the samples `rows`, float32 on the CPU: images (B, C, H, W) in [-1, 1], or points (B, 2)."""
+    def check(self) -> None:
+        """Raise ConfigError for what the model refuses, as far as it can be asked without making a sample."""
+        pipeline: Any = self.subject.pipeline
+        arguments = self._arguments(range(1))
+        if not isinstance(pipeline, Pipeline):
+            return
+        arguments.pop("output_type", None)
+        try:
+            with torch.no_grad():
+                pipeline.states(**arguments)                               # checks at once; what it yields is not asked
+        except ConfigError as error:
+            raise ConfigError(f"{self.subject.name}: {error}") from error
+
+    def _arguments(self, rows: range) -> dict[str, Any]:
+        """Return all that a call for the samples `rows` is given."""
         subject, arguments = self.subject, {**self.told, **self._conditions(rows)}
         if "batch_size" in subject.parameters:
             arguments["batch_size"] = len(rows)
         elif not {"prompt", *CLASSES} & arguments.keys():
             raise ConfigError(f"{subject.name}: a call of {subject.family} must take batch_size, it takes "
                               f"{', '.join(subject.parameters) or 'nothing'}")  # fmt: skip
-        start = derive_seed(self.seed, rows.start)
         if "generator" in subject.parameters:
             each = [torch.Generator().manual_seed(derive_seed(self.seed, i)) for i in rows]
-            arguments["generator"] = each if subject.listed else torch.Generator().manual_seed(start)
-        with _seeded(None if "generator" in arguments else start), torch.no_grad(), quiet(subject.pipeline):
+            one = torch.Generator().manual_seed(derive_seed(self.seed, rows.start))
+            arguments["generator"] = each if subject.listed else one
+        return arguments
+
+    def __call__(self, rows: range) -> Tensor:
+        """Return the samples `rows`, float32 on the CPU: images (B, C, H, W) in [-1, 1], or points (B, 2)."""
+        subject, arguments = self.subject, self._arguments(rows)
+        seed = None if "generator" in arguments else derive_seed(self.seed, rows.start)
+        with _seeded(seed), torch.no_grad(), quiet(subject.pipeline):
             samples = tensor_of(subject.pipeline(**arguments))
         if len(samples) != len(rows):
             raise DataError(f"{subject.name}: gave {len(samples)} samples where {len(rows)} were asked for")

@@ -12,14 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 import hfgen
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever what is computed changes, so that older entries are not found any more."""
 
 Entry = tuple[dict[str, Any], dict[str, Tensor]]
@@ -33,10 +35,15 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hfgen"
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of what computes: samplers are diffusers' too, extractors and readers transformers'."""
+    return {package.__name__: package.__version__ for package in (hfgen, torch, diffusers, transformers)}
+
+
 def key_of(kind: str, **parts: Any) -> str:
     """Return the sha256 of what an entry depends on: plain JSON, and the versions that compute it."""
-    versions = {"format": FORMAT, "hfgen": hfgen.__version__, "torch": torch.__version__}
-    text = json.dumps({"kind": kind, "versions": versions, **parts}, sort_keys=True, allow_nan=False)
+    by = {"format": FORMAT, **versions()}
+    text = json.dumps({"kind": kind, "versions": by, **parts}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -15,7 +15,10 @@ from hfgen.metrics.features import ClassifierFeatures, Extractor
 
 @dataclass
 class Case:
-    """A model, its samples, and the real data: `held_out` are real data that it has not seen, if there are any."""
+    """A model, its samples, and the real data: `held_out` are real data that it has not seen, if there are any.
+
+    `settings` has the seed and what `hfgen.judging.groups.DEPENDS` says of the group, and nothing else.
+    """
 
     subject: Subject
     asking: Asking

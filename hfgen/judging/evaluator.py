@@ -3,19 +3,17 @@
 import dataclasses
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-import hfgen
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
 from hfgen.judging.asking import Asking, conditions_for
-from hfgen.judging.cache import Cache, key_of
+from hfgen.judging.cache import Cache, key_of, versions
 from hfgen.judging.case import Case, Found
 from hfgen.judging.collect import SHOWN, Collected, Collector
 from hfgen.judging.data import Fresh, Real, held_out_of, open_data
@@ -27,6 +25,7 @@ from hfgen.judging.settings import AT_MOST, Settings
 from hfgen.judging.subject import Subject, open_subject
 from hfgen.metrics.cost import training_cost
 from hfgen.metrics.features import ClassifierFeatures, Extractor, load_extractor
+from hfgen.training.facts import device_name
 
 AT_ONCE = 256
 """Real items that go through an extractor together."""
@@ -66,10 +65,10 @@ class Evaluator:
 
     def __call__(self, model: Any, lenient: bool = False) -> Evaluation:
         """Return what a model scores; `lenient`: settings of several steps do not reach models of one."""
-        subject = open_subject(model)
-        asking, count = self._asking(subject, lenient)
+        asking, count = self.asking(model, lenient)
+        subject = asking.subject
         key = self._sample_key(subject, asking, count)
-        make, batches = self._checked(subject, asking), asking.batches(count)
+        make, batches = self._checked(asking), asking.batches(count)
         samples = self._collected(key, make, batches, f"sampling {subject.name}", images=True)
         real = self._real_features("real", self.real)
         needed = self.held_out is not None and OF_HELD_OUT & {*self.settings.metrics}
@@ -104,9 +103,14 @@ class Evaluator:
         assert isinstance(found, ClassifierFeatures)
         return found
 
-    def _asking(self, subject: Subject, lenient: bool) -> tuple[Asking, int]:
-        """Return how the model is asked, and for how many samples: for a few where no metric is of samples."""
-        s, data = self.settings, self.real.data
+    def asking(self, model: Any, lenient: bool = False) -> tuple[Asking, int]:
+        """Return how a model is asked, and for how many samples: for a few where no metric is of samples.
+
+        ConfigError for what it cannot do, as far as that is known before it makes a sample.
+        """
+        subject, s, data = open_subject(model), self.settings, self.real.data
+        if (shape := subject.shape) is not None:
+            self._check_shape(subject, shape)
         count = s.count(self.real.count)
         if not (OF_SAMPLES & {*s.metrics} or (self.real.in_plane and "likelihood" in s.metrics)):
             count = min(count, SHOWN)
@@ -116,22 +120,28 @@ class Evaluator:
             choices |= {"num_steps": None} if subject.steps is None else {}
             choices |= {"sampler": None} if "sampler" not in subject.parameters else {}
             choices |= {"guidance_scale": 1.0} if not subject.guided else {}
-        return Asking(subject, conditions, s.seed, s.batch_size, **choices), count
+        asking = Asking(subject, conditions, s.seed, s.batch_size, **choices)
+        asking.check()
+        return asking, count
 
-    def _checked(self, subject: Subject, asking: Asking) -> Any:
-        """Return what makes samples, and raises ConfigError for samples shaped unlike the data."""
+    def _check_shape(self, subject: Subject, shape: tuple[int, ...]) -> None:
+        """Raise ConfigError for samples shaped unlike the data."""
         data = self.real.data
+        if shape != tuple(data.shape):
+            found, wanted = ("x".join(map(str, one)) for one in (shape, data.shape))
+            hint = ""
+            if len(shape) == 3 and not self.real.in_plane:
+                channels, height, width = shape
+                side = str(height) if height == width else f"{height} {width}"
+                hint = f"; load the data with --resolution {side} --channels {channels}"
+            raise ConfigError(f"{subject.name} makes {found}, {data.name} is {wanted}{hint}")
+
+    def _checked(self, asking: Asking) -> Any:
+        """Return what makes samples, and raises ConfigError for samples shaped unlike the data."""
 
         def make(rows: range) -> Tensor:
             samples = asking(rows)
-            if tuple(samples.shape[1:]) != tuple(data.shape):
-                found, wanted = ("x".join(map(str, shape)) for shape in (samples.shape[1:], data.shape))
-                hint = ""
-                if samples.ndim == 4 and not self.real.in_plane:
-                    channels, height, width = samples.shape[1:]
-                    side = str(height) if height == width else f"{height} {width}"
-                    hint = f"; load the data with --resolution {side} --channels {channels}"
-                raise ConfigError(f"{subject.name} makes {found}, {data.name} is {wanted}{hint}")
+            self._check_shape(asking.subject, tuple(samples.shape[1:]))
             return samples
 
         return make
@@ -195,10 +205,9 @@ class Evaluator:
                 "fingerprint": self.held_out.data.fingerprint,
             },
         }  # fmt: skip
-        versions = {"hfgen": hfgen.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
         return Evaluation(
             model=case.subject.name, family=case.subject.family, dataset=self.dataset, split=self.split,
-            metrics=metrics, none=none, extractor=self.extractor.describe(), versions=versions,
+            metrics=metrics, none=none, extractor=self.extractor.describe(), versions=versions(),
             processes=self.processes.count,
             classifier=None if self.classifier is None else self.classifier.describe(), pictures=pictures,
             settings=dataclasses.asdict(s), **whole,
@@ -209,14 +218,15 @@ class Evaluator:
         parts: dict[str, Any] = {field: getattr(self.settings, field) for field in DEPENDS[name]}
         if name == "cost":
             trained = None if case.subject.run is None else dataclasses.asdict(training_cost(case.subject.run))
-            parts |= {"trained": trained, "threads": torch.get_num_threads()}
+            hardware = [device_name(one) for one in (torch.device("cpu"), device())]
+            parts |= {"trained": trained, "threads": torch.get_num_threads(), "hardware": hardware}
         held_out = None if self.held_out is None else self.held_out.key()
         entry_key = None if key is None else key_of(
             name, samples=key, real=self.real.key(), held_out=held_out, seed=self.settings.seed, **parts
         )  # fmt: skip
         if entry := self.cache.get(entry_key):
             return Found(**entry[0])
-        found = COMPUTE[name](case)
+        found = COMPUTE[name](dataclasses.replace(case, settings=self.settings.only(("seed", *DEPENDS[name]))))
         self.cache.put(entry_key, dataclasses.asdict(found))
         return found
 

@@ -31,13 +31,14 @@ def frechet(case: Case) -> Found:
         return Found(none={"frechet": f"a covariance of {dim:,} features is out of reach (at most {LARGEST_DIM:,}); "
                                       "choose an extractor with --features"})  # fmt: skip
     found = frechet_estimate(case.compared, samples.features, case.resamples, seed=case.settings.seed)
-    row = estimate_row(found)
+    row = estimate_row(found, case)
     row["without_bias"] = list(found.without_bias)
     if samples.moments is not None:
         other = Moments.of(case.compared) if real.moments is None else real.moments
         both = (samples.moments.mean, samples.moments.covariance, other.mean, other.covariance)
         whole = frechet_distance_of_moments(*both)
         row |= dict.fromkeys(("low", "high", "bias", "without_bias")) | {"value": whole}
+        row["used"] = {"samples": samples.count, "real": len(case.compared) if real.moments is None else real.count}
         row["interval"] = f"none: only {len(samples.features):,} of {samples.count:,} features fit in memory"
     return Found({"frechet": row})
 
@@ -45,20 +46,20 @@ def frechet(case: Case) -> Found:
 def kid(case: Case) -> Found:
     """Return the kernel distance."""
     found = kid_estimate(case.compared, case.samples.features, case.resamples, seed=case.settings.seed)
-    return Found({"kid": estimate_row(found)})
+    return Found({"kid": estimate_row(found, case)})
 
 
 def prdc(case: Case) -> Found:
     """Return precision, recall, density and coverage."""
     s = case.settings
     found = prdc_estimates(case.compared, case.samples.features, s.neighbours, case.resamples, seed=s.seed)
-    return Found({name: estimate_row(one) | {"k": s.neighbours} for name, one in found.items()})
+    return Found({name: estimate_row(one, case) | {"k": s.neighbours} for name, one in found.items()})
 
 
-def estimate_row(found: Estimate) -> dict[str, Any]:
-    """Return an estimate as it stands in a result."""
-    row = asdict(found)
-    return row | {"at_floor": found.floor_low <= found.matched <= found.floor_high}
+def estimate_row(found: Estimate, case: Case) -> dict[str, Any]:
+    """Return an estimate as it stands in a result; `used`: of how many samples and real items, which fit in memory."""
+    used = {"samples": len(case.samples.features), "real": len(case.compared)}
+    return asdict(found) | {"at_floor": found.floor_low <= found.matched <= found.floor_high, "used": used}
 
 
 def diversity(case: Case) -> Found:
@@ -100,19 +101,21 @@ def privacy(case: Case) -> Found:
     found = memorisation(case.samples.features, real, held_out, resamples=case.resamples, seed=s.seed)
     items = case.real.indices
     pairs = [[sample, int(items[near]), distance] for sample, near, distance in found.pairs]
+    used = {"samples": len(case.samples.features), "real": len(real)}
+    used |= {} if held_out is None else {"held_out": len(held_out)}
     rows: dict[str, dict[str, Any]] = {
         "near_copies": {
             "value": found.near_copies, "floor": found.expected, "threshold": found.threshold, "pairs": pairs,
-            "among": len(real),
+            "used": used,
             "threshold_of": "held-out data" if held_out is not None else "training data, each to another",
         },
-        "nearest_distance": {"value": float(found.distances.median()), "of": "median over samples"},
+        "nearest_distance": {"value": float(found.distances.median()), "of": "median over samples", "used": used},
     }  # fmt: skip
     if found.ratio is None:
         return Found(rows, {"memorisation_ratio": "needs real data that the model has not seen: --held-out or "
                                                   "--held-out-split"})  # fmt: skip
-    rows["memorisation_ratio"] = {"value": found.ratio, "low": found.ratio_low, "high": found.ratio_high, "floor": 1.0}
-    return Found(rows)
+    ratio = {"value": found.ratio, "low": found.ratio_low, "high": found.ratio_high, "floor": 1.0, "used": used}
+    return Found(rows | {"memorisation_ratio": ratio})
 
 
 def usefulness(case: Case) -> Found:
@@ -132,11 +135,12 @@ def usefulness(case: Case) -> Found:
     classes, seed = case.real.data.num_classes or 0, case.settings.seed
     training = Training(steps=case.settings.classifier_steps)
     facts = {"synthetic": number, "steps": training.steps, "seeds": training.seeds, "test": len(test[1])}
-    score = classifier_accuracy_score(synthetic, real, test, classes, training, seed)
+    score = classifier_accuracy_score(synthetic, real, test, classes, training, seed, case.progress)
     rows = {"accuracy_score": {**_interval(score.other), "floor": score.real[0], **_use(score), **facts}}
     few_each = torch.cat([(labels == c).nonzero().flatten()[: max(PER_CLASS)] for c in labels.unique()])
     several = (case.real(few_each.tolist()), labels[few_each])
-    for few, gain in augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed).items():
+    gains = augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed, case.progress)
+    for few, gain in gains.items():
         rows[f"augmentation_gain_{few}"] = {**_interval(gain.gain), "floor": 0.0, **_use(gain), **facts}
     return Found(rows)
 
@@ -198,7 +202,7 @@ COMPUTE: dict[str, Callable[[Case], Found]] = {
 
 DEPENDS: dict[str, tuple[str, ...]] = {
     "frechet": ("resamples",), "kid": ("resamples",), "prdc": ("resamples", "neighbours"), "diversity": (),
-    "likelihood": ("likelihood_images", "importance_samples"), "usefulness": ("classifier_steps",),
+    "likelihood": ("resamples", "likelihood_images", "importance_samples"), "usefulness": ("classifier_steps",),
     "privacy": ("resamples",), "cost": (),
 }  # fmt: skip
-"""The settings that each depends on, beside those of the samples."""
+"""The settings that each depends on, beside those of the samples: it is given no others."""

@@ -6,6 +6,7 @@ those of the items: what is measured of a conditional model is log p(x|y).
 
 import math
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from hfgen.judging.data import Real
 from hfgen.losses.elbo import binarised
 from hfgen.metrics.bootstrap import mean_interval
 from hfgen.metrics.diffusion_likelihood import Predict, variational_bound
-from hfgen.metrics.likelihood import bits_per_dim, dequantised, elbo, log_likelihood
+from hfgen.metrics.likelihood import ROWS, bits_per_dim, dequantised, elbo, log_likelihood
 from hfgen.metrics.ode_likelihood import ode_bits_per_dim, ode_log_likelihood
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.denoising import EVERYWHERE
@@ -34,6 +35,9 @@ from hfgen.schedulers.vp_sde import VPSDEScheduler
 
 VAE_IMAGES, AT_ONCE = 1000, 16
 """Items whose likelihood a VAE is asked for, and how many go through a diffusion model at once."""
+
+Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
+"""What a diffusion model's likelihood of some items is computed by, (B,)."""
 
 
 def likelihood(case: Case) -> Found:
@@ -49,8 +53,11 @@ def likelihood(case: Case) -> Found:
         found = _diffusion(case, pipeline, real)
     words = {"items": "held-out data" if case.held_out is not None else "the real data that samples are compared with"}
     found.metrics = {name: row | words for name, row in found.metrics.items()}
-    if isinstance(case.real.data, Toy):
-        found.metrics |= _density(case, case.real.data)
+    if isinstance(data := case.real.data, Toy):
+        if data.sigma:
+            found.metrics["log_p"] = _density(case, data)
+        else:
+            found.none["log_p"] = f"points of {data.name} lie on a curve without noise, which has no density"
     return found
 
 
@@ -73,15 +80,13 @@ def _reason(pipeline: Any) -> str:
     return f"how {type(pipeline).__name__} makes its samples is not known"
 
 
-def _density(case: Case, data: Toy) -> dict[str, dict[str, Any]]:
+def _density(case: Case, data: Toy) -> dict[str, Any]:
     """Return the mean log-density of the toy set at the samples, and at points of its own."""
-    if not data.sigma:
-        return {}
     points, seed = case.samples.features, case.settings.seed
     floor = mean_interval(data.log_prob(data.sample(len(points), derive_seed(seed, "density"))), case.resamples, seed)
     value, low, high = mean_interval(data.log_prob(points), case.resamples, seed)
     row = {"value": value, "low": low, "high": high, "floor": floor[0], "floor_low": floor[1], "floor_high": floor[2]}
-    return {"log_p": row | {"unit": "nats", "of": "samples under the true density", "count": len(points)}}
+    return row | {"unit": "nats", "of": "samples under the true density", "count": len(points)}
 
 
 def _vae(case: Case, pipeline: VAEPipeline, real: Real) -> Found:
@@ -111,7 +116,12 @@ def _vae(case: Case, pipeline: VAEPipeline, real: Real) -> Found:
     k, rows = case.settings.importance_samples, {}
     for name, draws in (("elbo", 1), ("log_likelihood", k)):
         estimate = elbo if name == "elbo" else log_likelihood
-        nats = estimate(vae, x, draws, torch.Generator().manual_seed(seed), class_labels=labels) + change
+        generator, items, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), []
+        for start in tqdm(range(0, number, items), name, unit=" batches", leave=False, disable=not case.progress):
+            some = slice(start, start + items)
+            told = None if labels is None else labels[some]
+            parts.append(estimate(vae, x[some], draws, generator, class_labels=told))
+        nats = torch.cat(parts) + change
         value, low, high = mean_interval(nats, case.resamples, case.settings.seed)
         row = {"value": value, "low": low, "high": high, "unit": "nats", "of": of, "count": number, "draws": draws}
         if width is not None:
@@ -133,7 +143,7 @@ def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
         mean, std = (torch.as_tensor(pipeline.unet.config[key]).float() for key in ("data_mean", "data_std"))
         x, change = (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
 
-    def over(compute: Callable[[Predict, Tensor, torch.Generator], Tensor]) -> Tensor:
+    def over(compute: Compute) -> Tensor:
         parts = []
         for start in tqdm(range(0, number, AT_ONCE), "likelihood", leave=False, disable=not case.progress):
             rows = slice(start, min(start + AT_ONCE, number))
@@ -142,26 +152,39 @@ def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
             parts.append(compute(predict, x[rows].to(pipeline.unet.device), generator).cpu())
         return torch.cat(parts)
 
-    def bound(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
+    def bound() -> tuple[Compute, dict[str, Any]]:
         chain = trained.discretised() if isinstance(trained, VPSDEScheduler) else trained
-        found = variational_bound(predict, chain, part, None if points else levels, generator)
-        return change - found.nats if points else found.bits_per_dim
 
-    def ode(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
+        def compute(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
+            found = variational_bound(predict, chain, part, None if points else levels, generator)
+            return change - found.nats if points else found.bits_per_dim
+
+        return compute, {"timesteps": len(chain.betas), "variance_type": chain.variance_type}
+
+    def ode() -> tuple[Compute, dict[str, Any]]:
         sde = trained if isinstance(trained, VPSDEScheduler) else make_sampler("ode_heun", trained)
-        if points:
-            return ode_log_likelihood(predict, sde, part, generator, probes=None).log_prob + change
-        return ode_bits_per_dim(predict, sde, part, generator, levels)
+        usual = {name: one.default for name, one in signature(ode_log_likelihood).parameters.items()}
+        tolerances = {name: usual[name] for name in ("rtol", "atol")}
+        probes = None if points else usual["probes"]
+
+        def compute(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
+            if not points:
+                return ode_bits_per_dim(predict, sde, part, generator, levels, **tolerances)
+            return ode_log_likelihood(predict, sde, part, generator, probes, **tolerances).log_prob + change
+
+        how = {"probes": probes, "dequantisation": "none" if points else "uniform", "t_min": sde.t_min}
+        return compute, tolerances | how
 
     result, unit = Found(), "nats" if points else "bits_per_dim"
     facts = {"unit": "nats" if points else "bits/dim", "count": number} | ({} if points else {"levels": levels})
-    for name, compute in (("bound", bound), ("ode", ode)):
+    for name, prepared in (("bound", bound), ("ode", ode)):
         try:
+            compute, how = prepared()
             value, low, high = mean_interval(over(compute), case.resamples, case.settings.seed)
         except (ConfigError, NonFiniteError) as error:
             result.none[f"{name}_{unit}"] = str(error)
         else:
-            result.metrics[f"{name}_{unit}"] = {"value": value, "low": low, "high": high, **facts}
+            result.metrics[f"{name}_{unit}"] = {"value": value, "low": low, "high": high, **facts, **how}
     return result
 
 
@@ -174,7 +197,7 @@ def _predictor(pipeline: DDPMPipeline, labels: Tensor | None, captions: list[str
 
 
 def _levels(real: Real) -> int:
-    return int(getattr(real.data, "top", 255)) + 1
+    return real.data.top + 1
 
 
 def _labels(case: Case, real: Real, number: int) -> Tensor | None:

@@ -17,7 +17,8 @@ class Evaluation:
 
     `metrics`: for each name a `value` and, where they apply, `low` and `high`, the 95 % interval, `floor`, what real
     data score, with `floor_low` and `floor_high`, `matched`, the value at the floor's `count`, and `at_floor`, whether
-    that is as good as real. `none`: why a metric, or a group, does not apply. `extractor`: name, weights_hash, resizer
+    that is as good as real; `used`, of how many samples and real items, where features are kept of the first ones
+    only. `none`: why a metric, or a group, does not apply. `extractor`: name, weights_hash, resizer
     and dim; `classifier` likewise, of the one that sees classes. `samples`, `real`, `held_out`: what was compared,
     with counts. `settings`: the arguments. `pictures`: grids of `samples` and of the `closest` pairs, not in the JSON.
     """
@@ -61,7 +62,9 @@ class Evaluation:
     def table(self) -> str:
         """Return a line for each metric, and for each that does not apply the reason."""
         real = f"{self.real['compared']:,} real items of {self.dataset} {self.split}"
-        title = f"{self.model} ({self.family}): {self.samples['count']:,} samples, {real}"
+        made, kept = self.samples["count"], self.samples["features"]
+        samples = f"{made:,} samples" + (f" (features of {kept:,} kept)" if kept < made else "")
+        title = f"{self.model} ({self.family}): {samples}, {real}"
         lines = [f"{title}, features {self.extractor['name']}"]
         width = max(map(len, [*self.metrics, *self.none]), default=0)
         lines += [f"{name:{width}}  {with_interval(row)}{_beside(row)}" for name, row in self.metrics.items()]

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 from hfgen.errors import ConfigError
 from hfgen.pipelines.base import check_int
@@ -41,6 +43,10 @@ class Settings:
         for name in (*lowest, "importance_samples", "classifier_steps"):
             if (value := getattr(self, name)) is not None:
                 check_int(name, value, lowest.get(name, 1))
+
+    def only(self, names: Sequence[str]) -> Any:
+        """Return the settings `names` alone: a group of metrics sees no others than those that its cache key has."""
+        return SimpleNamespace(**{name: getattr(self, name) for name in names})
 
     def count(self, real: int) -> int:
         """Return how many samples are made, for `real` real items."""

@@ -5,10 +5,13 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 from torch import nn
 
 from hfgen.card_text import last_name
@@ -17,10 +20,16 @@ from hfgen.generated import num_classes
 from hfgen.metrics.features import hash_of
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.controllable_gan import ControllableGANPipeline
+from hfgen.pipelines.denoising import DenoisingPipeline
+from hfgen.pipelines.gan import GANPipeline
+from hfgen.pipelines.outputs import in_plane
+from hfgen.pipelines.vae import VAEPipeline
 from hfgen.sampling import open_model
 from hfgen.staging import run_of
 
 CLASSES = ("class_labels", "target")
+STOCK = "stock:"
+"""What stands before a model that diffusers is to load, whatever pipeline it is."""
 STEPS = ("num_steps", "num_inference_steps")
 """Arguments by which pipelines are told classes, and steps."""
 
@@ -29,8 +38,7 @@ class Subject:
     """A model and what it must be told to make samples.
 
     Attributes: `pipeline`, what is called; `name` for people; `folder`, where it lies, None of an object; `parameters`
-    of its call; `num_classes` that it must be told one of, None where it takes none; `fingerprint`, a sha256 of weights
-    and settings, None of an object without components, whose results are not cached unless it has a text `fingerprint`.
+    of its call; `num_classes` that it must be told one of, None where it takes none.
     """
 
     def __init__(self, pipeline: Any, name: str | None = None, folder: Path | None = None) -> None:
@@ -43,7 +51,12 @@ class Subject:
         self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
         self.num_classes = num_classes(pipeline) if isinstance(pipeline, Pipeline) else None
         self.num_targets = pipeline._num_labels if isinstance(pipeline, ControllableGANPipeline) else None
-        self.fingerprint = fingerprint_of(pipeline)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Return a sha256 of weights and settings, None of an object without components, whose results are not cached
+        unless it has a text `fingerprint`."""
+        return fingerprint_of(self.pipeline)
 
     @property
     def family(self) -> str:
@@ -54,6 +67,22 @@ class Subject:
     def run(self) -> Path | None:
         """Return the run folder that the model is, or is part of; None for other models."""
         return None if self.folder is None else run_of(self.folder)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Return the shape of a sample, (C, H, W) or (2,); None where only a sample tells."""
+        pipeline: Any = self.pipeline
+        if isinstance(pipeline, DenoisingPipeline):
+            return pipeline._image_shape()
+        if isinstance(pipeline, VAEPipeline):
+            return tuple(pipeline.vae.shape)
+        if not isinstance(pipeline, GANPipeline):
+            return None
+        config = pipeline.generator.config
+        if in_plane(pipeline.generator):
+            return (config["dim"],)
+        side = config["resolution"]
+        return (config["channels"], *((side, side) if isinstance(side, int) else side))
 
     @property
     def listed(self) -> bool:
@@ -96,15 +125,34 @@ class Subject:
 
 
 def open_subject(model: Any) -> Subject:
-    """Return what is judged: of a text or path the model there, on the GPU if there is one; of an object itself."""
+    """Return what is judged: of a text or path the model there, on the GPU if there is one; of an object itself.
+
+    `stock:MODEL` is a folder or Hub id of any pipeline of diffusers, which reads it itself.
+    """
     if not isinstance(model, str | Path):
         return model if isinstance(model, Subject) else Subject(model)
+    if str(model).startswith(STOCK):
+        return open_stock(str(model).removeprefix(STOCK))
     pipeline, path = open_model(model), Path(model).expanduser()
     if not path.is_dir():
         return Subject(pipeline, str(model))
     path = path.absolute()
     home = path.parent if path.name == "model" and run_of(path) else path
     return Subject(pipeline, last_name(str(home)), path)
+
+
+def open_stock(model: str) -> Subject:
+    """Return a pipeline that plain diffusers reads from a folder or a Hub id: safetensors, no code of the model's.
+
+    ConfigError with diffusers' own words where it cannot.
+    """
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True)
+    except (OSError, ValueError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{STOCK}{model}: diffusers cannot load it ({words[0]})") from error
+    name = last_name(model)
+    return Subject(pipeline.to("cuda") if torch.cuda.is_available() else pipeline, name)
 
 
 def fingerprint_of(pipeline: Any) -> str | None:

@@ -5,13 +5,14 @@ more images never mean more training. Starting weights and order are functions o
 numbers (on one machine, with equal threads).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from hfgen.data.order import derive_seed, stretch
 from hfgen.errors import ConfigError
@@ -57,6 +58,7 @@ def classifier_accuracy_score(
     num_classes: int,
     training: Training | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> Usefulness:
     """Return the accuracy on real test images of classifiers trained on synthetic, and on real images.
 
@@ -67,8 +69,8 @@ def classifier_accuracy_score(
     many. Never compare with scores of another classifier or number of steps.
     """
     training = training or Training()
-    on_real = _correct([real], test, num_classes, training, seed)
-    on_synthetic = _correct([synthetic], test, num_classes, training, seed)
+    on_real = _correct([real], test, num_classes, training, seed, progress)
+    on_synthetic = _correct([synthetic], test, num_classes, training, seed, progress)
     return _compared(len(real[0]), on_real, on_synthetic)
 
 
@@ -80,6 +82,7 @@ def augmentation_gain(
     per_class: Sequence[int] = PER_CLASS,
     training: Training | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> dict[int, Usefulness]:
     """Return what synthetic images add to few real ones: for each number of real images per class, real against both.
 
@@ -93,8 +96,8 @@ def augmentation_gain(
     found = {}
     for number in per_class:
         few = few_per_class(real, number, seed)
-        on_real = _correct([few], test, num_classes, training, seed)
-        on_both = _correct([few, synthetic], test, num_classes, training, seed)
+        on_real = _correct([few], test, num_classes, training, seed, progress)
+        on_both = _correct([few, synthetic], test, num_classes, training, seed, progress)
         found[number] = _compared(len(few[0]), on_real, on_both)
     return found
 
@@ -109,7 +112,12 @@ def few_per_class(data: Labelled, number: int, seed: int = 0) -> Labelled:
 
 
 def train_classifier(
-    sources: Sequence[Labelled], num_classes: int, training: Training, seed: int, device: torch.device | None = None
+    sources: Sequence[Labelled],
+    num_classes: int,
+    training: Training,
+    seed: int,
+    device: torch.device | None = None,
+    after_step: Callable[[], Any] | None = None,
 ) -> Any:
     """Return a classifier trained on equal shares of each batch from every one of `sources`, in evaluation mode."""
     images, _ = sources[0]
@@ -125,6 +133,8 @@ def train_classifier(
         F.cross_entropy(net(x.to(device)), y.to(device)).backward()
         optimizer.step()
         schedule.step()
+        if after_step is not None:
+            after_step()
     return net.eval()
 
 
@@ -141,18 +151,24 @@ def _batches(sources: Sequence[Labelled], training: Training, seed: int) -> Iter
 
 
 @torch.no_grad()
-def _correct(sources: Sequence[Labelled], test: Labelled, num_classes: int, training: Training, seed: int) -> Tensor:
+def _correct(
+    sources: Sequence[Labelled], test: Labelled, num_classes: int, training: Training, seed: int, progress: bool
+) -> Tensor:
     """Return for each test image the share of the classifiers, one a seed, that are right, (N,) float64."""
     for images, labels in (*sources, test):
         if len(images) != len(labels) or not len(labels) or images.shape[1:] != test[0].shape[1:]:
             raise ConfigError(f"labelled images must be as many as their labels, at least one, and of one shape "
                               f"{tuple(test[0].shape[1:])}; got {tuple(images.shape)} and {len(labels)} labels")
     total = torch.zeros(len(test[1]), dtype=torch.float64)
-    for number in range(training.seeds):
-        with torch.enable_grad():
-            net = train_classifier(sources, num_classes, training, derive_seed(seed, number))
-        seen = torch.cat([net(x.to(net.device)).argmax(1).cpu() for x in test[0].split(512)])
-        total += seen == test[1].cpu()
+    title = f"classifiers of {' + '.join(f'{len(labels):,}' for _, labels in sources)} images"
+    steps = training.seeds * training.steps
+    with tqdm(total=steps, desc=title, unit=" steps", leave=False, disable=not progress) as bar:
+        for number in range(training.seeds):
+            start = derive_seed(seed, number)
+            with torch.enable_grad():
+                net = train_classifier(sources, num_classes, training, start, after_step=bar.update)
+            seen = torch.cat([net(x.to(net.device)).argmax(1).cpu() for x in test[0].split(512)])
+            total += seen == test[1].cpu()
     return total / training.seeds
 
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from hfgen.errors import ConfigError
 from hfgen.hub import resolve_component
 from hfgen.resizing import centre_crop, resized, shortest_side
-from hfgen.safe_build import build, build_without_memory, fill
-from hfgen.safe_files import TRANSFORMERS_WEIGHTS, read_json, weight_files
-from hfgen.safe_transformers import CONFIG, check_model_settings, load_model
+from hfgen.safe_files import read_json
+from hfgen.safe_transformers import CONFIG, load_half, load_model
 
 PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3                                            # Pillow's number for it
@@ -137,7 +136,7 @@ def load_clip(model: str) -> tuple[Any, Preprocessing]:
     folder = resolve_component(model, PART)
     config = read_json(folder / CONFIG)
     if config.get("model_type") == "clip":
-        net = _image_half(folder / CONFIG, config)
+        net = load_half(folder, CLIPVisionModelWithProjection, torch.float32)
     elif config.get("architectures") == ["CLIPVisionModel"]:
         net = load_model(folder, CLIPVisionModel, torch.float32)
     else:
@@ -148,30 +147,3 @@ def load_clip(model: str) -> tuple[Any, Preprocessing]:
         raise ConfigError(f"{folder / PREPROCESSOR}: images must come out {side}x{side}, the 'image_size' in {CONFIG}; "
                           f"found {preprocessing}")
     return net, preprocessing
-
-
-def _image_half(path: Path, config: dict[str, Any]) -> Any:
-    """Return the image encoder with projection of a whole CLIP model; the rest of its weights is left out.
-
-    Old files list in `vision_config` every setting that any model of its day had: only those of the encoder are read.
-    """
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    inner = config.get("vision_config")
-    if config.get("architectures") != ["CLIPModel"] or not isinstance(inner, dict):
-        raise ConfigError(f"{path}: 'architectures' must be ['CLIPModel'] and 'vision_config' an object, found "
-                          f"{config.get('architectures')!r} and {type(inner).__name__}")
-    known = CLIPVisionConfig().to_dict().keys()
-    given = {key: value for key, value in inner.items() if key in known and key != "dtype"}
-    given |= {"architectures": [CLIPVisionModelWithProjection.__name__], "model_type": CLIPVisionConfig.model_type}
-    given["projection_dim"] = config.get("projection_dim", 512)
-    settings = check_model_settings(path, CLIPVisionModelWithProjection, given)
-
-    def make() -> Any:
-        return CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(dict(settings)))
-
-    build(path, lambda: CLIPVisionConfig.from_dict(dict(settings)))  # wrong types, before any layer
-    net = build_without_memory(path, make)
-    wanted = net.state_dict().keys()
-    files = weight_files(path.parent, TRANSFORMERS_WEIGHTS)
-    return fill(path, net, make, files, lambda held: {k: v for k, v in held.items() if k in wanted}, torch.float32)

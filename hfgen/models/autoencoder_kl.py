@@ -128,13 +128,19 @@ class AutoencoderKL(ModelMixin, ConfigMixin):
         posterior = self.posterior(images)
         return self.normalise(posterior.mean if eps is None else posterior.mean + posterior.std * eps)
 
+    def to_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the latents of images as a diffusion model takes them, (B, D, h, w)."""
+        posterior = self.posterior(images)
+        _, scale = self._shift_and_scale(posterior.mean)
+        return self.normalise(posterior.mean), posterior.std * scale
+
     def from_latents(self, latents: Tensor) -> Tensor:
         """Return the images (B, C, H, W) of latents as a diffusion model gives them."""
         x: Tensor = self.decoder(self.before_decoder(self.denormalise(latents)))
         return x
 
     def normalise(self, z: Tensor) -> Tensor:
-        """Return (z - shift) scale of what the encoder gives: the only place where they are applied."""
+        """Return (z - shift) scale of what the encoder gives; nothing outside of this class applies them."""
         shift, scale = self._shift_and_scale(z)
         return (z - shift) * scale
 

@@ -3,16 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from hfgen.errors import CheckpointError, ConfigError
+from hfgen.errors import ConfigError
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 Merge = tuple[str, str]
@@ -80,26 +78,6 @@ def token_ids(tokenizer: Any, texts: list[str], device: torch.device | str = "cp
     found = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
     ids: Tensor = found["input_ids"].to(device)
     return ids
-
-
-def load_text(encoder: str | Path, tokenizer: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """Return the CLIP text encoder and tokenizer in two folders, or in one: safetensors and JSON, no code.
-
-    The folder of a whole CLIP model has its text encoder. Texts are padded and cut to what the encoder has positions
-    for. Raises ConfigError where there is no such thing, CheckpointError where weights are missing.
-    """
-    options: Any = {"local_files_only": True}
-    try:
-        words = CLIPTokenizer.from_pretrained(tokenizer, **options)
-        options |= {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
-        net, info = cast(Any, CLIPTextModel.from_pretrained(encoder, **options))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{encoder}: no CLIP text encoder and tokenizer can be read here ({first})") from error
-    if info["missing_keys"]:
-        raise CheckpointError(f"{encoder}: weights of the text encoder are missing: {', '.join(info['missing_keys'])}")
-    words.model_max_length = min(words.model_max_length, net.config.max_position_embeddings)
-    return net.eval(), words
 
 
 def _numbered(tokens: Iterable[str]) -> dict[str, int]:

@@ -79,6 +79,7 @@ def test_outside_its_interval_guidance_is_off() -> None:
         ((2.0, (0.5, 0.4), 0.0), "guidance_interval must be"),
         ((2.0, 0.5, 0.0), "guidance_interval must be"),
         ((2.0, ("a", "b"), 0.0), "guidance_interval must be"),
+        ((2.0, (True, True), 0.0), r"guidance_interval must be .* got \(True, True\)"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: Any, message: str) -> None:

@@ -236,3 +236,5 @@ def test_parts_that_do_not_fit_together_are_refused(make_unet: Any) -> None:
         quiet(told().unet)
     with pytest.raises(ConfigError, match="prompt must be given: this model was not trained without texts"):
         told(null=False)(num_steps=1)
+    with pytest.raises(ConfigError, match="negative_prompt: needs a guidance_scale other than 1; got 'b'"):
+        told()(prompt="a", negative_prompt="b", guidance_scale=1, num_steps=1)

@@ -18,6 +18,7 @@ from hfgen.errors import CheckpointError, ConfigError
 from hfgen.losses.adversarial import hinge_d, hinge_g
 from hfgen.losses.perceptual import LPIPS
 from hfgen.metrics.reconstruction import psnr
+from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.training import autoencoder_kl
 from hfgen.training.autoencoder_kl import AutoencoderKLSettings, build, recommended
 from hfgen.training.autoencoder_kl_game import adaptive_weight
@@ -219,6 +220,21 @@ def test_two_processes_equal_one(tmp_path: Path, train: Train) -> None:
     for key in first:
         if key.startswith("nets") and "to_k.bias" not in key:      # softmax does not see it: its gradient is rounding
             torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=0, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_latents_are_measured_as_diffusion_takes_them_also_where_each_channel_has_its_own_scale() -> None:
+    vae: Any = AutoencoderKL(
+        1, 1, block_out_channels=(8,), norm_num_groups=4, sample_size=8, latent_channels=2, scaling_factor=0.5,
+        latents_mean=(0.1, -0.4), latents_std=(0.25, 2.0),
+    ).eval()  # fmt: skip
+    digits = load_dataset("digits", split="train[:40]")
+    found = autoencoder_kl.evaluate(vae, digits)
+    eps = torch.randn(200, 40, 2, 8, 8)
+    with torch.no_grad():
+        q = vae.posterior(digits.tensor())
+        z = (q.mean + q.std * eps - torch.tensor([0.1, -0.4])[:, None, None]) / torch.tensor([0.5, 4.0])[:, None, None]
+    assert found["eval_latent_mean"] == pytest.approx(z.mean().item(), abs=0.01)
+    assert found["eval_latent_std"] == pytest.approx(z.std().item(), abs=0.01)
 
 
 def test_what_is_recommended_fits_the_images_and_gives_way_to_what_is_asked(tmp_path: Path) -> None:

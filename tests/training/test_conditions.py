@@ -1,5 +1,6 @@
 """Conditions of denoisers: what is left out and when, captions in pixels, text encoders that were trained before."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from accelerate import Accelerator
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from hfgen import AutoPipeline
-from hfgen.errors import CheckpointError, ConfigError
-from hfgen.models.text import build_text_encoder, build_tokenizer, load_text, token_ids
+from hfgen.errors import ConfigError, UnsafeContentError
+from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
 from hfgen.training import ddpm, score_sde
-from hfgen.training.conditions import Conditions, open_dataset
+from hfgen.training.conditions import Conditions, load_text, open_dataset
 from hfgen.training.engine import Engine
 from hfgen.training.noise import Noise
 from tests.training import runs
@@ -115,7 +116,7 @@ def saved_text(folder: Path) -> Path:
 def test_a_text_encoder_that_was_trained_before_stays_as_it_is_and_comes_along(tmp_path: Path) -> None:
     folder = saved_text(tmp_path / "text")
     e = engine(tmp_path / "run", **SHAPES, text_encoder=str(folder))
-    before = {name: tensor.clone() for name, tensor in load_text(folder, folder)[0].state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in load_text(folder)[0].state_dict().items()}
     list(e.train(0, 2, 20))
     pipe = pipeline_of(e)
     assert set(e.averages) == {"unet"} and pipe.unet.config["cross_attention_dim"] == 8
@@ -128,23 +129,62 @@ def test_a_text_encoder_that_was_trained_before_stays_as_it_is_and_comes_along(t
     assert all(torch.equal(other.nets["text_encoder"].state_dict()[name], before[name]) for name in before)
 
 
-def test_a_text_encoder_is_read_from_a_whole_clip_model_too(tmp_path: Path) -> None:
+def whole_clip(folder: Path) -> Any:
+    """Return a CLIP model, saved in a folder with its tokenizer as older releases saved it."""
     text = CLIPTextConfig(vocab_size=len(WORDS), hidden_size=8, intermediate_size=16, num_hidden_layers=1,
                           num_attention_heads=2, max_position_embeddings=9)  # fmt: skip
     vision = CLIPVisionConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
                               image_size=8, patch_size=4)  # fmt: skip
     clip: Any = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())).eval()
     for part in (clip, WORDS):
-        part.save_pretrained(tmp_path)
-    encoder, tokenizer = load_text(tmp_path, tmp_path)
+        part.save_pretrained(folder)
+    old = {"add_cross_attention": False, "num_beams": 1, "torch_dtype": None, "architectures": None}
+    change(folder / "config.json", text_config=text.to_dict() | old, text_config_dict=None)
+    return clip
+
+
+def change(path: Path, **settings: Any) -> None:
+    """Change settings in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_a_text_encoder_is_read_from_a_whole_clip_model_too(tmp_path: Path) -> None:
+    clip = whole_clip(tmp_path)
+    encoder, tokenizer = load_text(tmp_path)
     ids = token_ids(tokenizer, ["a red circle at the top left on white red red red", "blue"])
     assert ids.shape == (2, 9)                                     # as many as the encoder has positions for
     with torch.no_grad():
         found = encoder(input_ids=ids).last_hidden_state
         torch.testing.assert_close(found, clip.text_model(input_ids=ids).last_hidden_state, atol=1e-6, rtol=0)
     clip.vision_model.save_pretrained(tmp_path)
-    with pytest.raises((ConfigError, CheckpointError), match=str(tmp_path)):
-        load_text(tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match=r"'architectures' must be \['CLIPTextModel'\] .*'CLIPVisionModel'"):
+        load_text(tmp_path)
+
+
+def test_a_text_encoder_names_no_code_and_no_kernel_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in ("from_pretrained", "set_attn_implementation"):
+        monkeypatch.setattr(f"transformers.PreTrainedModel.{method}", lambda *_, **__: pytest.fail("code of a folder"))
+    hostile: dict[str, Any] = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel"}
+    config = saved_text(tmp_path / "alone") / "config.json"
+    change(config, _attn_implementation="someone/kernel")
+    assert load_text(tmp_path / "alone")[0].config._attn_implementation != "someone/kernel"
+    change(config, **hostile)
+    with pytest.raises(ConfigError, match=r"alone/config\.json: unknown key 'attn_implementation'; [^\n]*$"):
+        load_text(tmp_path / "alone")
+    change(config, auto_map={"AutoModel": "evil.Evil"})
+    with pytest.raises(UnsafeContentError, match="'auto_map' asks to run code"):
+        load_text(tmp_path / "alone")
+    whole_clip(tmp_path / "whole")
+    given = json.loads((tmp_path / "whole" / "config.json").read_text())
+    change(tmp_path / "whole" / "config.json", **hostile, text_config=given["text_config"] | hostile)
+    assert load_text(tmp_path / "whole")[0].config._attn_implementation != "someone/kernel"
+
+
+def test_heads_divide_the_width_that_is_asked(tmp_path: Path) -> None:
+    for width, heads in ((16, 1), (65, 1), (72, 2), (96, 3)):
+        settings = ddpm.DDPMSettings(output_dir=tmp_path, text_width=width, text_layers=1, **SHAPES)
+        config: Any = Conditions(settings, open_dataset(settings)).nets["text_encoder"].config
+        assert (config.hidden_size, config.num_attention_heads) == (width, heads)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +196,9 @@ def test_a_text_encoder_is_read_from_a_whole_clip_model_too(tmp_path: Path) -> N
         ({"caption_column": "text"}, "--caption-column text needs --captions"),
         ({"text_encoder": "somewhere"}, "--text-encoder somewhere needs --captions"),
         ({"captions": True, "streaming": True}, "--streaming: captions are read before training"),
+        ({"max_words": -5}, "--max-words must be at least 0, got -5"),
+        ({"text_layers": 0}, "--text-layers must be at least 1, got 0"),
+        ({"text_width": 0}, "--text-width must be at least 1, got 0"),
         ({**SHAPES, "text_encoder": "nowhere"}, "'nowhere': no such folder"),
     ],
 )

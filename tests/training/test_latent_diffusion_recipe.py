@@ -1,8 +1,9 @@
-"""The recipe of latent diffusion: cached latents, conditions that are left out, exact runs, pipelines, refusals."""
+"""The recipe of latent diffusion: conditions that are left out, exact runs, pipelines, refusals."""
 
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,32 +12,19 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from hfgen import AutoPipeline
-from hfgen.data import load_dataset
-from hfgen.errors import CheckpointError, ConfigError
-from hfgen.models.autoencoder_kl import AutoencoderKL
-from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
-from hfgen.training import latent_data, latent_diffusion
+from hfgen.errors import ConfigError, HfgenError
+from hfgen.training import latent_diffusion
 from hfgen.training.engine import Engine
-from hfgen.training.latent_data import encoded, load_autoencoder
+from hfgen.training.latent_data import load_autoencoder
 from hfgen.training.latent_diffusion import LatentDiffusionSettings, build, open_latents, recommended
 from hfgen.training.noise import Noise
 from tests.training import runs
+from tests.training.test_conditions import saved_text
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.test_latent_data import make_autoencoder
 
 Train = Callable[..., subprocess.CompletedProcess]
 SHAPES = ("--dataset", "shapes", "--split", "train[:64]", "--resolution", "8", "--captions")
-
-
-def make_autoencoder(folder: Path, channels: int, seed: int = 0) -> Path:
-    """Return the folder of a small autoencoder with random weights, latents 2x4x4 of images 8x8."""
-    torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        in_channels=channels, out_channels=channels, block_out_channels=(8, 8), norm_num_groups=4, sample_size=8,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2,
-        scaling_factor=2.0, shift_factor=0.1,
-    )  # fmt: skip
-    AutoencoderKLPipeline(vae).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -63,61 +51,6 @@ def engine(s: LatentDiffusionSettings) -> Engine:
 
 
 CAPTIONED: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}
-
-
-def test_latents_are_those_of_the_autoencoder_mirrored_ones_too(tmp_path: Path, grey: str) -> None:
-    source, vae = load_dataset("digits"), load_autoencoder(grey)
-    latents = encoded(source, vae, True, tmp_path)
-    x = source.tensor(40)
-    with torch.no_grad():
-        torch.testing.assert_close(latents.tensor(40), vae.to_latents(x), atol=1e-5, rtol=0)
-        sides = [vae.posterior(x), vae.posterior(x.flip(-1))]
-    batch = next(latents.batches(seed=0, batch_size=len(latents)))
-    order = next(source.batches(seed=0, batch_size=len(latents)))
-    assert torch.equal(batch["label"], order["label"]) and latents.num_classes == 10
-    taken = latents.take(0, torch.zeros(40).long().numpy(), torch.arange(40).numpy(), torch.device("cpu"))
-    which = [(taken["x"] - (q.mean - 0.1) * 2).abs().amax((1, 2, 3)) < 1e-5 for q in sides]
-    assert (which[0] | which[1]).all() and 8 < which[1].sum() < 32
-    expected = torch.where(which[0][:, None, None, None], sides[0].std, sides[1].std) * 2
-    torch.testing.assert_close(taken["std"], expected, atol=1e-5, rtol=0)
-    assert latents.describe() == "latents of digits: 1,797 of 2x4x4, 10 classes"
-
-
-def test_what_is_missing_cut_short_or_flipped_is_encoded_again_and_other_weights_or_images_are_refused(
-    tmp_path: Path, grey: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(latent_data, "SHARD", 500)
-    source, vae = load_dataset("digits"), load_autoencoder(grey)
-    folder = tmp_path / "latents"
-    whole = encoded(source, vae, False, folder)
-    everything: Any = (0, torch.zeros(1797).long().numpy(), torch.arange(1797).numpy(), torch.device("cpu"))
-    files = sorted(folder.glob("*.safetensors"))
-    assert len(files) == 4 and files[0].stat().st_mode & 0o044
-    files[1].unlink()
-    files[2].write_bytes(files[2].read_bytes()[:1000])
-    flipped = bytearray(files[3].read_bytes())
-    flipped[-1000] ^= 4
-    files[3].write_bytes(flipped)
-    kept = {0: files[0].stat().st_ino}
-    again = encoded(source, vae, False, folder)
-    assert {i: files[i].stat().st_ino for i in kept} == kept
-    for a, b in zip(again.take(*everything).values(), whole.take(*everything).values(), strict=True):
-        assert torch.equal(a, b)
-    assert again.fingerprint == whole.fingerprint
-    with pytest.raises(CheckpointError, match="holds latents of other images, or of an autoencoder with other weights"):
-        encoded(source, vae, True, folder)
-    other = load_autoencoder(str(make_autoencoder(tmp_path / "other", 1, seed=1)))
-    with pytest.raises(CheckpointError, match="latents-00000000"):
-        encoded(source, other, False, folder)
-
-
-def test_an_autoencoder_is_a_pipeline_a_run_or_a_folder_of_its_own(tmp_path: Path, grey: str) -> None:
-    first = load_autoencoder(grey)
-    alone = load_autoencoder(str(Path(grey) / "vae"))
-    assert latent_data.weights_hash(first) == latent_data.weights_hash(alone)
-    assert not any(p.requires_grad for p in first.parameters())
-    first.register_to_config(scaling_factor=3.0)
-    assert latent_data.weights_hash(first) != latent_data.weights_hash(alone)
 
 
 def test_the_loss_is_the_error_of_the_noise_in_draws_of_q_and_conditions_are_left_out(
@@ -177,15 +110,20 @@ def test_half_precision_stays_finite_and_close(tmp_path: Path, coloured: str) ->
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), atol=0.03, rtol=0)
 
 
-def test_a_run_told_captions_learns_and_its_folder_samples_what_its_text_says(tmp_path: Path, coloured: str) -> None:
-    words = ["--output-dir", str(tmp_path / "run"), "--autoencoder", coloured, *runs.SHARED,
-             *runs.TINY["latent_diffusion"], *SHAPES, "--class-conditional", "--max-steps", "60", "--learning-rate",
-             "5e-3"]  # fmt: skip
+def train_here(words: list[str]) -> None:
+    """Run the recipe in this process."""
     threads = torch.get_num_threads()
     try:
         assert latent_diffusion.main(words) == 0
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_run_told_captions_learns_and_its_folder_samples_what_its_text_says(tmp_path: Path, coloured: str) -> None:
+    words = ["--output-dir", str(tmp_path / "run"), "--autoencoder", coloured, *runs.SHARED,
+             *runs.TINY["latent_diffusion"], *SHAPES, "--class-conditional", "--max-steps", "60", "--learning-rate",
+             "5e-3"]  # fmt: skip
+    train_here(words)
     log = runs.metrics(tmp_path / "run")
     assert sum(line["loss"] for line in log[-10:]) < 0.9 * sum(line["loss"] for line in log[:10])
     pipe: Any = AutoPipeline.from_pretrained(tmp_path / "run")
@@ -228,6 +166,20 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
     assert runs.metrics(tmp_path / "whole") == runs.metrics(tmp_path / "killed")
 
 
+@pytest.mark.parametrize("kind", ["classes", "text encoder"])
+def test_told_classes_or_by_a_given_text_encoder_it_resumes_exactly(
+    tmp_path: Path, grey: str, coloured: str, kind: str
+) -> None:
+    told = ["--autoencoder", grey, "--class-conditional", "--flip"]
+    if kind == "text encoder":
+        told = ["--autoencoder", coloured, *SHAPES, "--text-encoder", str(saved_text(tmp_path / "text"))]
+    shared = [*runs.SHARED, *runs.TINY["latent_diffusion"], *told, "--lr-schedule", "constant"]
+    for folder, steps in (("whole", "6"), ("parts", "3"), ("parts", "6")):
+        again = ["--resume"] if (tmp_path / folder).exists() else []
+        train_here(["--output-dir", str(tmp_path / folder), *shared, "--max-steps", steps, *again])
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_two_processes_equal_one(tmp_path: Path, coloured: str, train: Train) -> None:
     arguments = ("--autoencoder", coloured, *SHAPES, "--class-conditional", "--max-steps", "6", "--save-every", "0")
     train(tmp_path / "one", *arguments, recipe="latent_diffusion")
@@ -254,15 +206,32 @@ def test_two_processes_equal_one(tmp_path: Path, coloured: str, train: Train) ->
         ({"captions": True}, "caption_column='caption' does not apply"),
         ({"streaming": True}, "--streaming"),
         ({"variance_type": "learned_range"}, "--variance-type learned_range"),
+        ({"block_out_channels": (8, 9)}, "norm_num_groups"),
+        ({"batch_size": 16, "micro_batch_size": 5}, "--batch-size 16 is the global batch and must divide by"),
+        ({"batch_size": 5000}, "latents of digits: 1,797 items are fewer than one batch of 5,000"),
+        ({"start_from": "nowhere"}, "'nowhere': no such folder"),
         ({"autoencoder": "nowhere"}, "'nowhere': no such folder"),
     ],
 )
 def test_settings_that_no_run_can_use_are_refused_by_name_and_leave_no_trace(
     tmp_path: Path, grey: str, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(HfgenError, match=message):
         open_latents(settings(tmp_path / "run", **{"autoencoder": grey, **changes}))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_help_says_what_is_recommended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")                          # so that nothing is hyphenated or wrapped
+    with pytest.raises(SystemExit):
+        latent_diffusion.main(["--help"])
+    _, _, found = " ".join(capsys.readouterr().out.split()).partition("--block-out-channels")
+    for side, words in ((4, "32 64 for latents below 8"), (16, "32 64 64 below 32"), (32, "128 256 256, cut")):
+        data: Any = SimpleNamespace(shape=(4, side, side))
+        widths = recommended(LatentDiffusionSettings(output_dir=Path(), autoencoder=""), data).block_out_channels
+        assert words in found[:500] and words.startswith(" ".join(map(str, widths or ()))), found[:500]
 
 
 def test_a_pipeline_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
