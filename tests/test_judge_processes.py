@@ -46,6 +46,7 @@ def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     assert len(one["metrics"]) >= 10 and close(one, two)
 
 
+@pytest.mark.slow
 def test_two_processes_compare_as_one(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     models = [tmp_path / name for name in ("GANPipeline", "DDPMPipeline")]
