@@ -43,12 +43,7 @@ def test_short_captions_leave_fill_and_background_open_and_only_what_they_name_i
 def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[str] = []
-
-    def train(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
-        trained.append(recipe)
-        return in_process.train(recipe, folder, seed, fields)
-
+    train = in_process.Trainings()
     monkeypatch.setattr(harness, "train", train)
     for name, value in {"IMAGES": 4, "BATCH": 3, "SCALES": (1.0, 4.0), "held_out": lambda: held_out()[:5]}.items():
         monkeypatch.setattr(shapes_captions, name, value)
@@ -58,7 +53,7 @@ def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
     monkeypatch.setattr("sys.argv", [*words, "--autoencoder", autoencoder, "--diffusion", diffusion])
     main()
     printed = [line for line in capsys.readouterr().out.splitlines() if "colour and shape" in line]
-    assert trained == ["autoencoder_kl", "latent_diffusion"]
+    assert [folder.name for folder in train.folders] == ["autoencoder-0", "diffusion-0"]
     kinds = [f"{kind}, guidance {scale}" for kind in ("trained on", "held out", "short") for scale in (1, 4)]
     assert [line[:24].strip() for line in printed] == ["checker", "reconstructed", *kinds]
     assert "colour and shape 100.0 %" in printed[0] and "fill" not in printed[-1]

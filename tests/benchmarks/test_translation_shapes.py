@@ -53,11 +53,8 @@ def test_the_picture_shows_input_translation_cycle_and_truth_of_twelve_images_of
 def test_kept_runs_are_drawn_and_measured_again_without_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[Path] = []
-
-    def train(recipe: str, folder: Path, seed: int, fields: list[str]) -> float:
-        trained.append(folder)
-        return in_process.train(recipe, folder, seed, fields)
+    train = in_process.Trainings()
+    trained = train.folders
 
     def call(*words: str) -> list[str]:
         fields = "--width 4 --blocks 1 --discriminator-width 4 --max-steps 2 --batch-size 2".split()
