@@ -102,11 +102,13 @@ class Conditions:
     def _build_text(self) -> nn.Module:
         s = self.settings
         if s.text_encoder is not None:
-            encoder, self.tokenizer = load_text(s.text_encoder)
-            return encoder.requires_grad_(False)
+            frozen, self.tokenizer = load_text(s.text_encoder)
+            return frozen.requires_grad_(False)
         self.tokenizer, self.trained = build_tokenizer(self.captions, s.max_words), ("text_encoder",)
         heads = max(n for n in range(1, max(1, s.text_width // 32) + 1) if s.text_width % n == 0)
-        return build_text_encoder(self.tokenizer, s.text_width, s.text_layers, heads)
+        encoder: Any = build_text_encoder(self.tokenizer, s.text_width, s.text_layers, heads)
+        encoder.set_attn_implementation("eager")     # of short texts faster in bfloat16, as in hfgen.models.attention
+        return cast(nn.Module, encoder)
 
     def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Return what the network is told of each sample; of some, at random, nothing."""

@@ -11,6 +11,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from hfgen.models.attention import attention
+
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "swish": F.silu, "mish": F.mish, "gelu": F.gelu, "relu": F.relu}
@@ -194,13 +196,9 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.group_norm(x).permute(0, 2, 3, 1).flatten(1, 2)                         # (B, HW, C)
-        q, k, v = (self._split_heads(project(h)) for project in (self.to_q, self.to_k, self.to_v))
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)           # (B, HW, heads d)
+        h = attention(self.to_q(h), self.to_k(h), self.to_v(h), self.head_dim)           # (B, HW, heads d)
         h = self.to_out[0](h).transpose(1, 2).unflatten(2, x.shape[2:])                  # (B, C, H, W)
         return (h + x) if self.scale == 1 else (h + x) / self.scale
-
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)                       # (B, heads, HW, d)
 
 
 def attention_or_nothing(channels: int, attend: bool, settings: BlockSettings) -> nn.Module:

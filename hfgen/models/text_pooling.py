@@ -4,8 +4,9 @@ Module names are those of diffusers' `TextTimeEmbedding`, so that weights load b
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hfgen.models.attention import attention
 
 
 class AttentionPooling(nn.Module):
@@ -22,11 +23,7 @@ class AttentionPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         asks = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)           # (B, 1, F)
         seen = torch.cat([asks, x], 1)                                                   # (B, 1 + L, F)
-        q, k, v = (
-            h.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-            for h in (self.q_proj(asks), self.k_proj(seen), self.v_proj(seen))
-        )
-        return F.scaled_dot_product_attention(q, k, v).flatten(1)                        # (B, F)
+        return attention(self.q_proj(asks), self.k_proj(seen), self.v_proj(seen), self.head_dim).flatten(1)
 
 
 class TextTimeEmbedding(nn.Module):

@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfgen.models.attention import attention
 from hfgen.models.blocks import GroupNorm
 
 
@@ -27,14 +28,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context                                      # (B, L, D)
-        q, k, v = (self._heads(h) for h in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)           # (B, HW, heads d)
+        h = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.head_dim)   # (B, HW, heads d)
         for layer in self.to_out:
             h = layer(h)
         return h                                                                         # (B, HW, C)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)                       # (B, heads, HW or L, d)
 
 
 class GEGLU(nn.Module):
