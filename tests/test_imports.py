@@ -1,6 +1,7 @@
 """Who may import whom: the layers of the package, read from its source."""
 
 import ast
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,11 @@ def test_every_public_name_can_be_imported() -> None:
         assert getattr(hfgen, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = hfgen.Nothing
+
+
+def test_every_package_is_installed() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    homes = {p.parent.relative_to(ROOT) for p in FILES if p.name == "__init__.py"}
+    expected = {".".join(home.parts if home.parts[0] == "hfgen" else ("hfgen", *home.parts)) for home in homes}
+    assert set(setup["options"]["packages"].split()) == expected

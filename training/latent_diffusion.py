@@ -123,7 +123,7 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
     values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
     if side < 32:
-        values |= {"learning_rate": 1e-3, "max_steps": 2000}
+        values |= {"learning_rate": 1e-3, "max_steps": 2600}
     if side < 8:
         values |= {"learning_rate": 2e-3}
     return filled(settings, values)

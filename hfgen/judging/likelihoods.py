@@ -20,9 +20,17 @@ from hfgen.judging.case import Case, Found
 from hfgen.judging.data import Real
 from hfgen.losses.elbo import binarised
 from hfgen.metrics.bootstrap import mean_interval
-from hfgen.metrics.diffusion_likelihood import Predict, variational_bound
-from hfgen.metrics.likelihood import ROWS, bits_per_dim, dequantised, elbo, log_likelihood
-from hfgen.metrics.ode_likelihood import ode_bits_per_dim, ode_log_likelihood
+from hfgen.metrics.likelihood import (
+    ROWS,
+    Predict,
+    bits_per_dim,
+    dequantised,
+    elbo,
+    log_likelihood,
+    ode_bits_per_dim,
+    ode_log_likelihood,
+    variational_bound,
+)
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.denoising import EVERYWHERE
 from hfgen.pipelines.gan import GANPipeline

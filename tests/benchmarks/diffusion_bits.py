@@ -33,8 +33,7 @@ from torch import Tensor
 from hfgen import DDPMPipeline, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.metrics.cost import training_cost
-from hfgen.metrics.diffusion_likelihood import predictor, variational_bound
-from hfgen.metrics.ode_likelihood import ode_bits_per_dim
+from hfgen.metrics.likelihood import ode_bits_per_dim, predictor, variational_bound
 from hfgen.schedulers.samplers import make_sampler
 from tests.benchmarks.harness import Row, train
 

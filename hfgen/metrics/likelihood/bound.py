@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hfgen.errors import ConfigError
-from hfgen.metrics.likelihood import bits_per_dim
+from hfgen.metrics.likelihood.units import bits_per_dim
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.reverse import decoder_term, kl_term, prior_term
 

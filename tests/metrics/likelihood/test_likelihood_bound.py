@@ -8,7 +8,7 @@ import torch
 from hfgen import DDPMScheduler, VPSDEScheduler
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import log_discretised_gaussian
-from hfgen.metrics.diffusion_likelihood import predictor, variational_bound
+from hfgen.metrics.likelihood import predictor, variational_bound
 from hfgen.models.mlp import MLPDenoiser
 
 MU = torch.tensor([0.2, -0.3, 0.0, 0.1], dtype=torch.float64)

@@ -8,8 +8,7 @@ import torch
 from hfgen import MLPDenoiser, VPSDEScheduler
 from hfgen.errors import ConfigError, NonFiniteError
 from hfgen.losses.elbo import log_discretised_gaussian
-from hfgen.metrics.diffusion_likelihood import predictor
-from hfgen.metrics.ode_likelihood import ode_bits_per_dim, ode_log_likelihood
+from hfgen.metrics.likelihood import ode_bits_per_dim, ode_log_likelihood, predictor
 from hfgen.metrics.runge_kutta import solve
 
 MU = torch.tensor([0.2, -0.3, 0.1], dtype=torch.float64)
