@@ -37,8 +37,9 @@ class DenoiserSettings(ConditionSettings):
     block_out_channels: tuple[int, ...] | None = None
     """Channels of the U-Net at each resolution, finest first; by default 32 64 for images below 16 pixels, 64 128 128
     below 64, else 64 128 256 256; for 2-D points the last is the width of the MLP, by default 128."""
-    layers_per_block: int = 2
-    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
+    layers_per_block: int | None = None
+    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP. By default 2, of latents from 8
+    to 31 a side 1."""
     attention_levels: tuple[int, ...] | None = None
     """Resolutions with attention, 0 being the finest; the middle always has it. By default no other, but of networks
     that read captions, and of those for latents, all but the finest."""
@@ -160,12 +161,12 @@ def network(
     text_width: int | None = None,
 ) -> UNet | MLPDenoiser | ConditionalUNet:
     """Return the ε-predictor for the dataset's shape: a U-Net for images, told a text or not, an MLP for 2-D points."""
-    widths = cast(tuple[int, ...], settings.block_out_channels)
+    widths, layers = cast(tuple[int, ...], settings.block_out_channels), cast(int, settings.layers_per_block)
     if len(dataset.shape) == 1:
         if learned_variance:
             raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
         return MLPDenoiser(
-            dim=dataset.shape[0], hidden=widths[-1], layers=settings.layers_per_block,
+            dim=dataset.shape[0], hidden=widths[-1], layers=layers,
             num_class_embeds=num_class_embeds, data_mean=torch.as_tensor(dataset.mean).tolist(),
             data_std=torch.as_tensor(dataset.std).tolist(),
         )  # fmt: skip
@@ -178,7 +179,7 @@ def network(
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
         block_out_channels=widths,
-        layers_per_block=settings.layers_per_block,
+        layers_per_block=layers,
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
         attention_head_dim=min(settings.attention_head_dim, *widths),
@@ -203,7 +204,7 @@ def conditional_unet(
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
         block_out_channels=widths,
-        layers_per_block=settings.layers_per_block,
+        layers_per_block=cast(int, settings.layers_per_block),
         attention_levels=cast(tuple[int, ...], settings.attention_levels),
         attention_head_dim=min(settings.attention_head_dim, *widths),
         cross_attention_dim=text_width,
@@ -225,7 +226,7 @@ def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
     levels = len(settings.block_out_channels or widths)
     values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
-    values |= {"prediction_type": "epsilon"}
+    values |= {"prediction_type": "epsilon", "layers_per_block": 2}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
     return filled(settings, values)
