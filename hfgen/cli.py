@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from hfgen.errors import ConfigError, exit_code_of
+from hfgen.memory import keep_memory
 
 NAMES = (
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "gan", "latent_diffusion", "score_sde", "translation", "vae",
@@ -30,9 +31,13 @@ def print_samplers(wanted: bool) -> None:
         raise typer.Exit(0)
 
 
-app = typer.Typer(
-    name="hfgen", help="Train, judge, share and sample generative models.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(name="hfgen", no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def prepare() -> None:
+    """Train, judge, share and sample generative models."""
+    keep_memory()
 
 
 @app.command(

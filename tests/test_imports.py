@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "images", "resizing", "registry", "config"}
+BASE = {"errors", "images", "resizing", "registry", "config", "memory"}
 LAYERS = [
     BASE,
     {"models", "schedulers", "losses"},

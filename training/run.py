@@ -14,6 +14,7 @@ from torch import nn
 from hfgen import checkpoint
 from hfgen.data import Dataset, load_dataset, require_batch
 from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
+from hfgen.memory import keep_memory
 from hfgen.publish import publish_finished
 from hfgen.training import facts, state
 from hfgen.training.budget import steps_within
@@ -51,6 +52,7 @@ def main(
 def train(settings: Settings, build: Build, recommend: Recommend, open_data: Open) -> int:
     """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
     started = time.monotonic()
+    keep_memory()
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
     stored = look_into_folder(settings)
