@@ -42,26 +42,37 @@ def test_on_the_way_to_a_little_noise_the_error_falls_with_the_order_of_the_meth
 
 
 def test_the_verdict_sets_the_recommended_sampler_at_few_evaluations_against_the_best_of_all() -> None:
-    from tests.benchmarks.samplers import verdict
+    from tests.benchmarks.samplers import best_of, verdict
 
     made = {("dpmpp_2m", 20): 0.3, ("dpmpp_2m", 40): 0.21, ("ddpm", 1000): 0.25, ("ode_heun", 1001): 0.2,
             ("reverse_sde", 2000): 0.1}  # fmt: skip
-    rows = [{"dataset": "moons", "sampler": s, "evaluations": n, "W2": w2} for (s, n), w2 in made.items()]
-    assert verdict(rows) == ("moons: dpmpp_2m at 20 evaluations 0.3000, best ode_heun at 1001 0.2000, ratio 1.50")
+    rows = [{"dataset": "moons", "sampler": s, "evaluations": n, "W2": d, "error": 0.01} for (s, n), d in made.items()]
+    assert best_of(rows) is rows[3]
+    found = verdict(rows[0], rows[3])
+    assert found.startswith("moons: dpmpp_2m at 20 evaluations 0.3000 ± 0.0100, the best, ode_heun at 1001 evaluations")
+    assert found.endswith("ratio 1.50")
 
 
 def test_a_row_of_the_toys_has_the_mean_distance_of_several_draws_and_counts_evaluations(tmp_path: Path) -> None:
-    from tests.benchmarks.samplers import DRAWS, toy_row, w2
+    from tests.benchmarks.samplers import sets, toy_row, w2
 
     pipe = DDPMPipeline(MLPDenoiser(hidden=8, layers=1).eval(), VPSDEScheduler())
     pipe.save_pretrained(tmp_path / "moons")
     pipe.set_progress_bar_config(disable=True)
-    truth = [torch.randn(1000, 2, generator=torch.Generator().manual_seed(i)) for i in range(DRAWS)]
-    row = toy_row({"dataset": "moons", "sampler": "ode_heun", "steps": 2}, tmp_path, {"moons": truth})
-    generator = torch.Generator().manual_seed(0)
-    points = pipe(1000 * DRAWS, 2, generator=generator, output_type="pt", sampler="ode_heun").images
-    found = [w2(some, real) for some, real in zip(points.chunk(DRAWS), truth, strict=True)]
-    assert row["evaluations"] == 5 and abs(row["W2"] - sum(found) / DRAWS) < 1e-6
+    row = toy_row({"dataset": "moons", "sampler": "ode_heun", "steps": 2, "draws": 3, "seed": 7}, tmp_path)
+    generator = torch.Generator().manual_seed(7)
+    points = pipe(3000, 2, generator=generator, output_type="pt", sampler="ode_heun").images
+    found = [w2(some, real) for some, real in zip(points.chunk(3), sets("moons", 3, 7), strict=True)]
+    mean = sum(found) / 3
+    assert row["evaluations"] == 5 and abs(row["W2"] - mean) < 1e-6
+    assert abs(row["error"] - (sum((x - mean) ** 2 for x in found) / 2 / 3) ** 0.5) < 1e-6
+
+
+def test_the_sets_of_another_seed_are_others() -> None:
+    from tests.benchmarks.samplers import sets
+
+    found = [*sets("moons", 2, 0), *sets("moons", 2, 1)]
+    assert len({float(points[0, 0]) for points in found}) == 4
 
 
 def test_evaluations_are_counted_as_each_sampler_plans_them() -> None:
