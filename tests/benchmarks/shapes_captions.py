@@ -3,18 +3,19 @@
     python -m tests.benchmarks.shapes_captions [--keep FOLDER] [--seed 0] [--threads 2] [--figure captions.png]
 
 An autoencoder of `shapes` at 32x32, then a diffusion model in its latents with a text encoder trained along. Then 500
-captions of combinations in the training data, all 500 that are held out, and these again in short, such as "a large red
-circle at the top left", which no training caption is; at guidance 1, 2, 4 and 8, 20 steps of DPM-Solver++(2M) each. A
-checker by pixel rules reads what the images show of what was said. `checker` is its verdict on real images with their
-captions, `reconstructed` on what the autoencoder makes of those: no model in its latents can do better. Runs in --keep
-are not trained again; their seconds and fields are kept there too, and other fields refused.
+full captions of combinations in the training data, all 500 that are held out, and these again in short, such as "a
+large red circle at the top left"; at guidance 1, 2, 4 and 8, 20 steps of DPM-Solver++(2M) each. A checker by pixel
+rules reads what the images show of what was said. `checker` is its verdict on real images with their captions,
+`reconstructed` on what the autoencoder makes of those: no model in its latents can do better. Runs in --keep are not
+trained again; their seconds and fields are kept there too, and other fields refused.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from hfgen.data import load_dataset
 from hfgen.data.captions import UNSEEN, captions_of, check, factors_of
 from hfgen.data.order import Ints
 from hfgen.data.scenes import FACTORS
-from hfgen.data.shapes import held_out
+from hfgen.data.shapes import Shapes, held_out
 from hfgen.images import grid, to_pil
 from tests.benchmarks.harness import Row, fitted
 
@@ -37,8 +38,8 @@ SHORT = ("size", "colour", "shape", "place")
 
 def shortened(factors: Ints) -> list[str]:
     """Return the caption of each row of a matrix of factors (N, 6) without fill and background."""
-    tables = [(i, FACTORS[name]) for i, name in enumerate(FACTORS) if name in SHORT]
-    return [f"a {' '.join(table[row[i]] for i, table in tables)}" for row in factors.tolist()]
+    named = [name in SHORT for name in FACTORS]
+    return captions_of(np.where(named, factors, UNSEEN))
 
 
 def shares(images: Tensor, captions: list[str]) -> Row:
@@ -91,14 +92,13 @@ def report(vae: Path, model: Path, seed: int, figure: Path | None) -> None:
     """Print the shares of real, reconstructed and generated images."""
     pipeline: Any = LatentDiffusionPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
-    real: Any = load_dataset("shapes", split="test", caption_column="caption")
-    x, captions = real.tensor(IMAGES), list(real.captions[:IMAGES])
+    real, trained = (cast(Shapes, load_dataset("shapes", split=split)) for split in ("test", "train"))
+    x, captions = real.tensor(IMAGES), captions_of(real.factors()[:IMAGES].numpy())
     back = AutoencoderKLPipeline.from_pretrained(vae).reconstruct(x / 2 + 0.5, output_type="pt").images * 2 - 1
     print(f"autoencoder: PSNR {10 * torch.log10(4 / (back - x).square().mean()):.1f} dB")
     show("checker", shares(x, captions))
     show("reconstructed", shares(back, captions))
-    trained: Any = load_dataset("shapes", caption_column="caption")
-    told = {"trained on": list(trained.captions[:IMAGES]), "held out": captions_of(held_out()),
+    told = {"trained on": captions_of(trained.factors()[:IMAGES].numpy()), "held out": captions_of(held_out()),
             "short": shortened(held_out())}  # fmt: skip
     for kind, texts in told.items():
         for scale in SCALES:

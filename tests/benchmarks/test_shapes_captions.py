@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hfgen.data import load_dataset
-from hfgen.data.captions import factors_of
+from hfgen.data.captions import captions_of, factors_of
 from hfgen.data.shapes import held_out
 from tests.benchmarks import harness, in_process, shapes_captions
 from tests.benchmarks.shapes_captions import main, shares, shortened
@@ -17,8 +17,8 @@ from tests.training.runs import TINY
 
 
 def test_shares_are_1_on_real_images_and_low_where_the_captions_are_shuffled() -> None:
-    real: Any = load_dataset("shapes", split="test", caption_column="caption")
-    x, captions = real.tensor(64), list(real.captions[:64])
+    real: Any = load_dataset("shapes", split="test")
+    x, captions = real.tensor(64), captions_of(real.factors()[:64].numpy())
     right = shares(x, captions)
     assert {"colour and shape", "colour", "shape", "all"} <= set(right) and set(right.values()) == {1.0}
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()
