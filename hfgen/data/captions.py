@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from hfgen.data.order import Ints, uniforms
+from hfgen.data.order import Ints
 from hfgen.data.scenes import (
     AT_ONCE,
     COLOURS,
@@ -30,9 +30,6 @@ from hfgen.errors import ConfigError
 
 UNSEEN = -1
 """The value of a factor that a caption does not name, or that cannot be made out in a picture."""
-
-UNNAMED = 0.25
-"""Share of the captions of a dataset that leave a factor out, for every factor but the shape."""
 
 FAINT = 0.2
 """Share of the way from background to colour below which a pixel counts as background; as near to the colour, as
@@ -57,16 +54,8 @@ def captions_of(factors: Ints) -> list[str]:
     tables = [list(table) for table in FACTORS.values()]
     tables[-1] = [f"on {background}" for background in tables[-1]]
     rows = [zip(tables, row, strict=True) for row in factors.tolist()]
-    return [" ".join(["a", *(table[value] for table, value in row if value != UNSEEN)]) for row in rows]
-
-
-def partly_named(seed: int, items: Ints, factors: Ints) -> Ints:
-    """Return factors (N, 6) of items (N,) as their captions name them: -1 for one in four of all but the shape."""
-    result = factors.copy()
-    for column, name in enumerate(FACTORS):
-        if name != "shape":
-            result[uniforms(seed, 0, items, f"shapes/unnamed {name}") < UNNAMED, column] = UNSEEN
-    return result
+    texts = [" ".join(table[value] for table, value in row if value != UNSEEN) for row in rows]
+    return [f"{'an' if text.startswith('outlined') else 'a'} {text}" for text in texts]
 
 
 def factors_of(captions: Sequence[str]) -> torch.Tensor:

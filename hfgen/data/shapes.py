@@ -2,7 +2,7 @@
 
 Item i is a function of (seed, i) alone. 500 of the 2,592 combinations of factors are never in the split `train` and
 make up the split `test`. `shapes:a` and `shapes:b` are two domains for translation: filled red shapes and outlined blue
-ones. Captions name the shape and most of the other factors, each of them in three of four images.
+ones.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hfgen.data.captions import captions_of, partly_named
+from hfgen.data.captions import captions_of
 from hfgen.data.dataset import Batch, fingerprint_of
 from hfgen.data.images import Images
 from hfgen.data.load import Wanted
@@ -51,14 +51,13 @@ class Shapes(Images):
         self._factors, self._placed = factors, geometry(seed, items, factors)
         labels = None if label is None else _labels(factors, label)
         shown = render(factors[:16], self._placed[:16], *resolution)
-        captions = captions_of(partly_named(seed, items, factors)) if captioned else None
         super().__init__(
             name,
             (3, *resolution),
             255,
             labels=labels,
-            captions=captions,
-            fingerprint=fingerprint_of("shapes", factors, self._placed, shown, resolution, label, captions),
+            captions=captions_of(factors) if captioned else None,
+            fingerprint=fingerprint_of("shapes", factors, self._placed, shown, resolution, label, captioned),
         )
         resident = len(items) * 3 * resolution[0] * resolution[1] <= max_resident_bytes
         self._kept = np.empty((len(items) if resident else 0, *self.shape), np.uint8)
