@@ -114,7 +114,7 @@ def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
     return dataclasses.replace(settings, **missing)
 
 
-def parse(cls: type[AnySettings], arguments: list[str] | None = None, prog: str | None = None) -> AnySettings:
+def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
     """Return settings of class `cls` from command-line `arguments` (sys.argv by default) and the YAML that they name.
 
     With --resume the run's own `config.yaml` comes first, so that only what changes has to be said again.
@@ -124,7 +124,8 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None, prog: str 
         raise ConfigError("give --max-steps or --budget, not both")
     files = [file for file in (_stored_config(arguments), _value_of(arguments, "config")) if file is not None]
     from_files = [word for file in files for word in _as_arguments(cls, file)]
-    settings = tyro.cli(cls, args=[*from_files, *arguments], prog=prog, config=(tyro.conf.OmitSubcommandPrefixes,))
+    program = f"hfgen train {cls.__module__.rpartition('.')[2]}"
+    settings = tyro.cli(cls, args=[*from_files, *arguments], prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
     check(settings)
     return settings
 

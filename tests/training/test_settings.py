@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hfgen.errors import CheckpointError, ConfigError
+from hfgen.training.latent_diffusion import LatentDiffusionSettings
 from hfgen.training.schedule import factor
 from hfgen.training.settings import Settings, check_same, parse, seconds_of, write_yaml
 
@@ -28,6 +29,13 @@ def test_the_command_line_wins_over_yaml_and_yaml_over_defaults(tmp_path: Path) 
     settings = parse(TinySettings, ["--config", str(file), "--output-dir", "x", "--batch_size", "16"])
     assert (settings.batch_size, settings.learning_rate, settings.widths) == (16, 0.5, (4, 8, 12))
     assert settings.kind == "no" and settings.flip and settings.warmup_steps == 100
+
+
+def test_what_is_missing_is_named_with_the_command_that_lists_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(LatentDiffusionSettings, ["--dataset", "shapes", "--output-dir", "x"])
+    found = capsys.readouterr().err
+    assert "--autoencoder STR" in found and "hfgen train latent_diffusion --help" in found
 
 
 def test_written_settings_are_read_back_the_same(tmp_path: Path) -> None:
