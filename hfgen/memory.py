@@ -15,7 +15,7 @@ def keep_memory() -> bool:
     """Tell glibc to keep freed memory until the process ends; return whether it could be told.
 
     By default it gives the memory of every large activation back to the system and asks for zeroed pages for the next,
-    tens of thousands a training step on the CPU. The peak stays as it is. Nothing happens without glibc.
+    tens of thousands a training step on the CPU. The peak grows by a few percent. Nothing happens without glibc.
     """
     if sys.platform != "linux":
         return False

@@ -121,11 +121,12 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
     widths = ((32, 64) if side < 8 else (32, 64, 64) if side < 32 else (128, 256, 256))[:possible]
     levels = len(settings.block_out_channels or widths)
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
-    values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000, "layers_per_block": 2}
+    values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
+    values |= {"layers_per_block": 1 if 8 <= side < 32 else 2}
     if side < 32:
-        values |= {"learning_rate": 1e-3, "max_steps": 2600, "layers_per_block": 1}
+        values |= {"learning_rate": 1e-3, "max_steps": 2600}
     if side < 8:
-        values |= {"learning_rate": 2e-3, "layers_per_block": 2}
+        values |= {"learning_rate": 2e-3}
     return filled(settings, values)
 
 
