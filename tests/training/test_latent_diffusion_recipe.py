@@ -234,6 +234,14 @@ def test_the_help_says_what_is_recommended(
         assert words in found[:500] and words.startswith(" ".join(map(str, widths or ()))), found[:500]
 
 
+@pytest.mark.parametrize(("side", "layers"), [(4, 2), (7, 2), (8, 1), (16, 1), (31, 1), (32, 2)])
+def test_small_latents_have_one_block_a_level_unless_it_is_said(side: int, layers: int) -> None:
+    data: Any = SimpleNamespace(shape=(4, side, side))
+    fields: Any = {"output_dir": Path(), "autoencoder": ""}
+    assert recommended(LatentDiffusionSettings(**fields), data).layers_per_block == layers
+    assert recommended(LatentDiffusionSettings(**fields, layers_per_block=3), data).layers_per_block == 3
+
+
 def test_a_pipeline_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"holds no vae, found model_index\.json"):
