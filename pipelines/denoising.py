@@ -255,7 +255,7 @@ def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
     """Return {"eta": eta} where the scheduler's steps take it; ConfigError if it is outside [0, 1], or of no use."""
     if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
         raise ConfigError(f"eta must be a number in [0, 1], got {eta!r}")
-    if "eta" in inspect.signature(scheduler.step).parameters:
+    if "eta" in inspect.signature(scheduler.step).parameters and scheduler.config.get("method", "ddim") == "ddim":
         return {"eta": float(eta)}
     if eta:
         raise ConfigError(f"eta is the noise of DDIM: {type(scheduler).__name__} has none; use sampler 'ddim'")

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hfgen.errors import ConfigError
+
 OFFSET = 0.008
 """s of the cosine schedule."""
 
@@ -84,5 +86,37 @@ class Cosine(Rate):
         return (angle - self.start) * 2 / self.scale + (B - at_knee).clamp(min=0) / self.cap
 
 
-RATES: dict[str, type[Rate]] = {"linear": Linear, "squaredcos_cap_v2": Cosine}
+class Table(Rate):
+    """The rate of given betas: constant between whole timesteps, so that B is exact at each of them.
+
+    B((i + 1) / T) = -log alpha_bar_i, a line between (what diffusers does with log sigma). A last beta of 1, which
+    leaves no signal, counts as 1 - exp(-25). Raises ConfigError for betas outside (0, 1].
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        if len(betas) < 2 or not bool(((betas > 0) & (betas <= 1)).all()):
+            raise ConfigError(f"betas must be at least two numbers in (0, 1], got {betas.min():g} to {betas.max():g}")
+        self.steps = -torch.log1p(-betas.double().clamp(max=1 - math.exp(-25)))            # (T,)
+        self.knots = torch.cat([self.steps.new_zeros(1), self.steps.cumsum(0)])            # (T + 1,)
+
+    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the timestep that t lies in, and how far, in [0, 1]."""
+        scaled = t * len(self.steps)
+        index = scaled.floor().long().clamp(0, len(self.steps) - 1)
+        return index, scaled - index
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.steps.to(t.device)[self._place(t)[0]] * len(self.steps)
+
+    def integral(self, t: Tensor, panels: int = 0) -> Tensor:
+        index, part = self._place(t)
+        return self.knots.to(t.device)[index] + self.steps.to(t.device)[index] * part
+
+    def inverse(self, B: Tensor) -> Tensor:
+        knots, steps = self.knots.to(B.device), self.steps.to(B.device)
+        index = (torch.searchsorted(knots, B, right=True) - 1).clamp(0, len(steps) - 1)
+        return (index + (B - knots[index]) / steps[index]) / len(steps)
+
+
+RATES: dict[str, type[Linear | Cosine]] = {"linear": Linear, "squaredcos_cap_v2": Cosine}
 """The rates under the names that their discrete schedules have in diffusers' configurations."""

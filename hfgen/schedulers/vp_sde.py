@@ -1,6 +1,7 @@
-"""The VP-SDE scheduler: the reverse SDE, the probability-flow ODE and predictor-corrector sampling."""
+"""The VP-SDE scheduler: the samplers of the reverse SDE and of the probability-flow ODE, of any order."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -14,27 +15,35 @@ from torch import Tensor
 
 from hfgen.config import ConfigMixin
 from hfgen.errors import ConfigError
+from hfgen.schedulers import solvers
+from hfgen.schedulers.betas import SCHEDULES, make_betas
 from hfgen.schedulers.ddpm import DDPMSchedulerOutput, Generators
 from hfgen.schedulers.forward import full
 from hfgen.schedulers.langevin import langevin_step
 from hfgen.schedulers.settings import check_number
+from hfgen.schedulers.solvers import Estimate, Level
 from hfgen.schedulers.vp_process import VPProcess
-from hfgen.schedulers.vp_rates import RATES
+from hfgen.schedulers.vp_rates import RATES, Table
 
 CHOICES = {
-    "beta_schedule": tuple(RATES),
+    "beta_schedule": tuple(SCHEDULES),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
-    "method": ("reverse_sde", "ode_euler", "ode_heun", "predictor_corrector"),
+    "method": (
+        "reverse_sde", "ode_euler", "ode_heun", "predictor_corrector", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc",
+    ),
     "spacing": ("log_snr", "linspace"),
-}
+}  # fmt: skip
+
+ONE_EVALUATION = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
+"""Methods whose number of steps counts the evaluations of the network, the last one included, as in diffusers."""
 
 
 class Stage(NamedTuple):
-    """One evaluation of the network, at t, and what is done with it: a step of this kind to `next_t`."""
+    """One evaluation of the network, at the level `s`, and the step of this kind that it is for, to the level `t`."""
 
     kind: str
-    t: float
-    next_t: float
+    s: Level
+    t: Level
 
 
 class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
@@ -43,12 +52,16 @@ class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
     Args:
         num_train_timesteps: T; networks see timesteps in [0, T - 1], whole or not.
         beta_start, beta_end, beta_schedule: "linear", beta(t) from T beta_start to T beta_end, or "squaredcos_cap_v2",
-            cosine: the continuous counterparts of a DDPM scheduler with these settings.
+            cosine: the continuous counterparts of a DDPM scheduler with these settings. Its other schedules, and
+            `trained_betas` in their place, are interpolated between timesteps.
         prediction_type: what the model predicts: "epsilon", "sample" (x_0) or "v_prediction".
-        clip_sample, clip_sample_range: clip the last estimate of x_0 to [-range, range].
+        clip_sample, clip_sample_range: clip every estimate of x_0 to [-range, range].
         t_min: where sampling ends and training begins, in (0, 1); by default 1 / T, the noise of DDPM's first timestep.
-        method: "reverse_sde" (Euler-Maruyama), "ode_euler" or "ode_heun" (probability flow), or "predictor_corrector".
+        method: "reverse_sde" (Euler-Maruyama), "ode_euler" or "ode_heun" (probability flow), "predictor_corrector",
+            "ddim", "dpmpp_2m", "dpmpp_2m_sde" or "unipc"; see `hfgen.schedulers.solvers`.
         spacing: steps are even in "log_snr" or, "linspace", in t.
+        lambda_min_clipped: log(gamma / sigma) where sampling starts, if that is later than t = 1. With little signal
+            left a small error of eps is a large one of x_0, which a deterministic method carries to the end.
         denoise: end with E[x_0 | x_t] at t_min (one more evaluation) and not with the state there.
         corrector_steps, corrector_snr: Langevin steps after each predictor step, and r (Song et al. 2021, algorithm 5).
 
@@ -74,6 +87,8 @@ class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
         denoise: bool = True,
         corrector_steps: int = 1,
         corrector_snr: float = 0.16,
+        trained_betas: Sequence[float] | None = None,
+        lambda_min_clipped: float | None = None,
     ) -> None:
         check_number("num_train_timesteps", num_train_timesteps, Integral, 2, 1_000_000)
         check_number("corrector_steps", corrector_steps, Integral, 1, 1000)
@@ -85,7 +100,13 @@ class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
         self.t_min = 1 / num_train_timesteps if t_min is None else t_min
         check_number("t_min", self.t_min, Real, 1e-9, 0.5)
         check_number("corrector_snr", corrector_snr, Real, 1e-6, 1)
-        self.rate = RATES[beta_schedule](num_train_timesteps, beta_start, beta_end)
+        if lambda_min_clipped is not None:
+            check_number("lambda_min_clipped", lambda_min_clipped, Real, -50, 0)
+        betas = (num_train_timesteps, beta_start, beta_end)
+        if trained_betas is not None or beta_schedule not in RATES:
+            self.rate: Any = Table(make_betas(num_train_timesteps, beta_schedule, beta_start, beta_end, trained_betas))
+        else:
+            self.rate = RATES[beta_schedule](*betas)
         self.init_noise_sigma = 1.0
         self.order = {"ode_heun": 2, "predictor_corrector": 1 + corrector_steps}.get(method, 1)
         self.set_timesteps(num_train_timesteps)
@@ -100,38 +121,53 @@ class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
         check_number("num_inference_steps", num_inference_steps, Integral, 1, 1_000_000)
         if inverse and not self.config.method.startswith("ode"):
             raise ConfigError(f"only ode_euler and ode_heun can be inverted, method is {self.config.method!r}")
-        grid = self.grid(num_inference_steps)
-        self._stages = list(self._plan(grid[::-1] if inverse else grid, denoise=self.config.denoise and not inverse))
-        self._next, self.num_inference_steps = 0, num_inference_steps
-        times = torch.tensor([stage.t for stage in self._stages], dtype=torch.float64)
-        self.timesteps = self.timestep_of(times).float().clamp(0, len(self) - 1).to(device)
+        denoise = self.config.denoise and not inverse
+        last_is_step = denoise and self.config.method in ONE_EVALUATION
+        levels = self.levels(self.grid(num_inference_steps - last_is_step))
+        self._stages = list(self._plan(levels[::-1] if inverse else levels, denoise))
+        self.set_begin_index(0)
+        self.num_inference_steps = num_inference_steps
+        times = torch.tensor([stage.s.tau for stage in self._stages], dtype=torch.float64)
+        self.timesteps = times.float().clamp(0, len(self) - 1).to(device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Start at `timesteps[begin_index]`, from a state in the middle."""
         self._next = begin_index
+        self._slope: Any = None                                          # of Heun's first half
+        self._estimates: list[Estimate] = []                             # the last two, of multistep methods
+        self._state: Any = None                                          # x where the last of them was made
 
     def grid(self, n: int) -> list[float]:
-        """Return the times 1 = t_0 > t_1 > ... > t_n = t_min between n steps."""
+        """Return the times t_0 > t_1 > ... > t_n = t_min between n steps, t_0 = 1 or later; for n = 0 only t_0."""
+        lam = self.config.lambda_min_clipped
+        start = 1.0 if lam is None else min(1.0, float(self.time_of_log_snr(torch.tensor(2.0 * lam))))
         u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+        if n == 0:
+            return [start]
         if self.config.spacing == "linspace":
-            inner = self.time_drawn(1 - u)
+            inner = start + u * (self.t_min - start)
         else:
-            inner = self.time_drawn(1 - u, importance=True)
-        return [1.0, *inner[1:-1].tolist(), self.t_min]
+            least, most = self.log_snr(torch.tensor([start, self.t_min], dtype=torch.float64))
+            inner = self.time_of_log_snr(least + u * (most - least))
+        return [start, *inner[1:-1].tolist(), self.t_min]
 
-    def _plan(self, grid: list[float], denoise: bool) -> Iterator[Stage]:
+    def levels(self, times: Sequence[float]) -> list[Level]:
+        """Return the noise levels at times in [t_min, 1]."""
+        t = torch.tensor(times, dtype=torch.float64)
+        rows = torch.stack([t, self.timestep_of(t), self.gamma(t), self.sigma(t), self.log_snr(t) / 2], 1)
+        return [Level(*row) for row in rows.tolist()]
+
+    def _plan(self, levels: list[Level], denoise: bool) -> Iterator[Stage]:
         method = self.config.method
-        for t, next_t in pairwise(grid):
-            if method.startswith("ode"):
-                yield Stage("ode", t, next_t)
-            else:
-                yield Stage("sde", t, next_t)
+        kind = {"ode_heun": "ode_euler", "predictor_corrector": "reverse_sde"}.get(method, method)
+        for s, t in pairwise(levels):
+            yield Stage(kind, s, t)
             if method == "ode_heun":
-                yield Stage("heun", next_t, t)
+                yield Stage("heun", t, s)
             elif method == "predictor_corrector":
-                yield from [Stage("langevin", next_t, next_t)] * self.config.corrector_steps
+                yield from [Stage("langevin", t, t)] * self.config.corrector_steps
         if denoise:
-            yield Stage("denoise", grid[-1], grid[-1])
+            yield Stage("denoise", levels[-1], levels[-1])
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """Return `sample` itself: the model sees x_t as it is."""
@@ -143,76 +179,79 @@ class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
         timestep: float | Tensor,
         sample: Tensor,
         generator: Generators = None,
+        eta: float = 0.0,
         return_dict: bool = True,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """Return the state after this evaluation of the network, and the estimate of x_0.
+        """Return the state after this evaluation of the network, and the (clipped) estimate of x_0.
 
-        `timestep` must be the next of `timesteps`: ConfigError otherwise. `generator`: one, or one per sample.
+        `timestep` must be the next of `timesteps`: ConfigError otherwise. `generator`: one, or one per sample. `eta` in
+        [0, 1] is the noise of "ddim".
         """
         stage = self._stage(float(timestep))
         dtype = torch.promote_types(sample.dtype, model_output.dtype)
         x, output = full(sample, dtype), full(model_output, dtype)
-        tau = float(self.timestep_of(torch.tensor(stage.t, dtype=torch.float64)))
-        x_0 = self.predict_x0(output, tau, x)
+        x_0 = self._to_x_0(output, x, stage.s.gamma, stage.s.sigma)
         if self.config.clip_sample:
-            x_0 = x_0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
-        if stage.kind == "denoise":
-            prev = x_0
-        elif stage.kind in ("ode", "heun"):
-            prev = self._flow(self.predict_eps(output, tau, x), stage, x)
-        else:
-            z = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            move = self._langevin if stage.kind == "langevin" else self._reverse_sde
-            prev = move(self.score(output, tau, x), stage, x, z)
+            x_0.clamp_(-self.config.clip_sample_range, self.config.clip_sample_range)
+
+        def z() -> Tensor:
+            return randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+        prev = x_0 if stage.kind == "denoise" else self._moved(stage, x, x_0, z, eta)
         prev, x_0 = prev.to(dtype), x_0.to(dtype)
         return DDPMSchedulerOutput(prev, x_0) if return_dict else (prev, x_0)
+
+    def _moved(self, stage: Stage, x: Tensor, x_0: Tensor, z: Callable[[], Tensor], eta: float) -> Tensor:
+        """Return the state after a step of the stage's kind from x, with the estimate x_0; z() draws noise like x."""
+        kind, s, t = stage
+        if kind in ("dpmpp_2m", "dpmpp_2m_sde", "unipc"):
+            return self._multistep(kind, x, Estimate(x_0, s), t, z)
+        eps = (x - s.gamma * x_0) / s.sigma                              # of x_0 as it was clipped
+        if kind == "ddim":
+            return solvers.ddim(x_0, eps, s, t, eta, z() if eta else None)
+        if kind == "ode_euler":
+            self._slope = solvers.slope(x, eps, s.sigma)
+            return solvers.euler(x, eps, s, t)
+        if kind == "heun":                                               # from t back to s, where Euler's step began
+            return solvers.heun(x, self._slope, solvers.slope(x, eps, s.sigma), t, s)
+        score = eps / -s.sigma
+        if kind == "langevin":
+            return self._langevin(score, s, x, z())
+        return self._reverse_sde(score, s, t, x, z())
+
+    def _multistep(self, kind: str, x: Tensor, now: Estimate, t: Level, z: Callable[[], Tensor]) -> Tensor:
+        """Return the state at t, from the last two estimates of x_0; of "unipc" x is corrected before."""
+        last, before = ([*self._estimates[::-1], None, None])[:2]
+        if kind == "unipc" and last is not None:
+            x = solvers.unipc_corrected(self._state, last, before, now)
+        self._estimates, self._state = [*self._estimates[-1:], now], x
+        if kind == "dpmpp_2m_sde":
+            return solvers.dpmpp_2m_sde(x, now, last, t, z())
+        return solvers.dpmpp_2m(x, now, last, t)
 
     def _stage(self, timestep: float) -> Stage:
         index = self._next % len(self._stages)
         expected = float(self.timesteps[index])
         if abs(timestep - expected) > 1e-3:
             raise ConfigError(f"timestep {timestep:g} is not the next, {expected:g}; step through scheduler.timesteps")
+        if index == 0:
+            self.set_begin_index(0)
         self._next = index + 1
         return self._stages[index]
 
-    def _reverse_sde(self, score: Tensor, stage: Stage, x: Tensor, z: Tensor) -> Tensor:
+    def _reverse_sde(self, score: Tensor, s: Level, t: Level, x: Tensor, z: Tensor) -> Tensor:
         """Return x + (x / 2 + score) dB + sqrt(dB) z, a step of Euler-Maruyama.
 
         dx = [-1/2 beta x - beta score] dt + sqrt(beta) dW backwards in t (Song et al. 2021, eq. 6), with B as the time:
         dB = int beta dt over the step, which no growth of beta within it can upset.
         """
-        dB = -self._between(self.rate.integral, stage)
+        dB = 2 * math.log(t.gamma / s.gamma)                             # B = -2 log gamma
         return x + (x / 2 + score) * dB + z * dB**0.5
 
-    def _langevin(self, score: Tensor, stage: Stage, x: Tensor, z: Tensor) -> Tensor:
+    def _langevin(self, score: Tensor, s: Level, x: Tensor, z: Tensor) -> Tensor:
         """Return the state after a Langevin step of size 2 (r sigma_t)^2 (Song et al. 2021, algorithm 5).
 
         sigma_t stands for |z| / |score|, its size: so a sample depends on no other of its batch, and the size of a step
         not on the noise in it.
         """
-        sigma = float(self.sigma(torch.tensor(stage.t, dtype=torch.float64)))
-        return langevin_step(x, score, 2 * (self.config.corrector_snr * sigma) ** 2, z)
-
-    def _flow(self, eps: Tensor, stage: Stage, x: Tensor) -> Tensor:
-        """Return x after a step of Euler, or of the second half of one of Heun, along the probability flow.
-
-        dx = -1/2 beta (x + score) dt (Song et al. 2021, eq. 13), with y = log(sigma / gamma) as the time, in which it
-        is smooth to the end: dy = beta / (2 sigma^2) dt and dx/dy = sigma (eps - sigma x).
-        """
-        slope = flow(self, x, eps, stage.t)
-        dy = -self._between(self.log_snr, stage) / 2
-        if stage.kind == "ode":
-            self._slope = slope
-            return x + slope * dy
-        return x + (slope - self._slope) * (-dy / 2)             # from Euler's end: its slope by the mean of both
-
-    def _between(self, function: Any, stage: Stage) -> float:
-        """Return function(next_t) - function(t)."""
-        before, after = function(torch.tensor([stage.t, stage.next_t], dtype=torch.float64)).tolist()
-        return after - before
-
-
-def flow(process: VPProcess, x: Tensor, eps: Tensor, t: float) -> Tensor:
-    """Return dx/dy = sigma (eps - sigma x) of the probability flow at t, y being log(sigma / gamma)."""
-    sigma = float(process.sigma(torch.tensor(t, dtype=torch.float64)))
-    return sigma * (eps - sigma * x)
+        return langevin_step(x, score, 2 * (self.config.corrector_snr * s.sigma) ** 2, z)

@@ -50,23 +50,29 @@ def reference(pipe: Any, x: Tensor, steps: int, predict: Callable[[Tensor, Tenso
     return x
 
 
+def with_ddim(pipe: Any) -> Any:
+    """Return the pipeline with diffusers' DDIM scheduler put in, as its users do."""
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
 def last(states: Any) -> Tensor:
     return list(states)[-1]
 
 
 def test_classes_are_guided_away_from_the_null_class_and_scale_1_is_the_condition_exactly(make_unet: Any) -> None:
-    pipe, x = labelled(make_unet), torch.randn(2, 1, 8, 8)
+    pipe, x = with_ddim(labelled(make_unet)), torch.randn(2, 1, 8, 8)
     labels, null = torch.tensor([0, 2]), torch.tensor([3, 3])
 
     def predict(z: Tensor, t: Tensor) -> Tensor:
         c, u = pipe.unet(z, t, labels).sample, pipe.unet(z, t, null).sample
         return u + 4.0 * (c - u)
 
-    given: dict[str, Any] = {"num_steps": 4, "latents": x, "sampler": "ddim"}
+    given: dict[str, Any] = {"num_steps": 4, "latents": x}
     found = last(pipe.states(class_labels=[0, 2], guidance_scale=4.0, **given))
     torch.testing.assert_close(found, reference(pipe, x, 4, predict), atol=1e-4, rtol=0)
     for choice in ({"guidance_scale": 1.0}, {"guidance_scale": 4.0, "guidance_interval": (1.0, 1.0)}):
-        plain = labelled(make_unet, null=False)
+        plain = with_ddim(labelled(make_unet, null=False))
         plain.unet.load_state_dict(pipe.unet.state_dict())
         assert torch.equal(last(pipe.states(class_labels=[0, 2], **choice, **given)),
                            last(plain.states(class_labels=[0, 2], **given)))  # fmt: skip
@@ -77,7 +83,7 @@ def test_classes_are_guided_away_from_the_null_class_and_scale_1_is_the_conditio
 
 
 def test_texts_are_guided_away_from_the_negative_prompt() -> None:
-    pipe, x = told(), torch.randn(2, 1, 8, 8)
+    pipe, x = with_ddim(told()), torch.randn(2, 1, 8, 8)
 
     def features(*texts: str) -> Tensor:
         with torch.no_grad():
@@ -91,8 +97,7 @@ def test_texts_are_guided_away_from_the_negative_prompt() -> None:
             one, other = pipe.unet(z, t, None, c).sample, pipe.unet(z, t, None, u).sample
             return other + 2.5 * (one - other)
 
-        found = pipe.states(num_steps=4, prompt=prompts, guidance_scale=2.5, negative_prompt=negative, latents=x,
-                            sampler="ddim")  # fmt: skip
+        found = pipe.states(num_steps=4, prompt=prompts, guidance_scale=2.5, negative_prompt=negative, latents=x)
         torch.testing.assert_close(last(found), reference(pipe, x, 4, predict), atol=1e-4, rtol=0)
     assert not torch.equal(features("white"), features(""))
 
@@ -131,12 +136,12 @@ def test_of_a_learned_variance_the_noise_alone_is_guided(make_unet: Any) -> None
 
 
 def test_an_image_is_noised_for_the_last_share_of_the_steps(make_pipeline: Any) -> None:
-    pipe, x, noise = make_pipeline(), torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    pipe, x, noise = with_ddim(make_pipeline()), torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
     scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(10)
     begin = scheduler.add_noise(2 * x - 1, noise, scheduler.timesteps[6].expand(2))
     expected = reference(pipe, begin, 10, lambda z, t: pipe.unet(z, t).sample, skip=6)
-    states = list(pipe.states(num_steps=10, image=x, strength=0.4, latents=noise, sampler="ddim"))
+    states = list(pipe.states(num_steps=10, image=x, strength=0.4, latents=noise))
     assert len(states) == 5
     torch.testing.assert_close(states[0], begin, atol=1e-5, rtol=0)
     torch.testing.assert_close(states[-1], expected, atol=1e-4, rtol=0)

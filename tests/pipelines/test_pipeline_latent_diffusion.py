@@ -61,18 +61,24 @@ def reference(pipe: Any, x: Tensor, steps: int, predict: Callable[[Tensor, Tenso
     return x
 
 
+def with_ddim(pipe: Any) -> Any:
+    """Return the pipeline with diffusers' DDIM scheduler put in, as its users do."""
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
 def last(states: Any) -> Tensor:
     return list(states)[-1]
 
 
 def test_samples_are_those_of_stocks_loop_decoded() -> None:
-    pipe, x = make(), torch.randn(3, 2, 4, 4)
+    pipe, x = with_ddim(make()), torch.randn(3, 2, 4, 4)
     expected = reference(pipe, x, 5, lambda z, t: pipe.unet(z, t).sample)
-    found = last(pipe.states(num_steps=5, latents=x, sampler="ddim"))
+    found = last(pipe.states(num_steps=5, latents=x))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     with torch.no_grad():
         images = (pipe.vae.decode(expected / 0.5 + 0.1).sample / 2 + 0.5).clamp(0, 1)
-    tensor = pipe(num_steps=5, latents=x, sampler="ddim", output_type="pt").images
+    tensor = pipe(num_steps=5, latents=x, output_type="pt").images
     torch.testing.assert_close(tensor, images, atol=1e-4, rtol=0)
     torch.testing.assert_close(pipe.decode(found, "pt").images, tensor, atol=1e-6, rtol=0)
     assert [p.size for p in pipe(batch_size=2, num_steps=2).images] == [(8, 8)] * 2
@@ -114,7 +120,7 @@ def test_images_are_inverted_and_joined_in_latents_and_told_a_text() -> None:
 
 
 def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_null_class() -> None:
-    pipe, x = make(text=True, classes=4, null=True), torch.randn(2, 2, 4, 4)
+    pipe, x = with_ddim(make(text=True, classes=4, null=True)), torch.randn(2, 2, 4, 4)
 
     def features(*texts: str) -> Tensor:
         with torch.no_grad():
@@ -127,13 +133,13 @@ def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_nu
         c, u = pipe.unet(z, t, labels, told).sample, pipe.unet(z, t, null, negative).sample
         return u + 4.0 * (c - u)
 
-    prompts = {"prompt": ["a red circle", "a blue square"], "class_labels": [0, 2], "latents": x, "sampler": "ddim"}
+    prompts = {"prompt": ["a red circle", "a blue square"], "class_labels": [0, 2], "latents": x}
     found = last(pipe.states(num_steps=4, guidance_scale=4.0, negative_prompt="white", **prompts))
     torch.testing.assert_close(found, reference(pipe, x, 4, predict), atol=1e-4, rtol=0)
     off = last(pipe.states(num_steps=4, guidance_scale=1.0, **prompts))
     expected = reference(pipe, x, 4, lambda z, t: pipe.unet(z, t, labels, told).sample)
     torch.testing.assert_close(off, expected, atol=1e-4, rtol=0)
-    none = last(pipe.states(num_steps=4, guidance_scale=1.0, latents=x, sampler="ddim"))
+    none = last(pipe.states(num_steps=4, guidance_scale=1.0, latents=x))
     expected = reference(pipe, x, 4, lambda z, t: pipe.unet(z, t, null, empty).sample)
     torch.testing.assert_close(none, expected, atol=1e-4, rtol=0)
     never = last(pipe.states(num_steps=4, guidance_scale=4.0, guidance_interval=(1.0, 1.0), **prompts))
@@ -146,7 +152,7 @@ def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_nu
 
 @pytest.mark.parametrize("kind", [{"text": True}, {"classes": 4}, {"text": True, "classes": 4}], ids=str)
 def test_inside_its_interval_guidance_is_rescaled_as_stocks_and_each_step_is_one_call(kind: dict[str, Any]) -> None:
-    pipe, x, rows = make(null=True, **kind), torch.randn(2, 2, 4, 4), list[int]()
+    pipe, x, rows = with_ddim(make(null=True, **kind)), torch.randn(2, 2, 4, 4), list[int]()
     texts = [None, None]
     if "text" in kind:
         with torch.no_grad():
@@ -163,7 +169,7 @@ def test_inside_its_interval_guidance_is_rescaled_as_stocks_and_each_step_is_one
     told: dict[str, Any] = {"prompt": "a red circle", "negative_prompt": "white"} if "text" in kind else {}
     told |= {"class_labels": 1} if "classes" in kind else {}
     guidance: dict[str, Any] = {"guidance_scale": 4.0, "guidance_interval": (0.3, 0.7), "guidance_rescale": 0.6}
-    found = last(pipe.states(num_steps=5, latents=x, sampler="ddim", **told, **guidance))
+    found = last(pipe.states(num_steps=5, latents=x, **told, **guidance))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert rows == [2, 4, 4, 2, 2]                                       # at t = 16, 12, 8, 4, 0
 
@@ -188,28 +194,29 @@ def test_the_autoencoder_may_be_a_stock_one_of_old(tmp_path: Path) -> None:
     plain, x = make(), torch.randn(2, 2, 4, 4)
     pipe: Any = LatentDiffusionPipeline(vae, plain.unet, plain.scheduler)
     pipe.set_progress_bar_config(disable=True)
-    images = pipe(num_steps=3, latents=x, sampler="ddim", output_type="pt").images
+    images = with_ddim(pipe)(num_steps=3, latents=x, output_type="pt").images
     z = reference(pipe, x, 3, lambda z, t: pipe.unet(z, t).sample)
     with torch.no_grad():
         expected = (stock.decode(z / 0.18215).sample / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    pipe.scheduler = plain.scheduler
     pipe.save_pretrained(tmp_path / "saved")
     again: Any = AutoPipeline.from_pretrained(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(again(num_steps=3, latents=x, sampler="ddim", output_type="pt").images, images)
+    assert torch.equal(with_ddim(again)(num_steps=3, latents=x, output_type="pt").images, images)
     theirs = diffusers.AutoencoderKL.from_pretrained(tmp_path / "saved" / "vae")
     assert all(torch.equal(theirs.state_dict()[key], tensor) for key, tensor in stock.state_dict().items())
 
 
 def test_an_image_is_noised_for_the_last_share_of_the_steps() -> None:
-    pipe, x, noise = make(), torch.rand(2, 3, 8, 8), torch.randn(2, 2, 4, 4)
+    pipe, x, noise = with_ddim(make()), torch.rand(2, 3, 8, 8), torch.randn(2, 2, 4, 4)
     with torch.no_grad():
         z = pipe.vae.to_latents(2 * x - 1)
     scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(10)
     begin = scheduler.add_noise(z, noise, scheduler.timesteps[6].expand(2))
     expected = reference(pipe, begin, 10, lambda z, t: pipe.unet(z, t).sample, skip=6)
-    states = list(pipe.states(num_steps=10, image=x, strength=0.4, latents=noise, sampler="ddim"))
+    states = list(pipe.states(num_steps=10, image=x, strength=0.4, latents=noise))
     assert len(states) == 5
     torch.testing.assert_close(states[0], begin, atol=1e-5, rtol=0)
     torch.testing.assert_close(states[-1], expected, atol=1e-4, rtol=0)

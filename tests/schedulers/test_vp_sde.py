@@ -122,11 +122,12 @@ def test_steps_keep_the_dtype_and_a_sample_with_its_own_generator_does_not_depen
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"beta_schedule": "sigmoid"}, "beta_schedule must be one of linear, squaredcos_cap_v2, got 'sigmoid'"),
+        ({"beta_schedule": "steps"}, "beta_schedule must be one of linear, scaled_linear, .*, got 'steps'"),
         ({"method": "rk4"}, "method must be one of reverse_sde"), ({"spacing": "leading"}, "spacing must be one of"),
         ({"prediction_type": "flow"}, "prediction_type"), ({"num_train_timesteps": 1}, "num_train_timesteps"),
         ({"t_min": 0.0}, "t_min"), ({"corrector_steps": 0}, "corrector_steps"), ({"corrector_snr": 2}, "corrector_snr"),
-        ({"beta_start": float("nan")}, "beta_start"),
+        ({"beta_start": float("nan")}, "beta_start"), ({"lambda_min_clipped": 3}, "lambda_min_clipped"),
+        ({"trained_betas": [0.1, 0.2, 1.5]}, r"betas must be .* in \(0, 1\]"),
     ],
 )  # fmt: skip
 def test_settings_without_a_meaning_are_refused_by_name(settings, words):

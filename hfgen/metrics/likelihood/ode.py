@@ -11,7 +11,8 @@ from hfgen.metrics.likelihood.bound import Predict
 from hfgen.metrics.likelihood.units import bits_per_dim, dequantised
 from hfgen.metrics.runge_kutta import solve
 from hfgen.models.checks import require_int
-from hfgen.schedulers.vp_sde import VPSDEScheduler, flow
+from hfgen.schedulers import solvers
+from hfgen.schedulers.vp_sde import VPSDEScheduler
 
 
 class ODELikelihood(NamedTuple):
@@ -52,7 +53,8 @@ def ode_log_likelihood(
             at = state[:, :dim].to(x.dtype).detach().requires_grad_()
             x_t = at.view(shape)
             output = predict(x_t, torch.full((len(x),), tau, device=x.device))[:, : shape[1]]
-            f = flow(scheduler, x_t, scheduler.predict_eps(output, tau, x_t), float(t)).flatten(1)
+            eps, sigma = scheduler.predict_eps(output, tau, x_t), float(scheduler.sigma(t))
+            f = -solvers.slope(x_t, eps, sigma).flatten(1)                         # dx/dy, y = -lam
             last = len(signs) - 1
             parts = [
                 (torch.autograd.grad(f, at, e, retain_graph=i < last)[0] * e).sum(1) for i, e in enumerate(signs)
