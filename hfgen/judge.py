@@ -70,8 +70,9 @@ def evaluate(
     held_out, held_out_split: real data that the model has not seen, for memorisation, usefulness and likelihoods; a
         dataset, by default the same one, and its split. Of toy sets fresh points.
     neighbours: k of precision, recall, density, coverage. resamples: of the bootstrap, by default 1,000, fewer for many
-        features. likelihood_images: items whose likelihood a diffusion model is asked for (a VAE: 1,000).
-        importance_samples: draws of z for each. classifier_steps: of each classifier that usefulness trains.
+        features; those four take as many halvings, at most 100. likelihood_images: items whose likelihood a diffusion
+        model is asked for (a VAE: 1,000). importance_samples: draws of z for each. classifier_steps: of each classifier
+        that usefulness trains.
     cache: keep what was computed under HFGEN_CACHE (by default ~/.cache/hfgen), by hash of weights, data, settings and
         versions, so that the same evaluation is instant the second time.
 

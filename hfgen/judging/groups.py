@@ -19,6 +19,7 @@ from hfgen.metrics.bootstrap import (
 from hfgen.metrics.collapse import Coverage, label_report, toy_report
 from hfgen.metrics.cost import TrainingCost, networks_of, sampling_cost, training_cost
 from hfgen.metrics.distances import Moments, frechet_distance_of_moments
+from hfgen.metrics.halving import HALVINGS
 from hfgen.metrics.memorisation import memorisation
 from hfgen.metrics.usefulness import PER_CLASS, Training, Usefulness, augmentation_gain, classifier_accuracy_score
 
@@ -52,7 +53,8 @@ def kid(case: Case) -> Found:
 def prdc(case: Case) -> Found:
     """Return precision, recall, density and coverage."""
     s = case.settings
-    found = prdc_estimates(case.compared, case.samples.features, s.neighbours, case.resamples, seed=s.seed)
+    halvings = min(case.resamples, HALVINGS)
+    found = prdc_estimates(case.compared, case.samples.features, s.neighbours, halvings, seed=s.seed)
     return Found({name: estimate_row(one, case) | {"k": s.neighbours} for name, one in found.items()})
 
 

@@ -2,10 +2,11 @@
 
 Real and generated features are both drawn again with replacement, as multinomial counts w; every statistic is then
 computed from w and sums taken once, never from copies of the features. Duplicates in a resample bias the statistics
-that are not linear: the Fréchet distance upwards (its own bias once more), precision, recall and coverage downwards.
-Each interval is therefore the 95 % percentile interval of (statistic of a resample - mean of them + value): the
-bootstrap's estimate of bias, mean - value (Efron and Tibshirani 1993, section 10.2), is taken out. It covers what the
-statistic would be on average over new samples of these counts, not its limit for infinitely many.
+that are not linear: the Fréchet distance upwards (its own bias once more). Each interval is therefore the 95 %
+percentile interval of (statistic of a resample - mean of them + value): the bootstrap's estimate of bias, mean - value
+(Efron and Tibshirani 1993, section 10.2), is taken out. It covers what the statistic would be on average over new
+samples of these counts, not its limit for infinitely many. Precision, recall, density and coverage, which duplicates
+change beyond repair, have their intervals from `hfgen.metrics.halving`.
 
 Near the floor, where the distance is about 0, its distribution is not normal and the bootstrap of a degenerate
 statistic is not consistent (Arcones and Giné 1992): there `matched` against the floor's interval decides.
@@ -24,7 +25,8 @@ from hfgen.metrics.distances import (
     random_halves,
     row_blocks,
 )
-from hfgen.metrics.prdc import PRDC, Neighbours, prdc
+from hfgen.metrics.halving import HALVINGS, prdc_intervals
+from hfgen.metrics.prdc import PRDC, prdc
 
 RESAMPLES, SPLITS = 1000, 20
 TAILS = (0.025, 0.975)
@@ -34,10 +36,10 @@ TAILS = (0.025, 0.975)
 class Estimate:
     """A statistic of real against generated features with its 95 % interval, and its floor at `count` items a side.
 
-    `value`, in [`low`, `high`]: on all features. `bias`: what resampling adds on average. `floor`: mean over random
-    halves of the real features of one half against the other; `floor_low`, `floor_high`: the middle 95 % of them.
-    `matched`: the generated features at the floor's count, against the same halves; as good as real is a `matched`
-    within the floor's interval.
+    `value`, in [`low`, `high`]: on all features. `bias`: what resampling adds on average, 0 where the interval is no
+    bootstrap's. `floor`: mean over random halves of the real features of one half against the other; `floor_low`,
+    `floor_high`: the middle 95 % of them. `matched`: the generated features at the floor's count, against the same
+    halves; as good as real is a `matched` within the floor's interval.
     """
 
     value: float
@@ -84,7 +86,7 @@ def estimates(
         "frechet": frechet_estimate(real, generated, resamples, splits, seed),
         "kid": kid_estimate(real, generated, resamples, splits, seed),
     }
-    return found | prdc_estimates(real, generated, k, resamples, splits, seed)
+    return found | prdc_estimates(real, generated, k, min(resamples, HALVINGS), splits, seed)
 
 
 def frechet_estimate(
@@ -128,23 +130,24 @@ def kid_estimate(
 
 
 def prdc_estimates(
-    real: Tensor, generated: Tensor, k: int = 5, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
+    real: Tensor, generated: Tensor, k: int = 5, halvings: int = HALVINGS, splits: int = SPLITS, seed: int = 0
 ) -> dict[str, Estimate]:
     """Return precision, recall, density and coverage of (M, D) against (N, D) features with intervals and floors.
 
-    The balls keep the radii of the full samples: a resample says which balls are there and how often each item counts.
-    What they mean and how they are biased is said at `hfgen.metrics.prdc.prdc`.
+    What they mean and how they are biased is said at `hfgen.metrics.prdc.prdc`, how sure they are at
+    `hfgen.metrics.halving`, which takes `halvings` divisions of both samples.
     """
-    plan = _Plan(real, generated, resamples, splits, seed)
+    plan = _Plan(real, generated, 0, splits, seed)
+    values = prdc(plan.real, plan.generated, k)
+    intervals = prdc_intervals(values, plan.real, plan.generated, k, halvings, seed)
     floors = [prdc(plan.real[a], plan.real[b], k) for a, b in plan.pairs]
     matched = [prdc(plan.real[a], plan.generated[c], k) for (a, _), c in zip(plan.pairs, plan.subsets, strict=True)]
-    values = torch.tensor([prdc(plan.real, plan.generated, k)], dtype=torch.float64).T               # (4, 1)
-    table = torch.cat([values, _resampled_prdc(plan, k), torch.tensor(matched, dtype=torch.float64).T], 1)
-    highest = (1.0, 1.0, float("inf"), 1.0)
-    return {
-        name: plan.estimate(row, torch.tensor([floor[i] for floor in floors]), 0.0, highest[i])
-        for i, (name, row) in enumerate(zip(PRDC._fields, table, strict=True))
-    }
+    found = {}
+    for name in PRDC._fields:
+        floor, same = (torch.tensor([getattr(one, name) for one in some]).double() for some in (floors, matched))
+        low, high = intervals[name]
+        found[name] = Estimate(getattr(values, name), low, high, 0.0, *plan.beside(floor, same))
+    return found
 
 
 def counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
@@ -166,10 +169,10 @@ class _Plan:
         self.real, self.generated = real.double(), generated.double()
         self.count = min(len(real) // 2, len(generated))
         generator = torch.Generator().manual_seed(seed)
-        self.weights = counts(len(real), resamples, generator), counts(len(generated), resamples, generator)
         halves = random_halves(len(real), splits, seed)
         self.pairs = [(a[: self.count], b[: self.count]) for a, b in halves]
         self.subsets = [torch.randperm(len(generated), generator=generator)[: self.count] for _ in range(splits)]
+        self.weights = counts(len(real), resamples, generator), counts(len(generated), resamples, generator)
 
     def against_generated(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the weights of real and generated items: of all, then of the resamples, then of halves and subsets.
@@ -192,19 +195,18 @@ class _Plan:
         for rows in row_blocks(len(u), size):
             yield u[rows].to(device, torch.float64), v[rows].to(device, torch.float64)
 
-    def estimate(
-        self, values: Tensor, floors: Tensor, lowest: float = -float("inf"), highest: float = float("inf")
-    ) -> Estimate:
+    def estimate(self, values: Tensor, floors: Tensor, lowest: float = -float("inf")) -> Estimate:
         """Return the estimate from a statistic of (everything, resamples, halves) and of the real halves."""
         values, floors = values.double().cpu(), floors.double().cpu()
         matched = values[1 + len(self.weights[0]) :]
         value, resampled = float(values[0]), values[1 : 1 + len(self.weights[0])]
         bias = float(resampled.mean()) - value
-        low, high = (min(max(edge - bias, lowest), highest) for edge in percentile_interval(resampled))
-        floor_low, floor_high = percentile_interval(floors)
-        return Estimate(
-            value, low, high, bias, float(floors.mean()), floor_low, floor_high, float(matched.mean()), self.count
-        )
+        low, high = (max(edge - bias, lowest) for edge in percentile_interval(resampled))
+        return Estimate(value, low, high, bias, *self.beside(floors, matched))
+
+    def beside(self, floors: Tensor, matched: Tensor) -> tuple[float, float, float, float, int]:
+        """Return the last fields of an estimate, from a statistic of the real halves and of halves and subsets."""
+        return float(floors.mean()), *percentile_interval(floors), float(matched.mean()), self.count
 
 
 def _ones_at(indices: list[Tensor] | tuple[Tensor, ...], n: int) -> Tensor:
@@ -234,21 +236,3 @@ def _mean_kernels(x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
             block[:, rows].fill_diagonal_(0)
         sums += ((u[:, rows] @ block) * v).sum(1)
     return sums / pairs
-
-
-def _resampled_prdc(plan: _Plan, k: int) -> Tensor:
-    """Return precision, recall, density and coverage of each resample, (4, R) float64, on the CPU."""
-    u, v = (weights.to(plan.real.device, torch.float32) for weights in plan.weights)
-    present_real, present_generated = (u > 0).float(), (v > 0).float()
-    inside, hits = u.new_zeros(len(u)).double(), u.new_zeros(len(u)).double()
-    covered, recalled = torch.zeros_like(u), torch.zeros_like(u)                         # (R, N)
-    for rows, in_real, in_generated in Neighbours(plan.real, plan.generated, k):
-        ball = in_real.float()                                                          # (b, N)
-        inside += ((present_real @ ball.T > 0) * v[:, rows]).double().sum(1)
-        hits += ((u @ ball.T).double() * v[:, rows]).sum(1)
-        covered += present_generated[:, rows] @ ball
-        recalled += present_generated[:, rows] @ in_generated.float()
-    n, m = len(plan.real), len(plan.generated)
-    shares = [inside / m, ((recalled > 0) * u).double().sum(1) / n, hits / (k * m),
-              ((covered > 0) * u).double().sum(1) / n]  # fmt: skip
-    return torch.stack(shares).cpu()

@@ -15,8 +15,8 @@ def reverse_moments(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x
     """Return mean and log variance of p(x_{t-1} | x_t), each broadcastable to x_t (B, C, ...); t is (B,).
 
     The mean is the posterior's at the model's x_0, clipped as the scheduler says (Ho et al. 2020, eq. 7 and 15). The
-    variance is the scheduler's `variance_type`; at t = 0, where the posterior's is 0 and sampling adds no noise, that
-    of t = 1 stands for it in every type (Nichol and Dhariwal 2021, section 3.1). Needs T >= 2.
+    variance is the scheduler's `variance_type`; where it takes the posterior's, which is 0 at t = 0, that of t = 1
+    stands for it there (Nichol and Dhariwal 2021, section 3.1). Sampling adds no noise at t = 0. Needs T >= 2.
     """
     config, kind = scheduler.config, scheduler.variance_type
     prediction, raw = model_output, None
@@ -40,9 +40,8 @@ def reverse_moments(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x
 
 
 def _log_variances(scheduler: DDPMScheduler, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log beta-tilde_t and log beta_t, each (B, 1, ...); at t = 0 beta-tilde_1 and beta_1 stand for them."""
-    t = t.clamp(min=1)
-    small = scheduler.posterior(like, like, t)[1]
+    """Return log beta-tilde_t and log beta_t, each (B, 1, ...); at t = 0, beta-tilde_1 stands for beta-tilde_0 = 0."""
+    small = scheduler.posterior(like, like, t.clamp(min=1))[1]
     large = scheduler.betas.to(small)[t].view(small.shape)
     return small.log(), large.log()
 
@@ -65,10 +64,15 @@ def decoder_term(
     """Return -log p(x_0 | x_t), (B,) in nats: L_0 of Ho et al. 2020, eq. 5, for t = 0, the least noisy state.
 
     The mass of a Gaussian in the bins of pixels at `levels` even steps in [-1, 1] (eq. 13), or for None its density.
+    Its variance is the model's at t = 0, but for pixels the smaller posterior's of t = 1 under every fixed type, as in
+    the code of Ho et al. 2020 and of Nichol and Dhariwal 2021: beta_0 is that of x_0 given x_t where data have a
+    density, and wider than that of pixels, which are known to a level.
     """
     mean, log_variance = reverse_moments(scheduler, model_output, t, x_t)
     if levels is None:
         return -log_normal(x_0, mean, log_variance).flatten(1).sum(1)
+    if not scheduler.variance_type.startswith("learned"):
+        log_variance = _log_variances(scheduler, t, x_t)[0]
     log_sigma = (log_variance / 2).expand_as(mean).flatten(1)
     return -log_discretised_gaussian(x_0.flatten(1), mean.flatten(1), log_sigma, levels)
 

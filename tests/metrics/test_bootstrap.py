@@ -86,7 +86,7 @@ def test_intervals_cover_the_expected_value_and_without_bias_the_true_distance_o
         {
             "frechet": frechet_estimate(x, y, 150, 2, seed),
             "kid": kid_estimate(x, y, 150, 2, seed),
-            **prdc_estimates(x, y, 5, 150, 2, seed),
+            **prdc_estimates(x, y, 5, 50, 2, seed),
         }
         for seed in range(trials)
         for x, y in [(torch.randn(n, dim), torch.randn(n, dim) * 1.5 + 0.5)]

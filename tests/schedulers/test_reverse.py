@@ -1,5 +1,7 @@
 """The model's reverse steps as distributions: against the sampler's own steps, diffusers, and closed forms."""
 
+import math
+
 import diffusers
 import pytest
 import torch
@@ -70,6 +72,32 @@ def test_terms_of_all_timesteps_are_a_kl_or_the_decoders():
     coarse = vlb_term(scheduler, output, t, x_t, x_0, 17)
     torch.testing.assert_close(coarse[t == 0], decoder_term(scheduler, output, t, x_t, x_0, 17)[t == 0])
     assert bool((coarse[t == 0] < terms[t == 0]).all())                      # wider bins hold more
+
+
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
+def test_a_known_pixel_costs_the_bits_of_a_gaussian_as_wide_as_the_second_steps_posterior(kind, schedule):
+    """The mass within half a level of the mean, 2 Phi(1 / (255 sigma)) - 1: 1.306 bits for the linear schedule."""
+    scheduler = DDPMScheduler(variance_type=kind, beta_schedule=schedule)
+    x_0 = torch.full((1, 1, 4, 4), 1 / 255, dtype=torch.float64)
+    eps = torch.randn(x_0.shape, dtype=torch.float64)
+    first = torch.zeros(1, dtype=torch.long)
+    found = decoder_term(scheduler, eps, first, scheduler.add_noise(x_0, eps, first), x_0)
+    before, after = scheduler.alpha_bar[:2].tolist()
+    sigma = math.sqrt((1 - after / before) * (1 - before) / (1 - after))
+    bits = -math.log2(math.erf(1 / (255 * sigma * math.sqrt(2))))
+    assert float(found) / 16 / math.log(2) == pytest.approx(bits, abs=1e-4)
+    assert schedule != "linear" or bits == pytest.approx(1.306, abs=1e-3)
+
+
+def test_a_learned_range_ends_at_the_variance_of_each_forward_step():
+    scheduler = DDPMScheduler(variance_type="learned_range")
+    x_0, eps, _ = given()
+    t = torch.tensor([0, 1, 10, 100, 500, 999])
+    x_t = scheduler.add_noise(x_0, eps, t)
+    _, log_variance = reverse_moments(scheduler, torch.cat([eps, torch.ones_like(eps)], 1), t, x_t)
+    expected = scheduler.betas.double()[t].log().view(-1, 1, 1, 1)
+    torch.testing.assert_close(log_variance, expected.expand_as(log_variance), atol=1e-6, rtol=0)
 
 
 def test_gradients_reach_the_variance_at_every_timestep_and_are_finite():
