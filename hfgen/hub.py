@@ -203,8 +203,11 @@ def wanted_files(
     places = [root / INDEX, root / "model" / INDEX]
     if alone:
         places += [folder / config for folder in (root, "model" / root) for config in CONFIGS]
-    home = next((place.parent for place in places if str(place) in names), None)
-    near = [file for file in map(PurePosixPath, names) if home in (None, file.parent, file.parent.parent)]
+    first = next((place for place in places if str(place) in names), None)
+    home = None if first is None else first.parent
+    deep = first is None or first.name == INDEX                     # a component has no folders of its own
+    near = [file for file in map(PurePosixPath, names)
+            if home in (None, file.parent) or (deep and home == file.parent.parent)]  # fmt: skip
     pickles = [str(file) for file in near if file.name.endswith(PICKLES)]
     if pickles and not any(file.name.endswith(".safetensors") for file in near):
         raise UnsafeContentError(f"{name}: holds only pickled weights ({', '.join(pickles[:5])}), which can run code "
