@@ -257,7 +257,8 @@ def test_the_source_that_a_publisher_names_stands_in_card_and_shims_and_the_bare
     files = hub.files("user/sourced")
     assert not any(b"pip install" in files[name] for name in told)
     before = len(hub.requests)
-    assert "the bare name hfgen, which on PyPI is not ours" in ask(["publish", gan, "user/x", "--source", "hfgen"], code=2)
+    said = ask(["publish", gan, "user/x", "--source", "hfgen"], code=2)
+    assert "the bare name hfgen, which on PyPI is not ours" in said
     assert len(hub.requests) == before
 
 
