@@ -3,126 +3,57 @@
 hfgen writes the YAML head and one section between two marks; a card that somebody wrote keeps all its other text.
 """
 
-import re
 from pathlib import Path
-from typing import Any
 
-import yaml
-from huggingface_hub import ModelCard
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import yaml_dump
-
-from hfgen.card_data import digests, head_of, merged
+from hfgen.card_data import head_of
 from hfgen.card_families import Model, diffusers_code, hfgen_code, read_model
+from hfgen.card_file import CARD, update_card
 from hfgen.card_run import Number, Run, read_run
-from hfgen.card_text import code, last_name, markdown, table
-from hfgen.errors import ConfigError
+from hfgen.card_text import LIMITS, code, last_name, markdown, table
+from hfgen.install import checked_source, install_lines
 
-CARD, PICTURE = "README.md", "samples.png"
-BEGIN, END = "<!-- hfgen:begin -->", "<!-- hfgen:end -->"
-MARKS = re.compile(rf"^(?:{BEGIN}|{END})(?=\r?$)", re.MULTILINE)
-WRITTEN = re.compile(r"^<!-- hfgen:head(?P<digests>(?: [\w-]+=[0-9a-f]+)*) -->\r?$", re.MULTILINE)
-TITLE = re.compile(r"^#\s", re.MULTILINE)
+PICTURE = "samples.png"
 
 SHOWN_CLASSES = 20
 """Classes whose names are listed."""
 
-OF_ALL = (
-    "It knows what its training data show and nothing else, their gaps and biases included.",
-    "The licence of the weights is for whoever publishes them to say, as `license:` in the head of this card.",
-)
-"""Limits of every model."""
 
-
-def write_card(folder: Path, run: Path | None = None, repo_id: str | None = None) -> Path:
+def write_card(
+    folder: Path, run: Path | None = None, repo_id: str | None = None, source: str | None = None
+) -> Path:
     """Return the path of the card of the pipeline in `folder`, `README.md`, written or brought up to date.
 
     `run` is the run folder that the pipeline is from; without one the card says that nothing is known of the training.
-    `repo_id` is the name under which the code in the card loads it, by default the name of the folder. The same model
-    gives the same bytes. Raises ConfigError, and leaves the card as it is, where its head is not YAML or its marks do
-    not belong together.
+    `repo_id` is the name under which the code in the card loads it. Default: the name of the folder. `source` is where
+    pip installs hfgen from. Default: HFGEN_SOURCE, else no install line. The same model gives the same bytes. Raises
+    ConfigError as `update_card` and `checked_source`, and leaves the card as it is.
     """
+    source = checked_source(source)
     model, known = read_model(folder), None if run is None else read_run(run)
     name = repo_id or last_name(str(folder.resolve()))
-    path = folder / CARD
-    text = _read(path)
-    head_text, found, body = _split(path, text)
-    before, section, after = _parts(path, body)
-    written = WRITTEN.search(section)
-    old = dict(pair.split("=") for pair in written["digests"].split()) if written else {}
-    ours = head_of(model, repo_id or (known.name if known else name), known)
-    head = merged(found, ours, old)
-    lines = [BEGIN, f"<!-- hfgen:head{''.join(f' {k}={v}' for k, v in digests(ours, head).items())} -->", ""]
-    if not TITLE.search(before + after):
-        lines += [f"# {markdown(repo_id or (known.name if known else name))}", ""]
+    title = repo_id or (known.name if known else name)
     picture = (folder / PICTURE).is_file()
-    section = "\n".join([*lines, *_section(model, name, known, picture), "", END])
-    eol = "\r\n" if "\r\n" in text else "\n"
-    block = head_text if head == found else f"---\n{yaml_dump(head, sort_keys=False)}---\n".replace("\n", eol)
-    content = block + before + section.replace("\n", eol) + after
-    if content != text:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            file.write(content)
-    return path
+    section = _section(model, name, known, picture, source)
+    return update_card(folder / CARD, head_of(model, title, known), title, section)
 
 
-def _read(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 ({error}); save it as that, or move it away") from error
-
-
-def _split(path: Path, text: str) -> tuple[str, dict[str, Any], str]:
-    """Return the head of a card as it stands there, and as YAML, and what comes after it."""
-    match = REGEX_YAML_BLOCK.match(text)
-    if match is None:
-        if text.lstrip().startswith("---"):
-            raise ConfigError(f"{path}: its head begins with --- and does not end with one; nothing was changed")
-        return "", {}, text
-    try:
-        head = yaml.safe_load(match[2])
-        ModelCard(text)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: its head is not the YAML of a model card ({reason}); repair it, or move the file "
-                          "away; nothing was changed") from error  # fmt: skip
-    return match[0], head or {}, text[match.end() :]
-
-
-def _parts(path: Path, body: str) -> tuple[str, str, str]:
-    """Return the text before our section, the section and the text after it; a new section comes last."""
-    marks = list(MARKS.finditer(body))
-    if not marks:
-        text = body.rstrip()
-        return (f"{text}\n\n" if text else "\n"), "", "\n"
-    if [mark[0] for mark in marks] != [BEGIN, END]:
-        raise ConfigError(f"{path}: {BEGIN} and {END} must stand there once each, in this order, or not at all; "
-                          "nothing was changed")  # fmt: skip
-    first, last = marks
-    return body[: first.start()], body[first.start() : last.end()], body[last.end() :]
-
-
-def _section(model: Model, name: str, run: Run | None, picture: bool) -> list[str]:
+def _section(model: Model, name: str, run: Run | None, picture: bool, source: str | None) -> list[str]:
     """Return the lines of the section, but for marks and title."""
     lines = [model.family.what, ""]
     if picture:
         lines += [f"![Samples of the model]({PICTURE})", ""]
-    lines += ["## Use", "", *_fenced("python", hfgen_code(model, name)), ""]
+    lines += ["## Use", "", *install_lines(source), "", *_fenced("python", hfgen_code(model, name)), ""]
     if model.stock:
         lines += [f"In plain diffusers, without hfgen, it is a `{model.stock}`:", ""]
     else:
-        lines += ["In diffusers, where hfgen is installed (`pip install hfgen`):", ""]
+        lines += ["In diffusers, where hfgen is installed:", ""]
     lines += [*_fenced("python", diffusers_code(model, name)), ""]
     if run is None:
         lines += ["## Training", "", "Not known: this folder came without its run.", ""]
     else:
         lines += [*_data(run), *_training(run), *_metrics(run), *_again(run)]
     lines += ["## Limits", "", *(f"- {limit}" for limit in model.family.limits)]
-    return [*lines, *(f"- {limit}" for limit in OF_ALL)]
+    return [*lines, *(f"- {limit}" for limit in LIMITS)]
 
 
 def _data(run: Run) -> list[str]:

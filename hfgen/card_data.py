@@ -1,21 +1,12 @@
-"""The YAML head of a model's card, as the Hub reads it: library, task, tags, datasets and `model-index`.
+"""The YAML head of a model's card, as the Hub reads it: library, task, tags, datasets and `model-index`."""
 
-What a user wrote there stays. What hfgen wrote before, and nobody has changed since, is brought up to date: a digest of
-each of its values stands in the card.
-"""
-
-import hashlib
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.utils import yaml_dump
 
 from hfgen.card_families import Model
 from hfgen.card_run import Number, Run
 from hfgen.card_text import plain
-
-COMMAND = "hfgen "
-"""How the argument `command` begins that each of hfgen's metrics has, by which they are known again."""
 
 
 def head_of(model: Model, name: str, run: Run | None) -> dict[str, Any]:
@@ -55,45 +46,6 @@ def eval_result(model: Model, number: Number) -> EvalResult:
         metric_value=number.value,
         metric_args={key: _plain(value) for key, value in known.items() if value is not None},
     )
-
-
-def merged(found: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -> dict[str, Any]:
-    """Return the head `found` in a card, brought up to date with `ours`; `written` are the digests of what we wrote."""
-    index = _others(found.get("model-index")) + ours.get("model-index", [])
-    kept = {key: value for key, value in found.items() if written.get(key) != digest(value)} | {"model-index": index}
-    everything = {**ours, **kept}
-    order = [*(key for key in found if key in everything), *(key for key in everything if key not in found)]
-    return {key: everything[key] for key in order if key != "model-index" or index}
-
-
-def digests(ours: dict[str, Any], head: dict[str, Any]) -> dict[str, str]:
-    """Return `{key: digest}` of what stands in `head` as it is in `ours`, sorted; `model-index` is known by itself."""
-    same = sorted(key for key in ours if key != "model-index" and head[key] == ours[key])
-    return {key: digest(ours[key]) for key in same}
-
-
-def digest(value: Any) -> str:
-    """Return twelve hexadecimal digits that stand for a value of YAML."""
-    return hashlib.sha256(str(yaml_dump(value)).encode()).hexdigest()[:12]
-
-
-def _others(index: Any) -> list[Any]:
-    """Return a `model-index` without the metrics that hfgen wrote, and without what is empty then."""
-    models = []
-    for model in index or []:
-        results = []
-        for result in model["results"]:
-            metrics = [metric for metric in result["metrics"] if not _is_ours(metric)]
-            if metrics:
-                results.append({**result, "metrics": metrics})
-        if results:
-            models.append({**model, "results": results})
-    return models
-
-
-def _is_ours(metric: dict[str, Any]) -> bool:
-    args = metric.get("args")
-    return isinstance(args, dict) and str(args.get("command", "")).startswith(COMMAND)
 
 
 def _plain(value: Any) -> Any:

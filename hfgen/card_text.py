@@ -16,6 +16,12 @@ NAME = re.compile(r"[\w.,:/=()'\[\]%*+-]+", re.ASCII)
 SEPARATORS = re.compile(r"[/\\]|^[A-Za-z]:")
 QUOTED = "\\'"
 
+LIMITS = (
+    "It knows what its training data show and nothing else, their gaps and biases included.",
+    "The licence of the weights is for whoever publishes them to say, as `license:` in the head of this card.",
+)
+"""Limits of every model."""
+
 
 def plain(text: str) -> str:
     """Return `text` with an escape such as `\\n` in the place of every character that does not print."""

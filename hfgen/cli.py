@@ -18,6 +18,7 @@ RECIPE_HELP = f"One of: {', '.join(RECIPES)}"
 
 METRICS_HELP = "Of frechet,kid,prdc,diversity,likelihood,usefulness,privacy,cost; by default all but usefulness."
 NUMBER_HELP = "Samples; by default as many as there are real images, at most 10,000."
+SOURCE_HELP = "Where pip installs hfgen from, as card and shims say. Default: none, since the name on PyPI is not ours."
 STOCK_HELP = "stock:MODEL is read by diffusers itself"
 EVALUATION_HELP = "FILE.json; by default evaluation.json in the run folder, which the model's card then shows."
 
@@ -109,6 +110,9 @@ def publish(
     repo_id: Annotated[str, typer.Argument(help="Where to: user/name or organisation/name.")],
     public: Annotated[bool, typer.Option("--public", help="Make it public; by default it is private.")] = False,
     message: Annotated[str | None, typer.Option(help="The commit's first line.")] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="URL|REQUIREMENT", envvar="HFGEN_SOURCE", help=SOURCE_HELP)
+    ] = None,
 ) -> None:
     """Upload a model with its card to the Hub, read it back and compare. Log in first: hf auth login."""
 
@@ -117,8 +121,10 @@ def publish(
         from hfgen.generated import push_dataset as publish_dataset
         from hfgen.publish import publish as publish_model
 
-        send = publish_dataset if is_dataset(model) else publish_model
-        typer.echo(send(model, repo_id, public=public, message=message))
+        if is_dataset(model):
+            typer.echo(publish_dataset(model, repo_id, public=public, message=message))
+        else:
+            typer.echo(publish_model(model, repo_id, public=public, message=message, source=source))
         return 0
 
     raise typer.Exit(exit_code_of(command))

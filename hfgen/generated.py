@@ -18,7 +18,7 @@ from PIL.Image import Image
 
 import hfgen
 from hfgen import hub, images
-from hfgen.card import CARD
+from hfgen.card_file import CARD
 from hfgen.card_text import code, last_name, markdown, table
 from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier

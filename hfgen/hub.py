@@ -4,7 +4,7 @@ From the Hub come safetensors, JSON and tokenizer files of one commit, nothing e
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -23,16 +23,29 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
+from hfgen.registry import SHIM
 from hfgen.safe_files import PICKLES, refuse_pickles
-from hfgen.safe_load import INDEX
+from hfgen.safe_load import INDEX, read_index
 
 CONFIG = "config.json"
+CONFIGS = (CONFIG, "scheduler_config.json")
+"""Settings of a network; of a network or a scheduler."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json",
+)
+
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
 SAFE_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 PLAIN_FILE = re.compile(r"[\w-][\w.-]*\.(?:json|txt|model)", re.ASCII)
 WEIGHT_FILE = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII
 )
+COMPONENT_FILE = re.compile(
+    rf"{WEIGHT_FILE.pattern}|(?:scheduler_)?config\.json|{SHIM}\.py|[\w-]+\.safetensors\.index(?:\.[\w-]+)?\.json|"
+    + "|".join(map(re.escape, TOKENIZER_FILES)), re.ASCII,
+)  # fmt: skip
 
 
 def resolve(
@@ -50,18 +63,40 @@ def resolve(
     commit of `revision`, whose files are downloaded once. Raises ConfigError when there is no such model,
     UnsafeContentError when there are only pickles, ResourceError when the Hub cannot be reached.
     """
-    path = Path(model).expanduser()
-    _check_inside("subfolder", subfolder)
-    if path.is_dir():
-        return _pipeline_folder(path / (subfolder or ""))
-    if path.exists():
-        kind = UnsafeContentError if path.name.endswith(PICKLES) else ConfigError
-        raise kind(f"{path} is a file; a model is a folder with {INDEX}, safetensors and JSON files")
-    name = str(model)
-    if not HUB_ID.fullmatch(name):
-        raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
-    folder = download(name, revision, subfolder, cache_dir, local_files_only, token, variant)
+    folder = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant)
     return _pipeline_folder(folder / (subfolder or ""))
+
+
+def resolve_alone(
+    model: str | Path,
+    config: str,
+    saved: tuple[str, str],
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Return the local folder of the one network or scheduler that is meant by `model` and `subfolder`.
+
+    That is a folder with the file `config` and no pipeline's index; the part `subfolder` of a run; or, of a pipeline or
+    a run, the only part that is saved as `saved`, a pair [library, class name]. Raises as `resolve`, and ConfigError
+    where there is none, or more than one.
+    """
+    home = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant, alone=True)
+    folder = home / (subfolder or "")
+    for candidate in (folder, home / "model" / (subfolder or "")):
+        if (candidate / config).is_file() and not (candidate / INDEX).is_file():
+            return candidate
+    if subfolder and not folder.is_dir():
+        return _pipeline_folder(home) / subfolder
+    pipeline = _pipeline_folder(folder)
+    parts = [part for part, value in read_index(pipeline)[1].items() if value == list(saved)]
+    if len(parts) != 1:
+        found = ", ".join(parts) or "none"
+        raise ConfigError(f"{folder}: name with subfolder= the part to load; saved there as {saved[1]}: {found}")
+    return pipeline / parts[0] if (pipeline / parts[0]).is_dir() else pipeline
 
 
 def resolve_component(model: str | Path, part: str) -> Path:
@@ -79,6 +114,30 @@ def resolve_component(model: str | Path, part: str) -> Path:
     if not (home / part).is_dir():
         raise ConfigError(f"{model}: holds no {part}, found {', '.join(sorted(one.name for one in home.iterdir()))}")
     return home / part
+
+
+def _local(
+    model: str | Path,
+    revision: str | None,
+    subfolder: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    variant: str | None,
+    alone: bool = False,
+) -> Path:
+    """Return the folder `model`, or that of the files downloaded from the Hub; errors as `resolve`."""
+    path = Path(model).expanduser()
+    _check_inside("subfolder", subfolder)
+    if path.is_dir():
+        return path
+    if path.exists():
+        kind = UnsafeContentError if path.name.endswith(PICKLES) else ConfigError
+        raise kind(f"{path} is a file; a model is a folder with {INDEX}, safetensors and JSON files")
+    name = str(model)
+    if not HUB_ID.fullmatch(name):
+        raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
+    return download(name, revision, subfolder, cache_dir, local_files_only, token, variant, alone)
 
 
 def _check_inside(what: str, path: str | None) -> None:
@@ -138,23 +197,35 @@ def wanted_files(
 ) -> list[str]:
     """Return those of a repository's file `names` that hfgen reads: of the pipeline folder and its components.
 
-    With `alone` also where it is a single component, with a config.json and no index.
+    With `alone` also where it is a single component, with settings and no index, by itself or in a run.
     """
     root = PurePosixPath(subfolder or "")
-    places = [root / INDEX, root / "model" / INDEX, *([root / CONFIG] if alone else [])]
-    home = next((place.parent for place in places if str(place) in names), None)
-    pickles = [file for file in names if file.endswith(PICKLES)]
-    if pickles and not any(file.endswith(".safetensors") for file in names):
+    places = [root / INDEX, root / "model" / INDEX]
+    if alone:
+        places += [folder / config for folder in (root, "model" / root) for config in CONFIGS]
+    first = next((place for place in places if str(place) in names), None)
+    home = None if first is None else first.parent
+    deep = first is None or first.name == INDEX                     # a component has no folders of its own
+    near = [file for file in map(PurePosixPath, names)
+            if home in (None, file.parent) or (deep and home == file.parent.parent)]  # fmt: skip
+    pickles = [str(file) for file in near if file.name.endswith(PICKLES)]
+    if pickles and not any(file.name.endswith(".safetensors") for file in near):
         raise UnsafeContentError(f"{name}: holds only pickled weights ({', '.join(pickles[:5])}), which can run code "
                                  "when opened; ask its owner for safetensors")
     if home is None:
         raise ConfigError(f"{name}: no {INDEX} in {subfolder or 'its root'}; not a pipeline")
-    near = [file for file in map(PurePosixPath, names) if home in (file.parent, file.parent.parent)]
     weights = {file: match["variant"] for file in near if (match := WEIGHT_FILE.fullmatch(file.name))}
     special = {file.parent for file, found in weights.items() if variant and found == variant}
     chosen = [file for file, found in weights.items() if found == (variant if file.parent in special else None)]
     plain = [file for file in near if PLAIN_FILE.fullmatch(file.name)]
     return sorted(str(file) for file in chosen + plain if SAFE_PATH.fullmatch(str(file)))
+
+
+def variants_of(files: Iterable[str]) -> list[str | None]:
+    """Return the variants of the weights among `files`, names or paths, sorted; None stands for the plain one."""
+    matches = (WEIGHT_FILE.fullmatch(PurePosixPath(file).name) for file in files)
+    variants = {match["variant"] for match in matches if match}
+    return sorted(variants, key=lambda variant: variant or "") or [None]
 
 
 @contextmanager

@@ -1,55 +1,63 @@
 """A model goes to the Hub: staged, described by its card, committed once, read back and compared."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import hfgen
 from hfgen import hub, safe_load
-from hfgen.card import CARD, write_card
+from hfgen.card import write_card
 from hfgen.errors import HfgenError
+from hfgen.install import checked_source
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.safe_files import read_json
-from hfgen.staging import is_published, run_of, stage, variants_in
+from hfgen.staging import is_published, run_of, stage
 from hfgen.upload import (
+    TEMPORARY,
     Published,
     Repository,
     check_repo_id,
-    commit_folder,
-    compare,
     files_of,
     on_disk,
-    open_repository,
+    publish_folder,
     saying,
 )
 
-TEMPORARY = "hfgen-publish-"
 
-
-def publish(model: str | Path, repo_id: str, *, public: bool = False, message: str | None = None) -> Published:
+def publish(
+    model: str | Path, repo_id: str, *, public: bool = False, message: str | None = None, source: str | None = None
+) -> Published:
     """Return where `model`, a run folder, a pipeline folder or a Hub id, was published.
 
     One commit, none where nothing has changed; the repository is made if need be, private unless `public`. What was
-    pushed is downloaded at its commit, loaded, and compared bit for bit. Any HfgenError names the command to retry.
+    pushed is downloaded at its commit, loaded, and compared bit for bit. Card and shims say that pip installs hfgen
+    from `source`. Default: HFGEN_SOURCE, else no install line. Any HfgenError names the command to retry.
     """
     check_repo_id(repo_id)
+    source = checked_source(source)
     folder, run = hub.resolve(model), run_of(Path(model))
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
-        stage(folder, Path(temporary, "model"), run)
-        with saying(on_disk(model, repo_id, public, message)):
-            return _push(Path(temporary), repo_id, public, message, run)
+        stage(folder, Path(temporary, "model"), run, source)
+        with saying(on_disk(model, repo_id, public, message, source)):
+            return _push(Path(temporary), repo_id, public, message, source, run)
 
 
 def push_pipeline(
-    pipeline: Pipeline, repo_id: str, *, public: bool = False, message: str | None = None, variant: str | None = None
+    pipeline: Pipeline,
+    repo_id: str,
+    *,
+    public: bool = False,
+    message: str | None = None,
+    variant: str | None = None,
+    source: str | None = None,
 ) -> Published:
     """Return where `pipeline` was published from memory; otherwise as `publish`."""
     check_repo_id(repo_id)
+    source = checked_source(source)
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
-        pipeline.save_pretrained(Path(temporary, "model"), variant=variant)
-        return _push(Path(temporary), repo_id, public, message)
+        pipeline.save_pretrained(Path(temporary, "model"), variant=variant, source=source)
+        return _push(Path(temporary), repo_id, public, message, source)
 
 
 def publish_finished(run: Path, repo_id: str) -> None:
@@ -62,31 +70,21 @@ def publish_finished(run: Path, repo_id: str) -> None:
         print(f"warning: not published: {type(error).__name__}: {error}. {on_disk(run, repo_id)}")
 
 
-def _push(temporary: Path, repo_id: str, public: bool, message: str | None, run: Path | None = None) -> Published:
-    """Publish the pipeline folder `temporary / "model"`; the text of a card that is on the Hub already is kept."""
-    staged, cache = temporary / "model", temporary / "cache"
-    repository = open_repository(repo_id, "model", public)
-    if card := repository.fetch(CARD, cache):
-        shutil.copyfile(card, staged / CARD)
-    write_card(staged, run, repo_id)
+def _push(
+    temporary: Path, repo_id: str, public: bool, message: str | None, source: str | None, run: Path | None = None
+) -> Published:
+    """Publish the pipeline folder `temporary / "model"`."""
+    staged = temporary / "model"
     name, _ = safe_load.read_index(staged)
-    done = commit_folder(
-        repository, staged, message or f"{name} of hfgen {hfgen.__version__}", _replaced(repository, staged, cache)
+    return publish_folder(
+        temporary,
+        repo_id,
+        public=public,
+        message=message or f"{name} of hfgen {hfgen.__version__}",
+        describe=lambda folder: write_card(folder, run, repo_id, source),
+        stale=lambda repository: _replaced(repository, staged, temporary / "cache"),
+        load=lambda folder, variant: AutoPipeline.from_pretrained(folder, variant=variant),
     )
-    _read_back(done, staged, cache)
-    return done
-
-
-def _read_back(done: Published, staged: Path, cache: Path) -> None:
-    """Download what was published at its commit, load it and compare every file that a loader reads."""
-    parts = [path.name for path in staged.iterdir() if path.is_dir()]
-    try:
-        for variant in variants_in(staged, parts):
-            arrived = hub.download(done.repo_id, done.oid, cache_dir=cache, variant=variant)
-            AutoPipeline.from_pretrained(arrived, variant=variant)
-            compare(staged, arrived, hub.wanted_files(done.repo_id, files_of(staged), None, variant))
-    except HfgenError as error:
-        raise type(error)(f"committed as {done.oid}, but not confirmed. {error}") from error
 
 
 def _replaced(repository: Repository, staged: Path, cache: Path) -> list[str]:

@@ -7,7 +7,7 @@ memory (torch's meta device), compared with the headers of its weight files, and
 import inspect
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen import safe_transformers
 from hfgen.errors import ConfigError, UnsafeContentError
-from hfgen.models.old_names import rename_old_attention_keys
+from hfgen.old_names import rename_old_attention_keys
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
@@ -113,10 +113,26 @@ def load_component(
         return safe_transformers.load_tokenizer(home, cls)
     if saved in TRANSFORMERS_MODELS:
         return safe_transformers.load_model(home, cls, dtype or torch.float32, variant)
+    return load_alone(home, cls, (saved,), dtype=dtype, variant=variant)
+
+
+def load_alone(
+    home: Path,
+    cls: type,
+    names: Collection[str | None],
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+) -> Any:
+    """Return the network, in evaluation mode, or the scheduler of class `cls` whose files are in the folder `home`.
+
+    Its `_class_name` must be one of `names`. `dtype` of a network defaults to float32. Raises ConfigError for settings
+    that `cls` cannot have, CheckpointError for weights that are not its own, UnsafeContentError for pickles alone.
+    """
     path = home / cls.config_name  # type: ignore[attr-defined]
     config = read_json(path)
-    if config.get("_class_name") != saved:
-        raise ConfigError(f"{path}: '_class_name' is {config.get('_class_name')!r}, {INDEX} says {saved!r}")
+    if (found := config.get("_class_name")) not in names:
+        raise ConfigError(f"{path}: '_class_name' is {found!r}; expected {' or '.join(map(repr, names))}")
     settings = check_settings(path, cls, config)
     if issubclass(cls, SchedulerMixin):
         return build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]

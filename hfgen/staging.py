@@ -14,31 +14,23 @@ from typing import Any
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen import safe_load
-from hfgen.card import CARD, PICTURE
+from hfgen.card import PICTURE
+from hfgen.card_file import CARD
 from hfgen.errors import ConfigError
-from hfgen.hub import SAFE_PATH, WEIGHT_FILE
+from hfgen.hub import COMPONENT_FILE, SAFE_PATH, TOKENIZER_FILES, variants_of
+from hfgen.install import shim
 from hfgen.pipelines.auto import AutoPipeline
-from hfgen.pipelines.base import shim
 from hfgen.registry import MODULES, PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
 from hfgen.safe_files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files
 from hfgen.safe_transformers import CONFIG
 
 GRID = re.compile(r"step-\d+\.png", re.ASCII)
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json",
-)
 
-COMPONENT_FILE = re.compile(
-    rf"{WEIGHT_FILE.pattern}|(?:scheduler_)?config\.json|{SHIM}\.py|[\w-]+\.safetensors\.index(?:\.[\w-]+)?\.json|"
-    + "|".join(map(re.escape, TOKENIZER_FILES)), re.ASCII,
-)  # fmt: skip
-
-
-def stage(folder: Path, staged: Path, run: Path | None = None) -> None:
+def stage(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
     """Fill the new folder `staged` with what is published of the pipeline in `folder`, and the picture of its `run`.
 
-    The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as of loading.
+    The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as of loading. The
+    shims say that pip installs hfgen from `source`.
     """
     index = folder / safe_load.INDEX
     name, entries = safe_load.read_index(folder)
@@ -47,21 +39,21 @@ def stage(folder: Path, staged: Path, run: Path | None = None) -> None:
         if not SAFE_PATH.fullmatch(part) or not (folder / part).is_dir():
             raise ConfigError(f"{folder / part}: no such folder, this component's files lie elsewhere; load the "
                               "pipeline, save_pretrained it into a new folder, and publish that")
-    for variant in variants_in(folder, components):
+    for variant in variants_of(file.name for part in components for file in (folder / part).iterdir()):
         AutoPipeline.from_pretrained(folder, variant=variant)
     staged.mkdir()
     link(index, staged / safe_load.INDEX)
     if isinstance(read_json(index)["_class_name"], list):
-        (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name))
+        (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source))
     for part, (library, saved) in components.items():
         (staged / part).mkdir()
         for file in component_files(folder / part, safe_load.component_class(index, part, library, saved)):
             link(folder / part / file, staged / part / file)
         if library == SHIM:
-            (staged / part / f"{SHIM}.py").write_text(shim(saved))
-    for file, source in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
-        if source.is_file():
-            shutil.copyfile(source, staged / file)
+            (staged / part / f"{SHIM}.py").write_text(shim(saved, source))
+    for file, path in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
+        if path.is_file():
+            shutil.copyfile(path, staged / file)
 
 
 def component_files(home: Path, cls: Any) -> list[str]:
@@ -72,18 +64,11 @@ def component_files(home: Path, cls: Any) -> list[str]:
         return [cls.config_name]
     stem = TRANSFORMERS_WEIGHTS if cls.__name__ in TRANSFORMERS_MODELS else DIFFUSERS_WEIGHTS
     names = {CONFIG}
-    for variant in variants_in(home.parent, [home.name]):
+    for variant in variants_of(file.name for file in home.iterdir()):
         names |= {file.name for file in weight_files(home, stem, variant)}
         index = f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"
         names |= {index} if (home / index).is_file() else set()
     return sorted(names)
-
-
-def variants_in(folder: Path, parts: Iterable[str]) -> list[str | None]:
-    """Return the variants of the weights of a pipeline's components; None stands for the plain one."""
-    files = (file.name for part in parts for file in (folder / part).iterdir())
-    variants = {match["variant"] for file in files if (match := WEIGHT_FILE.fullmatch(file))}
-    return sorted(variants, key=lambda variant: variant or "") or [None]
 
 
 def is_published(file: str, parts: Iterable[str]) -> bool:

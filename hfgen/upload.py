@@ -5,7 +5,8 @@ The Hub's own client finds the token: `hf auth login` or HF_TOKEN. What it raise
 
 import filecmp
 import shlex
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
+from hfgen import hub
+from hfgen.card_file import CARD
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.hub import HUB_ID
 
+TEMPORARY = "hfgen-publish-"
 TEXT_FILES = (".json", ".md", ".py", ".txt")
 
 NOT_YOURS = "the name may be someone else's, the token invalid, expired or read-only"
@@ -121,6 +125,39 @@ def commit_folder(repository: Repository, folder: Path, message: str, stale: Ite
     return Published(repository.name, done.oid, done.commit_url, changed, repository.public)
 
 
+def publish_folder(
+    temporary: Path,
+    repo_id: str,
+    *,
+    public: bool,
+    message: str,
+    describe: Callable[[Path], Path],
+    stale: Callable[[Repository], Iterable[str]],
+    load: Callable[[Path, str | None], object],
+) -> Published:
+    """Return where the model in the folder `temporary / "model"` was published: one commit, with a card, read back.
+
+    `describe(folder)` writes the card beside the text of one that is on the Hub already, `stale(repository)` names the
+    files there that the model replaces, `load(folder, variant)` loads what arrived. Raises as `open_repository` and
+    `commit_folder`, and CheckpointError where a bit of what arrived differs.
+    """
+    staged, cache = temporary / "model", temporary / "cache"
+    repository = open_repository(repo_id, "model", public)
+    if card := repository.fetch(CARD, cache):
+        shutil.copyfile(card, staged / CARD)
+    describe(staged)
+    done = commit_folder(repository, staged, message, stale(repository))
+    names = files_of(staged)
+    try:
+        for variant in hub.variants_of(names):
+            arrived = hub.download(done.repo_id, done.oid, cache_dir=cache, variant=variant, alone=True)
+            load(arrived, variant)
+            compare(staged, arrived, hub.wanted_files(done.repo_id, names, None, variant, alone=True))
+    except HfgenError as error:
+        raise type(error)(f"committed as {done.oid}, but not confirmed. {error}") from error
+    return done
+
+
 def files_of(folder: Path) -> list[str]:
     """Return the names of all files under `folder`, relative to it."""
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
@@ -145,11 +182,14 @@ def _same(one: Path, other: Path) -> bool:
     return other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
-def on_disk(what: str | Path, repo_id: str, public: bool = False, message: str | None = None) -> str:
+def on_disk(
+    what: str | Path, repo_id: str, public: bool = False, message: str | None = None, source: str | None = None
+) -> str:
     """Return the sentence that nothing is lost, with the command that publishes `what` again."""
     words = ["hfgen", "publish", str(what), repo_id, *(["--public"] if public else [])]
-    again = shlex.join([*words, *(["--message", message] if message else [])])
-    return f"Everything is on disk; try again with: {again}"
+    for option, value in (("--message", message), ("--source", source)):
+        words += [option, value] if value else []
+    return f"Everything is on disk; try again with: {shlex.join(words)}"
 
 
 @contextmanager

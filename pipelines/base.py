@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen import hub, safe_load, safe_transformers
 from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.install import checked_source, shim
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
@@ -101,10 +102,16 @@ class Pipeline(DiffusionPipeline):
         return found
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | Path, *, variant: str | None = None, safe_serialization: bool = True
+        self,
+        save_directory: str | Path,
+        *,
+        variant: str | None = None,
+        safe_serialization: bool = True,
+        source: str | None = None,
     ) -> None:
         """Write the pipeline to a folder of safetensors and JSON; stock diffusers loads it too.
 
+        Where stock needs hfgen for that, the folder says that pip installs it from `source`. Default: HFGEN_SOURCE.
         The folder is written under a hidden name beside `save_directory` and renamed when whole. An older pipeline in
         its place is replaced, other files there (a README) are kept; any other non-empty folder is a ConfigError.
         """
@@ -117,16 +124,16 @@ class Pipeline(DiffusionPipeline):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            self._write(temporary, variant)
+            self._write(temporary, variant, checked_source(source))
             _put_in_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _write(self, folder: Path, variant: str | None) -> None:
+    def _write(self, folder: Path, variant: str | None, source: str | None) -> None:
         name, twin = type(self).__name__, self.stock_twin()
         index: dict[str, Any] = {"_class_name": twin or [PIPELINE_SHIM, name], "_diffusers_version": diffusers_version}
         if twin is None:
-            (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name))
+            (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name, source))
         for part, component in self.components.items():
             if component is None:
                 index |= {} if twin else {part: [None, None]}                           # which the twin does not know
@@ -135,7 +142,7 @@ class Pipeline(DiffusionPipeline):
             index[part] = list(_known_name(part, component))
             component.save_pretrained(folder / part, **({"variant": variant} if _has_weights(component) else {}))
             if index[part][0] == SHIM:
-                (folder / part / f"{SHIM}.py").write_text(shim(index[part][1]))
+                (folder / part / f"{SHIM}.py").write_text(shim(index[part][1], source))
             if index[part][1] not in TRANSFORMERS_TOKENIZERS:
                 _tidy_config(folder / part, component)
         index |= {} if twin else {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
@@ -146,17 +153,26 @@ class Pipeline(DiffusionPipeline):
                 file.chmod(mode)
 
     def push_to_hub(  # type: ignore[override]
-        self, repo_id: str, *, private: bool = True, commit_message: str | None = None, variant: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        commit_message: str | None = None,
+        variant: str | None = None,
+        source: str | None = None,
     ) -> "Published":
         """Return where the pipeline is on the Hub: the commit `oid` of `repo_id`, and its `commit_url`.
 
         The token is that of `hf auth login` or HF_TOKEN. The repository is made if need be; one commit holds the
         pipeline and its card, and there is none where nothing has changed. What arrived is downloaded and compared bit
-        for bit. Raises ConfigError where the user may not write there, ResourceError where the Hub cannot be reached.
+        for bit. Card and shims say that pip installs hfgen from `source`. Default: HFGEN_SOURCE, else no install line.
+        Raises ConfigError where the user may not write there, ResourceError where the Hub cannot be reached.
         """
         from hfgen.publish import push_pipeline
 
-        return push_pipeline(self, repo_id, public=not private, message=commit_message, variant=variant)
+        return push_pipeline(
+            self, repo_id, public=not private, message=commit_message, variant=variant, source=source
+        )
 
     def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
         """Return an iterator over x_T, ..., x_0 in model coordinates."""
@@ -166,11 +182,6 @@ class Pipeline(DiffusionPipeline):
         """Return the images as callers expect them, after offloaded models have left the device."""
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-
-def shim(name: str) -> str:
-    """Return the code of a shim: it lets stock diffusers find hfgen's class `name`, and names what is missing."""
-    return f"# Needs hfgen: pip install hfgen\nfrom hfgen import {name}  # pip install hfgen\n"
 
 
 def _own(part: Any) -> Any:

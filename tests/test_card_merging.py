@@ -6,7 +6,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hfgen.card import BEGIN, END, write_card
+from hfgen.card import write_card
+from hfgen.card_file import BEGIN, END
 from hfgen.errors import ConfigError
 from tests.cards import MAKERS, make_run
 

@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hfgen import card_text
-from hfgen.card import END, write_card
+from hfgen.card import write_card
+from hfgen.card_file import END
 from tests.cards import MAKERS, NAMES, blocks, card_of, make_run
 
 HOSTILE = [

@@ -7,21 +7,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "images", "resizing", "registry", "config", "memory"}
+BASE = {"errors", "images", "resizing", "registry", "memory", "install"}
+LOADING = {"checkpoint", "hub", "old_names", "safe_build", "safe_files", "safe_load", "safe_transformers", "upload"}
 LAYERS = [
     BASE,
+    LOADING | {"component", "card_text", "card_file", "card_component"},
     {"models", "schedulers", "losses"},
-    {"data", "metrics", "checkpoint", "hub", "safe_build", "safe_files", "safe_load", "safe_transformers", "upload"}
-    | {"card", "card_data", "card_families", "card_run", "card_text"},
+    {"data", "metrics", "card", "card_data", "card_families", "card_run"},
     {"pipelines", "publish", "staging"},
     {"training"},
     {"judge", "judging", "sampling", "generated"},
     {"cli", "app", "figures"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PIPELINES_SEE = BASE | {"models", "schedulers", "hub", "safe_files", "safe_load", "safe_transformers", "pipelines"} | {
-    "publish", "upload",
-}  # fmt: skip
+PIPELINES_SEE = BASE | LOADING | {"models", "schedulers", "pipelines", "publish"}
 
 
 def unit_of(path: Path) -> str:

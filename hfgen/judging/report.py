@@ -186,7 +186,7 @@ def unique_names(rows: list[Evaluation]) -> list[Evaluation]:
 def require_matplotlib() -> None:
     """Raise ConfigError where matplotlib, which draws the plots, is missing."""
     if find_spec("matplotlib") is None:
-        raise ConfigError("compare draws plots with matplotlib, which is not installed: pip install 'hfgen[eval]'")
+        raise ConfigError("compare draws plots with matplotlib, which is not installed: pip install matplotlib")
 
 
 def write_report(report: Report, folder: Path) -> None:

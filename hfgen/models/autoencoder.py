@@ -5,12 +5,11 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.checks import require, require_int
 
@@ -28,7 +27,7 @@ class AutoencoderOutput(BaseOutput):
     latents: Tensor
 
 
-class Autoencoder(ModelMixin, ConfigMixin):
+class Autoencoder(ModelMixin):
     """x' = d(e(x)): the encoder's code has `latent_dim` numbers, the decoder is the encoder's mirror image.
 
     `body` "mlp": hidden layers of `hidden` units, stacked (Hinton & Salakhutdinov 2006); "conv": a convolution that

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.models.autoencoder_kl_parts import Decoder, Encoder, check_config, settings_of
 from hfgen.models.checks import check_divisible
 
@@ -25,7 +24,7 @@ class AutoencoderKLPass(DecoderOutput):
     latent_dist: DiagonalGaussianDistribution | None = None
 
 
-class AutoencoderKL(ModelMixin, ConfigMixin):
+class AutoencoderKL(ModelMixin):
     """Autoencoder whose latents q(z|x) = N(mu, sigma^2) are held near N(0, 1) by a small KL (Rombach et al. 2022).
 
     Images (B, C, H, W) in [-1, 1] become z (B, `latent_channels`, H / f, W / f), f = 2^(levels - 1). A diffusion model

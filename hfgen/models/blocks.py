@@ -182,8 +182,6 @@ class Attention(nn.Module):
     `head_dim` is d; None means one head over all channels. The sum is divided by `scale`.
     """
 
-    _from_deprecated_attn_block = True  # diffusers' `from_pretrained` then renames old keys
-
     def __init__(self, channels: int, groups: int | None, eps: float, head_dim: int | None, scale: float = 1.0) -> None:
         super().__init__()
         self.head_dim, self.scale = head_dim or channels, scale

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.checks import require, require_int, require_number
 
@@ -30,7 +29,7 @@ class ConvBlock(nn.Module):
         return F.relu(self.norm(self.conv(x)))
 
 
-class Classifier(ModelMixin, ConfigMixin):
+class Classifier(ModelMixin):
     """Logits of K classes from images: 3x3 convolutions, strided until no side exceeds 7, and two linear layers.
 
     The channels double from `width` to 4 `width`. Group norm (Wu & He 2018) in place of batch norm: no image's logits

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.blocks import (
     BlockSettings,
@@ -91,7 +90,7 @@ class UpLevel(UpBlock):
         return h
 
 
-class ConditionalUNet(ModelMixin, ConfigMixin):
+class ConditionalUNet(ModelMixin):
     """U-Net with transformer blocks, for latents or images (Rombach et al. 2022, section 3.3).
 
     Levels in `attention_levels` (0 the finest), and the middle, have a transformer after each residual block, with

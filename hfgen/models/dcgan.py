@@ -10,12 +10,11 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.checks import require, require_int
 from hfgen.models.gan_parts import Norm, check_parts, packed, with_classes, with_deviation
@@ -28,7 +27,7 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class DCGANGenerator(ModelMixin, ConfigMixin):
+class DCGANGenerator(ModelMixin):
     """Images (B, C, H, W) in [-1, 1] from latents z (B, latent_dim) (Radford et al. 2016, fig. 1).
 
     z, and the class as a one-hot vector beside it if `num_classes` is given, is projected to a small map of about
@@ -73,7 +72,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         return weight[: self.config["latent_dim"]].flatten(1).T
 
 
-class DCGANDiscriminator(ModelMixin, ConfigMixin):
+class DCGANDiscriminator(ModelMixin):
     """Logits that images are real, no sigmoid inside; with norm "layer", "none" or "spectral", a critic.
 
     The generator's mirror image: each stage halves the side and doubles the channels, and a last convolution takes in

@@ -7,12 +7,11 @@ from typing import Any, cast
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.utils import BaseOutput
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
 from hfgen.models.checks import require, require_int, require_number
@@ -40,7 +39,7 @@ class ResidualBlock(nn.Module):
         return h + self.linear_2(F.silu(self.linear_1(self.norm(h)) + self.time_emb_proj(temb)))
 
 
-class MLPDenoiser(ModelMixin, ConfigMixin):
+class MLPDenoiser(ModelMixin):
     """Residual MLP that predicts the noise in points x_t (B, dim), called like the U-Net.
 
     `data_mean` (one number a coordinate) and `data_std` (one number, or one a coordinate) lead from model coordinates
@@ -117,7 +116,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         return MLPOutput(sample=out) if return_dict else (out,)
 
 
-class MLPGenerator(ModelMixin, ConfigMixin):
+class MLPGenerator(ModelMixin):
     """Points (B, dim) in model coordinates from latents z (B, latent_dim): what `DCGANGenerator` is for images.
 
     `layers` hidden layers of `hidden` units with ReLU; `norm` as there. The class, if any, is a one-hot
@@ -152,7 +151,7 @@ class MLPGenerator(ModelMixin, ConfigMixin):
         return weight[:, : self.config["latent_dim"]]
 
 
-class MLPDiscriminator(ModelMixin, ConfigMixin):
+class MLPDiscriminator(ModelMixin):
     """Logits (B / pack,) that points (B, dim) are real, no sigmoid inside: what `DCGANDiscriminator` is for images.
 
     With `frequencies` > 0 it also sees that many random waves sin(w.x), cos(w.x), |w| log-uniform from 1/2 to

@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.translator_parts import (
     GeneratorNorm,
@@ -37,7 +36,7 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-class ResNetTranslator(ModelMixin, ConfigMixin):
+class ResNetTranslator(ModelMixin):
     """Images (B, C', H, W) in [-1, 1] from images (B, C, H, W) (Johnson et al. 2016; Zhu et al. 2017, section 7.2).
 
     In the paper's letters c7s1-64, d128, d256, R256 x `blocks`, u128, u64, c7s1-C': a 7x7 convolution, `downsamplings`
@@ -83,7 +82,7 @@ class ResNetTranslator(ModelMixin, ConfigMixin):
         return torch.tanh(self.body(x))
 
 
-class UNetTranslator(ModelMixin, ConfigMixin):
+class UNetTranslator(ModelMixin):
     """Images (B, C', H, W) in [-1, 1] from images (B, C, H, W): an encoder and a decoder with skips between them.
 
     The U-Net of pix2pix (Isola et al. 2017, sections 3.2.1 and 6.1.1): `depth` convolutions that halve the sides, with
@@ -137,7 +136,7 @@ class UNetTranslator(ModelMixin, ConfigMixin):
         return torch.tanh(h)
 
 
-class PatchDiscriminator(ModelMixin, ConfigMixin):
+class PatchDiscriminator(ModelMixin):
     """Logits (B, 1, h, w) that patches of images (B, C, H, W) are real: PatchGAN (Isola et al. 2017, section 3.2.2).
 
     `layers` 4x4 convolutions of stride 2, one of stride 1 and one to the logit; channels are doubled from `width` up to

@@ -6,11 +6,10 @@ Configuration keys, defaults and state-dict keys are those of diffusers' `UNet2D
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.models.blocks import (
     ACTIVATIONS,
@@ -27,7 +26,7 @@ from hfgen.models.blocks import (
 from hfgen.models.checks import check_config, check_divisible
 
 
-class UNet(ModelMixin, ConfigMixin):
+class UNet(ModelMixin):
     """U-Net that predicts the noise (or what the scheduler's `prediction_type` says) in x_t (Ho et al. 2020, app. B).
 
     Down: each level has `layers_per_block` residual blocks, with self-attention in an "Attn" block, and halves the

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from hfgen.config import ConfigMixin
+from hfgen.component import ModelMixin
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import LIKELIHOODS, kl_to_standard_normal, log_normal, wide
 from hfgen.models.gan_parts import with_classes
@@ -37,7 +36,7 @@ class Terms(NamedTuple):
         return self.log_px_z - self.log_ratio
 
 
-class LatentModel(ModelMixin, ConfigMixin):
+class LatentModel(ModelMixin):
     """What `VAE` and `HierarchicalVAE` share: all but their settings.
 
     `x` is (B, C, H, W) in [-1, 1], or (B, dim). `class_labels` (B,) are given exactly if the model is conditional.

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 
-from hfgen.config import ConfigMixin
+from hfgen.component import SchedulerMixin
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.schedulers.betas import make_betas
 from hfgen.schedulers.forward import ForwardProcess, Number, full, plus_, posterior_weights, zero_snr_error
@@ -61,7 +60,7 @@ class Step(NamedTuple):
     beta: float
 
 
-class DDPMScheduler(ForwardProcess, SchedulerMixin, ConfigMixin):
+class DDPMScheduler(ForwardProcess, SchedulerMixin):
     """Noise schedule, training targets and ancestral sampler of DDPM; settings and defaults are those of diffusers.
 
     Args:

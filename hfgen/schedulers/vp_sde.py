@@ -7,13 +7,12 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hfgen.config import ConfigMixin
+from hfgen.component import SchedulerMixin
 from hfgen.errors import ConfigError
 from hfgen.schedulers import solvers
 from hfgen.schedulers.betas import SCHEDULES, make_betas
@@ -46,7 +45,7 @@ class Stage(NamedTuple):
     t: Level
 
 
-class VPSDEScheduler(VPProcess, SchedulerMixin, ConfigMixin):
+class VPSDEScheduler(VPProcess, SchedulerMixin):
     """The variance-preserving SDE, its training targets and the samplers that follow from its score.
 
     Args:

@@ -17,6 +17,7 @@ from hfgen import (
     ClassifierPipeline,
     ConditionalUNet,
     ControllableGANPipeline,
+    DCGANDiscriminator,
     DCGANGenerator,
     DDPMPipeline,
     DDPMScheduler,
@@ -24,9 +25,13 @@ from hfgen import (
     HierarchicalVAE,
     LatentDiffusionPipeline,
     MLPDenoiser,
+    MLPDiscriminator,
+    MLPGenerator,
+    PatchDiscriminator,
     ResNetTranslator,
     TranslationPipeline,
     UNet,
+    UNetTranslator,
     VAEPipeline,
     VPSDEScheduler,
 )
@@ -112,6 +117,27 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 """What builds each; `make` gives it weights."""
 
+COMPONENTS: dict[str, Callable[[], Any]] = {
+    "Autoencoder": lambda: Autoencoder(8, 1, "mlp", (16,), 6),
+    "AutoencoderKL": autoencoder_kl,
+    "Classifier": lambda: Classifier(8, 1, num_classes=4, width=8, class_names=["ant", "bee", "cow", "dog"]),
+    "ConditionalUNet": lambda: conditional_unet(cross_attention_dim=8),
+    "DCGANDiscriminator": lambda: DCGANDiscriminator(8, 1, width=4),
+    "DCGANGenerator": lambda: DCGANGenerator(8, 1, 4, 6, num_classes=3),
+    "DDPMScheduler": lambda: DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2"),
+    "HierarchicalVAE": lambda: HierarchicalVAE(8, hidden=((10,), (5,)), latent_dims=(4, 2)),
+    "MLPDenoiser": plane,
+    "MLPDiscriminator": lambda: MLPDiscriminator(hidden=8, layers=1),
+    "MLPGenerator": lambda: MLPGenerator(hidden=8, layers=1),
+    "PatchDiscriminator": lambda: PatchDiscriminator(channels=1, width=4),
+    "ResNetTranslator": lambda: ResNetTranslator(1, 3, 4, blocks=1),
+    "UNet": unet,
+    "UNetTranslator": lambda: UNetTranslator(in_channels=1, out_channels=1, width=4, depth=2),
+    "VAE": lambda: VAE(8, hidden=(10,), latent_dim=3),
+    "VPSDEScheduler": lambda: VPSDEScheduler(num_train_timesteps=STEPS),
+}
+"""One small network or scheduler of every class; `make_component` gives it weights."""
+
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "ddpm": {"num_steps": 3},
     "score-sde": {"num_steps": 3},
@@ -131,10 +157,24 @@ def make(family: str, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         pipe = FAMILIES[family]()
         for net in networks(pipe).values():
-            for parameter in net.eval().parameters():
-                torch.nn.init.normal_(parameter, std=0.2)
+            _enliven(net)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def make_component(name: str, seed: int = 0) -> Any:
+    """Return a network in evaluation mode, whose weights are a function of `seed`, or a scheduler."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        component = COMPONENTS[name]()
+        if isinstance(component, torch.nn.Module):
+            _enliven(component)
+    return component
+
+
+def _enliven(net: torch.nn.Module) -> None:
+    for parameter in net.eval().parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
 
 
 def networks(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -245,6 +245,23 @@ def test_public_is_asked_for_and_an_existing_repository_stays_what_it_is(gan, as
     assert hub.repo("user/closed").private and names_of(hub, "user/closed") == GAN_FILES | {"README.md", "notes.md"}
 
 
+def test_the_source_that_a_publisher_names_stands_in_card_and_shims_and_the_bare_name_reaches_no_network(
+    gan, ask, hub
+) -> None:
+    source = "git+https://example.org/hfgen.git"
+    ask(["publish", gan, "user/sourced", "--source", source])
+    told = {name: text.decode() for name, text in hub.files("user/sourced").items() if name.endswith((".py", ".md"))}
+    assert set(told) == {"README.md", "pipeline.py", "generator/hfgen_shim.py"}
+    assert all(set(re.findall(r"pip install (\S+)", text)) == {source} for text in told.values())
+    ask(["publish", gan, "user/sourced"])
+    files = hub.files("user/sourced")
+    assert not any(b"pip install" in files[name] for name in told)
+    before = len(hub.requests)
+    said = ask(["publish", gan, "user/x", "--source", "hfgen"], code=2)
+    assert "the bare name hfgen, which on PyPI is not ours" in said
+    assert len(hub.requests) == before
+
+
 def test_a_written_card_keeps_its_text_and_an_older_pipeline_leaves_nothing_behind(gan, ask, hub, tmp_path) -> None:
     make("ddpm").save_pretrained(tmp_path / "old")
     written = b"---\nlicense: mit\n---\n# Mine\n\nBy hand.\n"

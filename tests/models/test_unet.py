@@ -10,7 +10,7 @@ from diffusers import UNet2DModel
 from hfgen import UNet
 from hfgen.errors import ConfigError
 from hfgen.models.blocks import SinusoidalFeatures, as_timesteps
-from hfgen.models.old_names import rename_old_attention_keys
+from hfgen.old_names import rename_old_attention_keys
 
 SMALL = {
     "sample_size": 8,

@@ -17,8 +17,8 @@ from hfgen import AutoPipeline, DDPMScheduler
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
-from hfgen.models.old_names import OLD_ATTENTION_NAMES
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.old_names import OLD_ATTENTION_NAMES
 from hfgen.pipelines.inversion import interpolate, invert
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.safe_load import load_component
