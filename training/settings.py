@@ -80,8 +80,9 @@ class Settings:
     """Gradients with a larger norm are scaled down to it."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, min(ema_decay, (1 + step) / (10 + step)); 0 for none."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the network's forward and backward pass; weights and losses stay float32."""
+    mixed_precision: Literal["no", "bf16"] | None = None
+    """Precision of the network's forward and backward pass; weights and losses stay float32. Default: that of
+    accelerate launch, else no."""
     threads: int | None = None
     """CPU threads of each process; by default cores / processes."""
 
