@@ -227,7 +227,7 @@ class Run:
     def resume(self, stored: Path) -> int:
         """Put the engine into the state of the checkpoint `stored`; return its step. Raises CheckpointError."""
         engine = self.engine
-        then = json.loads((stored / "state.json").read_text())
+        then = json.loads((stored / "state.json").read_text(encoding="utf-8"))
         check_same(self.settings, then["settings"], self.folder)
         if then["dataset"] != engine.dataset.fingerprint:
             raise CheckpointError(

@@ -66,8 +66,8 @@ def chosen_precision(settings: Settings) -> Literal["no", "bf16"]:
         case "no" | "bf16" as launched:
             return launched
         case other:
-            raise ConfigError(f"accelerate asks for mixed precision {other!r}; hfgen trains in bf16 or no; change it "
-                              "in `accelerate launch --mixed_precision` or `accelerate config`, or give --mixed-precision")
+            raise ConfigError(f"accelerate asks for mixed precision {other!r}; hfgen trains in bf16 or no; set it by "
+                              "`accelerate launch --mixed_precision`, `accelerate config` or --mixed-precision")
 
 
 def precision_in_words(settings: Settings) -> str:
