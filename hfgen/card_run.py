@@ -181,7 +181,7 @@ def read_run(folder: Path) -> Run:
 def _last_numbers(path: Path, step: Any) -> dict[str, float]:
     """Return the last finite value of each number in metrics.jsonl, up to `step`; {} where there is no such file."""
     found: dict[str, float] = {}
-    for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
         if line.endswith("\n"):                                     # else it was cut off
             numbers = _parsed(path, line)
             if not isinstance(step, int) or numbers["step"] <= step:

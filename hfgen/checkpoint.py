@@ -47,7 +47,7 @@ def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str
     if target.exists():                                     # an unverified folder of the same step: it is replaced
         shutil.rmtree(target)
     os.rename(temporary, target)
-    _sync(folder)
+    _sync_folder(folder)
     _drop_old(folder, keep)
     return target
 
@@ -56,7 +56,7 @@ def problem(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, naming the file; None if every byte is as it was written."""
     path = checkpoint / MANIFEST
     try:
-        written = path.read_text()
+        written = path.read_text(encoding="utf-8")
         manifest = json.loads(written)
         files: dict[str, Any] = manifest["files"]
         if written != _signed(manifest):
@@ -110,10 +110,10 @@ def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
             files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
             _sync(path)
     for path in [p for p in folder.rglob("*") if p.is_dir()]:
-        _sync(path)
-    (folder / MANIFEST).write_text(_signed({"step": step, **about, "files": files}))
+        _sync_folder(path)
+    (folder / MANIFEST).write_text(_signed({"step": step, **about, "files": files}), encoding="utf-8")
     _sync(folder / MANIFEST)
-    _sync(folder)
+    _sync_folder(folder)
 
 
 def _drop_old(folder: Path, keep: int) -> None:
@@ -141,7 +141,17 @@ def _signed(manifest: dict[str, Any]) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file to the disk; it is open for writing, since Windows flushes no other."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk, where the system opens folders: not on Windows, which journals."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     finally:

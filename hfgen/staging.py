@@ -44,13 +44,13 @@ def stage(folder: Path, staged: Path, run: Path | None = None, source: str | Non
     staged.mkdir()
     link(index, staged / safe_load.INDEX)
     if isinstance(read_json(index)["_class_name"], list):
-        (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source))
+        (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
     for part, (library, saved) in components.items():
         (staged / part).mkdir()
         for file in component_files(folder / part, safe_load.component_class(index, part, library, saved)):
             link(folder / part / file, staged / part / file)
         if library == SHIM:
-            (staged / part / f"{SHIM}.py").write_text(shim(saved, source))
+            (staged / part / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
     for file, path in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
         if path.is_file():
             shutil.copyfile(path, staged / file)

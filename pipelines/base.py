@@ -133,7 +133,7 @@ class Pipeline(DiffusionPipeline):
         name, twin = type(self).__name__, self.stock_twin()
         index: dict[str, Any] = {"_class_name": twin or [PIPELINE_SHIM, name], "_diffusers_version": diffusers_version}
         if twin is None:
-            (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name, source))
+            (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
         for part, component in self.components.items():
             if component is None:
                 index |= {} if twin else {part: [None, None]}                           # which the twin does not know
@@ -142,11 +142,11 @@ class Pipeline(DiffusionPipeline):
             index[part] = list(_known_name(part, component))
             component.save_pretrained(folder / part, **({"variant": variant} if _has_weights(component) else {}))
             if index[part][0] == SHIM:
-                (folder / part / f"{SHIM}.py").write_text(shim(index[part][1], source))
+                (folder / part / f"{SHIM}.py").write_text(shim(index[part][1], source), encoding="utf-8")
             if index[part][1] not in TRANSFORMERS_TOKENIZERS:
                 _tidy_config(folder / part, component)
         index |= {} if twin else {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
-        (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         mode = (folder / safe_load.INDEX).stat().st_mode                                # safetensors ignores the umask
         for file in folder.rglob("*"):
             if file.is_file():
@@ -217,11 +217,11 @@ def _tidy_config(folder: Path, component: Any) -> None:
     cls: Any = type(component)
     stock = cls.__name__ in TRANSFORMERS_MODELS
     path = folder / (safe_transformers.CONFIG if stock else component.config_name)
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     strange = config.keys() - safe_transformers.known_keys(cls) if stock else set()
     kept = {key: value for key, value in config.items() if key not in {"_name_or_path", *strange}}
     if kept != config:
-        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _replaceable(folder: Path) -> bool:
@@ -231,9 +231,11 @@ def _replaceable(folder: Path) -> bool:
 def _put_in_place(new: Path, target: Path) -> None:
     """Rename the folder `new` to `target`; what an older pipeline there did not write itself moves along."""
     if not (target / safe_load.INDEX).is_file():
-        new.rename(target)                                                              # over an empty folder, or none
+        if target.is_dir():                                                             # an empty one
+            target.rmdir()
+        new.rename(target)
         return
-    index = json.loads((target / safe_load.INDEX).read_text())
+    index = json.loads((target / safe_load.INDEX).read_text(encoding="utf-8"))
     old = new.with_name(new.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)

@@ -56,7 +56,7 @@ def test_a_file_imports_only_its_own_layer_and_those_below(path: Path) -> None:
     if unit == "__init__":
         return
     assert unit in RANK, f"{path} belongs to no layer: add it to LAYERS"
-    for other in imported_units(ast.parse(path.read_text())):
+    for other in imported_units(ast.parse(path.read_text(encoding="utf-8"))):
         assert RANK[other] <= RANK[unit], f"{path} imports {other}, which is above it"
         if unit == "pipelines":
             assert other in PIPELINES_SEE, f"{path} is a pipeline and may not see {other}"

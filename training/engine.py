@@ -108,7 +108,7 @@ class Engine:
 
     def autocast(self) -> torch.autocast:
         """Return the context of forward passes: the run's precision; a loss may step out of it where it must."""
-        reduced = self.settings.mixed_precision != "no"
+        reduced = self.settings.mixed_precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16 if reduced else None, enabled=reduced)
 
     def focus(self, phase: Phase) -> Mapping[str, nn.Module]:

@@ -57,7 +57,7 @@ def write(path: Path, known: dict[str, Any], step: int, seconds: float | None, e
     """Write `run.json`, whole or not at all: `known`, the step, the seconds of training and what is an evaluation's."""
     progress = {"step": step, "seconds": None if seconds is None else round(seconds, 1), "evaluated": evaluated}
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps({**known, **progress}, indent=1, sort_keys=True) + "\n")
+    temporary.write_text(json.dumps({**known, **progress}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -72,7 +72,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if sys.platform == "linux":
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         return found[1].strip() if found else platform.machine()
     return platform.processor()
 

@@ -189,7 +189,7 @@ def _write(path: Path, part: Part, key: str) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in zip(("mean", "std"), part, strict=True)}
     save_file(tensors, temporary, metadata={"key": key, "sha256": _sha256(part, key)})
     temporary.chmod(path.parent.stat().st_mode & 0o666)             # safetensors writes 0600
-    temporary.rename(path)
+    temporary.replace(path)
 
 
 def _sha256(part: Part, key: str) -> str:

@@ -55,9 +55,9 @@ class Log:
 
     def _cut(self, step: int) -> None:
         """Drop lines that lie after `step`: the resumed run writes them again."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(kept))
+        self.path.write_text("".join(kept), encoding="utf-8")
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -68,7 +68,7 @@ class Log:
         if not self.accelerator.is_main_process:
             return
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         losses = {name: f"{value:.4f}" for name, value in values.items() if name.startswith("loss")}
         self._bar.set_postfix(losses, refresh=False)

@@ -20,7 +20,15 @@ from hfgen.training import facts, state
 from hfgen.training.budget import steps_within
 from hfgen.training.engine import Build, Engine
 from hfgen.training.log import Log
-from hfgen.training.runtime import INTERRUPTED, StopSignal, accelerator_for, set_threads, share
+from hfgen.training.runtime import (
+    INTERRUPTED,
+    StopSignal,
+    accelerator_for,
+    chosen_precision,
+    precision_in_words,
+    set_threads,
+    share,
+)
 from hfgen.training.settings import AnySettings, Settings, check_same, parse, write_yaml
 from hfgen.training.start import starting_from
 from hfgen.upload import logged_in
@@ -53,6 +61,7 @@ def train(settings: Settings, build: Build, recommend: Recommend, open_data: Ope
     """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
     started = time.monotonic()
     keep_memory()
+    settings = dataclasses.replace(settings, mixed_precision=chosen_precision(settings))
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
     stored = look_into_folder(settings)
@@ -218,7 +227,7 @@ class Run:
     def resume(self, stored: Path) -> int:
         """Put the engine into the state of the checkpoint `stored`; return its step. Raises CheckpointError."""
         engine = self.engine
-        then = json.loads((stored / "state.json").read_text())
+        then = json.loads((stored / "state.json").read_text(encoding="utf-8"))
         check_same(self.settings, then["settings"], self.folder)
         if then["dataset"] != engine.dataset.fingerprint:
             raise CheckpointError(
@@ -259,7 +268,7 @@ class Run:
             f"parameters: {sizes}; {self.max_steps:,} steps of {settings.global_batch}"
             + (f", continued from step {self.step:,}" if self.step else ""),
             f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
-            f"precision {settings.mixed_precision if settings.mixed_precision != 'no' else 'float32'}",
+            f"precision {precision_in_words(settings)}",
         ]
         divided = self.accelerator.num_processes > 1 or len(engine.micro_batches) > 1
         random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})

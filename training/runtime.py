@@ -6,12 +6,13 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,14 +24,21 @@ INTERRUPTED = 75
 
 EXACT = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
+LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""Environment variable in which `accelerate launch` hands the precision on."""
+
 PR_SET_PDEATHSIG = 1
 
 
 def accelerator_for(settings: Settings) -> Accelerator:
     """Return the Accelerator of this run; it neither accumulates gradients nor chooses a precision by itself.
 
-    Raises ConfigError where `accelerate launch` or its configuration asks for sharded training, which is not exact.
+    Raises ConfigError where the tracker's package is not installed, and where `accelerate launch` or its configuration
+    asks for sharded training, which is not exact.
     """
+    if settings.tracker != "none" and LoggerType(settings.tracker) not in get_available_trackers():
+        raise ConfigError(f"--tracker {settings.tracker}: its package is not installed; "
+                          f"pip install {settings.tracker}, or leave --tracker out: metrics.jsonl is written always")
     accelerator = Accelerator(
         mixed_precision="no",                                        # the engine's: see Engine.autocast
         log_with=None if settings.tracker == "none" else settings.tracker,
@@ -45,6 +53,28 @@ def accelerator_for(settings: Settings) -> Accelerator:
     if "WORLD_SIZE" in os.environ and sys.platform == "linux":       # a launcher that dies takes its ranks along
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return accelerator
+
+
+def chosen_precision(settings: Settings) -> Literal["no", "bf16"]:
+    """Return the settings' precision, else the one of `accelerate launch` and its configuration, "no" by default.
+
+    Raises ConfigError for a precision of the launcher that hfgen does not train in.
+    """
+    if settings.mixed_precision is not None:
+        return settings.mixed_precision
+    match os.environ.get(LAUNCHED_PRECISION, "no"):
+        case "no" | "bf16" as launched:
+            return launched
+        case other:
+            raise ConfigError(f"accelerate asks for mixed precision {other!r}; hfgen trains in bf16 or no; set it by "
+                              "`accelerate launch --mixed_precision`, `accelerate config` or --mixed-precision")
+
+
+def precision_in_words(settings: Settings) -> str:
+    """Return the precision of a run, and whether `accelerate launch` asks for the same."""
+    if settings.mixed_precision != "bf16":
+        return "float32"
+    return "bf16, as accelerate asks" if os.environ.get(LAUNCHED_PRECISION) == "bf16" else "bf16"
 
 
 def wrap(accelerator: Accelerator, net: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """Settings of a training run: the fields that all image recipes share, and how they are read and written.
 
-A recipe's settings are one flat dataclass. Its command line comes from `tyro`; values of a YAML file become argument
-strings before those of the command line, so that one parser checks both and the last one wins.
+A recipe's settings are one flat dataclass. `tyro` alone parses them: the values of YAML files by the same types as the
+command line, whose defaults they become, so that the last one wins.
 """
 
 import dataclasses
@@ -80,8 +80,9 @@ class Settings:
     """Gradients with a larger norm are scaled down to it."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, min(ema_decay, (1 + step) / (10 + step)); 0 for none."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the network's forward and backward pass; weights and losses stay float32."""
+    mixed_precision: Literal["no", "bf16"] | None = None
+    """Precision of the network's forward and backward pass; weights and losses stay float32. Default: that of
+    accelerate launch, else no."""
     threads: int | None = None
     """CPU threads of each process; by default cores / processes."""
 
@@ -114,18 +115,38 @@ def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
     return dataclasses.replace(settings, **missing)
 
 
+@dataclass(kw_only=True)
+class _Sources:
+    """Fields that decide which YAML files are read, and which of their values count."""
+
+    output_dir: Path | None = None
+    config: Path | None = None
+    resume: bool = False
+    max_steps: int | None = None
+    budget: str | None = None
+
+
 def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
     """Return settings of class `cls` from command-line `arguments` (sys.argv by default) and the YAML that they name.
 
-    With --resume the run's own `config.yaml` comes first, so that only what changes has to be said again.
+    With --resume the run's own `config.yaml` comes first, so that only what changes has to be said again. The last of
+    --max-steps and --budget counts. Raises ConfigError for values that no run can use, and ends with tyro's usage
+    message and exit code 2 where words or required fields are wrong or missing.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if _has(arguments, "budget") and _has(arguments, "max-steps"):
-        raise ConfigError("give --max-steps or --budget, not both")
-    files = [file for file in (_stored_config(arguments), _value_of(arguments, "config")) if file is not None]
-    from_files = [word for file in files for word in _as_arguments(cls, file)]
     program = f"hfgen train {cls.__module__.rpartition('.')[2]}"
-    settings = tyro.cli(cls, args=[*from_files, *arguments], prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
+    given, _ = tyro.cli(_Sources, args=arguments, prog=program, add_help=False, return_unknown_args=True)
+    if given.budget is not None and given.max_steps is not None:
+        raise ConfigError("give --max-steps or --budget, not both")
+    config = _read_yaml(cls, given.config) if given.config else {}
+    folder = given.output_dir or config.get("output_dir")
+    stored = folder / "config.yaml" if given.resume and folder else None
+    values = _read_yaml(cls, stored) if stored and stored.is_file() else {}
+    values = _overridden(values, config)
+    values = _overridden(values, {"max_steps": given.max_steps, "budget": given.budget})
+    required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]
+    default = cls(**{**dict.fromkeys(required, tyro.MISSING), **values})
+    settings = tyro.cli(cls, args=arguments, default=default, prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
     check(settings)
     return settings
 
@@ -162,7 +183,7 @@ def write_yaml(settings: Settings, path: Path) -> None:
     """Write the settings to `path` in the form that `--config` reads."""
     values = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
     values.pop("config")
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
@@ -184,48 +205,52 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _has(arguments: list[str], name: str) -> bool:
-    return any(word.partition("=")[0].replace("_", "-") == f"--{name}" for word in arguments)
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _value_of(arguments: list[str], name: str) -> Path | None:
-    """Return what follows `--name` (or `--name=`) in the arguments, the last one, dashes or underscores."""
-    found = None
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, equals, value = word.partition("=")
-        if flag.replace("_", "-") == f"--{name}":
-            found = Path(value if equals else following)
-    return found
+def _overridden(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Return `earlier` values with the `later` ones over them; another budget ends a number of steps, and vice versa.
+
+    A run stores its budget and the number of steps that fit into it: asked for the same again, it keeps both.
+    """
+    values = dict(earlier)
+    later = {name: value for name, value in later.items() if value is not None}
+    for name, other in (("budget", "max_steps"), ("max_steps", "budget")):
+        if name in later and later[name] != earlier.get(name):
+            values.pop(other, None)
+    return values | later
 
 
-def _stored_config(arguments: list[str]) -> Path | None:
-    folder = _value_of(arguments, "output-dir")
-    if folder is None or "--resume" not in arguments or not (folder / "config.yaml").is_file():
-        return None
-    return folder / "config.yaml"
-
-
-def _as_arguments(cls: type[Settings], path: Path) -> list[str]:
-    """Return the YAML file's values as the words that a user would have typed. Raises ConfigError naming the file."""
+def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
+    """Return the fields of `cls` that a YAML file sets. Raises ConfigError naming the file and the field."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold `field: value` lines, found {type(values).__name__}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    words: list[str] = []
+    words: dict[str, list[str]] = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(fields))}"
             raise ConfigError(f"{path}: unknown field {key!r}{hint}")
-        flag = name.replace("_", "-")
-        if isinstance(value, bool) and fields[name].type is bool:
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is False:                               # YAML reads a bare `no` as false
-            words += [f"--{flag}", "no"]
-        elif value is not None:
-            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return words
+        if value is not None:
+            words[name] = _words(name, value, fields[name].type)
+    named = dataclasses.make_dataclass("Named", [(name, fields[name].type) for name in words])
+    arguments = [word for field in words.values() for word in field]
+    try:
+        parsed: Any = tyro.cli(named, args=arguments, prog=str(path), add_help=False)
+    except SystemExit as ended:
+        raise ConfigError(f"{path}: holds a value that its field does not take, named above") from ended
+    return {name: getattr(parsed, name) for name in words}
+
+
+def _words(name: str, value: Any, kind: Any) -> list[str]:
+    """Return the words that a user would have typed for a YAML value."""
+    if value is False and kind is not bool:                # YAML reads a bare `no` as false
+        value = "no"
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]

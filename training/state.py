@@ -32,7 +32,7 @@ def write(
     net_tensors = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
     _save(net_tensors, folder / "nets.safetensors")
     _save(_optimizer_tensors(recipe, nets), folder / "optimizers.safetensors")
-    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def read(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: 
     for name, average in averages.items():
         _load(average.net, _averaged(folder / "model" / name, average.net), folder)
     _load_optimizers(recipe, nets, load_file(folder / "optimizers.safetensors"))
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
 

@@ -112,9 +112,9 @@ def _locate(name: str) -> list[Path] | None:
             return files
         raise DataError(f"{name}: no file matches this pattern")
     looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in EXTENSIONS | {".parquet"}
-    if HUB_ID.fullmatch(name) and not looks_like_path:
+    near = difflib.get_close_matches(name, BUILT_IN, 1, cutoff=0.75)
+    if HUB_ID.fullmatch(name) and not looks_like_path and not near:
         return None
-    near = difflib.get_close_matches(name, BUILT_IN, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise DataError(
         f"{name}: no such file or folder; {hint}a dataset is one of {', '.join(BUILT_IN)}, a folder of images or of "

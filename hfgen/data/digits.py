@@ -45,7 +45,7 @@ def _read() -> np.ndarray:
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise DataError("digits: they come with scikit-learn, which is not installed; pip install scikit-learn")
-    return np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",", encoding="utf-8")
 
 
 def _resized(pixels: Pixels, height: int, width: int) -> Pixels:

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils import httpx
 
 from hfgen.data.source import (
     NO_LABELS,
@@ -18,6 +21,8 @@ from hfgen.data.source import (
     encode_labels,
 )
 from hfgen.errors import ConfigError, DataError
+
+TIMEOUT = 10.0                                         # seconds for the Hub's first answer
 
 
 class Columns(NamedTuple):
@@ -39,6 +44,8 @@ def open_table(name: str, files: list[Path] | None, split: str, streaming: bool)
     where: dict[str, Any] = {"path": path, "name": configuration or None}
     if files:
         where = {"path": "parquet", "data_files": {"train": [str(path) for path in files]}}
+    elif not Path(path).exists():
+        _require_on_hub(name, path)
     try:
         return datasets.load_dataset(**where, split=split, streaming=streaming)
     except (pa.ArrowException, OSError, datasets.exceptions.DatasetsError) as error:
@@ -47,6 +54,27 @@ def open_table(name: str, files: list[Path] | None, split: str, streaming: bool)
         if "corresponds to no data" in str(error):
             raise DataError(f"{name}: its split {split!r} holds no images") from error
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _require_on_hub(name: str, path: str) -> None:
+    """Raise DataError where there is no dataset `path`: one request, where `datasets` tries again for half a minute.
+
+    Other answers are left to `datasets`, which has a copy, a token or a message of its own for them.
+    """
+    nothing = f"{name}: no such file or folder, not a built-in dataset, and"
+    try:
+        HfApi().dataset_info(path, timeout=TIMEOUT, expand=["sha"])
+    except (GatedRepoError, OfflineModeIsEnabled):
+        return
+    except HfHubHTTPError as error:
+        if isinstance(error, RepositoryNotFoundError) or error.response.status_code == 404:
+            raise DataError(f"{nothing} no dataset of the Hub that you may read; check the spelling, and log in with "
+                            "`hf auth login` for a private one") from error
+    except httpx.TransportError as error:
+        try:
+            datasets.load.CachedDatasetModuleFactory(path).get_module()
+        except FileNotFoundError:
+            raise DataError(f"{nothing} the Hub is out of reach ({error})") from error
 
 
 def _causes(error: BaseException) -> str:

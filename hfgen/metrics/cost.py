@@ -207,7 +207,7 @@ def training_cost(model: str | Path) -> TrainingCost:
     folder = next((home for home in (path, path.parent) if (home / "config.yaml").is_file()), None)
     if folder is None or not path.is_dir():
         return TrainingCost()
-    config: Any = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    config: Any = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
     record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     steps = record["step"] if "step" in record else _last_step(folder / "metrics.jsonl")
     told = {key: record.get(key) for key in ("seconds", "hardware", "parameters")}
@@ -217,6 +217,6 @@ def training_cost(model: str | Path) -> TrainingCost:
 
 def _last_step(log: Path) -> int | None:
     """Return the step of the last whole line of a log; None where there is none."""
-    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
     whole = [line for line in lines if line.endswith("\n")]
     return int(json.loads(whole[-1])["step"]) if whole else None

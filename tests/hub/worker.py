@@ -40,7 +40,7 @@ def worker(hub: Standin, home: Path) -> Iterator[Ask]:
     `task`: words after `hfgen`, whose output it returns, errors included; they must end with `code`, and an error must
     be one line, the last. Or code in Python, whose `answer` it returns. Nowhere may the token be printed.
     """
-    with open(home / "stderr", "w") as stderr:
+    with open(home / "stderr", "w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", HURRY + WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
             text=True, cwd=ROOT, env=client_environment(hub, home, None, offline=False),

@@ -145,7 +145,7 @@ def whole_clip(folder: Path) -> Any:
 
 def change(path: Path, **settings: Any) -> None:
     """Change settings in a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
 
 
 def test_a_text_encoder_is_read_from_a_whole_clip_model_too(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Settings from the command line and from YAML, and what may differ on resume."""
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import yaml
 
+from hfgen.cli import RECIPES
 from hfgen.errors import CheckpointError, ConfigError
 from hfgen.training.latent_diffusion import LatentDiffusionSettings
 from hfgen.training.schedule import factor
@@ -29,6 +31,42 @@ def test_the_command_line_wins_over_yaml_and_yaml_over_defaults(tmp_path: Path) 
     settings = parse(TinySettings, ["--config", str(file), "--output-dir", "x", "--batch_size", "16"])
     assert (settings.batch_size, settings.learning_rate, settings.widths) == (16, 0.5, (4, 8, 12))
     assert settings.kind == "no" and settings.flip and settings.warmup_steps == 100
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("words", [[], ["--resume"], ["--dataset", "digits", "--config"]])
+def test_a_command_that_is_cut_short_ends_with_the_usage_of_one_page(
+    recipe: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"hfgen.training.{recipe}").main(words)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and len(told.splitlines()) < 30 and "Traceback" not in told
+    assert ("--config" if "--config" in words else "--output-dir PATH") in told
+
+
+def test_the_stored_settings_are_found_through_the_folder_that_a_yaml_file_names(tmp_path: Path) -> None:
+    run, file = tmp_path / "run", tmp_path / "a.yaml"
+    run.mkdir()
+    write_yaml(parse(TinySettings, ["--output-dir", str(run), "--batch-size", "24", "--kind=yes"]), run / "config.yaml")
+    file.write_text(f"output_dir: {run}\nkind: no\n")
+    settings = parse(TinySettings, ["--config", str(file), "--resume"])
+    assert (settings.batch_size, settings.kind, settings.output_dir) == (24, "no", run)
+
+
+def test_the_last_of_steps_and_budget_counts_and_a_repeated_budget_keeps_its_steps(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+
+    def read(text: str, words: str) -> tuple[int | None, str | None]:
+        file.write_text(text)
+        settings = parse(TinySettings, f"--output-dir x --config={file} {words}".split())
+        return settings.max_steps, settings.budget
+
+    assert read("max_steps: 500", "--budget 3m") == (None, "3m")
+    assert read("budget: 3m", "--max_steps 7") == (7, None)
+    both = "max_steps: 500\nbudget: 3m"                      # what a run with a budget has stored
+    assert read(both, "") == read(both, "--budget 3m") == (500, "3m")
+    assert read(both, "--budget=4m") == (None, "4m")
 
 
 def test_what_is_missing_is_named_with_the_command_that_lists_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +96,7 @@ def test_resume_starts_from_the_settings_stored_in_the_run(tmp_path: Path) -> No
         ("bach_size: 3", r"a\.yaml: unknown field 'bach_size'; did you mean batch_size"),
         ("[1, 2]", r"a\.yaml: must hold `field: value` lines, found list"),
         ("{", r"a\.yaml: cannot be read as YAML"),
+        ("seed: three", r"a\.yaml: holds a value that its field does not take"),
     ],
 )
 def test_bad_yaml_is_an_error_that_names_the_file_and_the_field(tmp_path: Path, text: str, message: str) -> None:
