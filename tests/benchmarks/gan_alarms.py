@@ -4,7 +4,7 @@
 
 Each run is trained once, in this process; its log is kept and then read to the guard line by line, as training does. A
 run on digits is healthy whose samples have 0.8 to 1.2 of the variance of real digits and a precision (k = 5) of 0.3 or
-more; one on points that has captured every mode.
+more; one on points that has captured every mode. Runs that are stopped before that must not be called collapsed either.
 """
 
 import argparse
