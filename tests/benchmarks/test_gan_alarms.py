@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.gan_alarms import alarms, health
 from tests.benchmarks.in_process import train
 
-SHORT = "--dataset digits --threads 1 --max-steps 460 --width 8 --batch-size 16 --save-every 0 --sample-every 0".split()
+SHORT = "--dataset digits --threads 1 --max-steps 520 --width 8 --batch-size 16 --save-every 0 --sample-every 0".split()
 
 
 @pytest.mark.parametrize(("fields", "said"), [("", False), ("--learning-rate 1e-9", True)], ids=["healthy", "frozen"])
