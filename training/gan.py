@@ -24,6 +24,7 @@ from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.training import run
 from hfgen.training.gan_defaults import recommended
+from hfgen.training.gan_guard import guard
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
 from hfgen.training.preview import preview
@@ -90,7 +91,8 @@ class GANSettings(Settings):
     clip: float | None = None
     """Bound of the critic's weights, for --loss wasserstein."""
     stop_on_collapse: bool = False
-    """Save and stop where the generator has collapsed or the discriminator has won, instead of a warning."""
+    """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
+    instead of a warning. All are verdicts on some 300 steps in a row."""
 
 
 def build(settings: GANSettings, dataset: Dataset) -> Recipe:
@@ -112,7 +114,7 @@ def build(settings: GANSettings, dataset: Dataset) -> Recipe:
         preview=partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional),
         averaged=("generator",),
         evaluate=evaluate,
-        guard=partial(trouble, bounded=OBJECTIVES[s.loss or ""].bounded),
+        guard=partial(guard, settings=s, points=len(dataset.shape) == 1),
     )  # fmt: skip
 
 
@@ -135,7 +137,12 @@ class Game:
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1]}
-        return loss + self.penalties(judge, x, generated, noise), scalars | {"real_variance": variance(x)}
+        scalars |= {"real_variance": variance(x), "energy_distance": energy_distance(x, generated)}
+        scalars["rank_accuracy"] = (0.5 + (real - fake).detach().sign() / 2).mean()
+        if labels is not None:
+            scalars["real_class_variance"] = variance(x, labels)
+            scalars["sample_class_variance"] = variance(generated, labels)
+        return loss + self.penalties(judge, x, generated, noise), scalars
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(2) G: be taken for real: maximise log D(G(z)), or what the loss says."""
@@ -167,13 +174,37 @@ class Game:
         return cast(Tensor, batch["label"]) if self.settings.class_conditional else None
 
 
-def variance(x: Tensor) -> Tensor:
+def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the variance over samples (B, ...), averaged over dimensions, as half the mean square of differences.
 
-    Of consecutive samples, so that it is a mean over pairs, and does not depend on how a batch is divided.
+    Of consecutive samples, so that it is a mean over pairs, and does not depend on how a batch is divided. With
+    `labels` (B,) pairs of two classes count as 0: the variance within classes, times the share of other pairs.
     """
-    pairs = x[: len(x) // 2 * 2].float().unflatten(0, (-1, 2))
-    return (pairs[:, 0] - pairs[:, 1]).square().mean() / 2
+    a, b = pairs(x.float())
+    square = (a - b).square().flatten(1).mean(1) / 2
+    if labels is not None:
+        square = square * torch.eq(*pairs(labels))
+    return square.mean()
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return 2 E|x - y| - E|x - x'| - E|y - y'| of samples (B, ...), unbiased (Székely & Rizzo 2013, eq. 5).
+
+    0 where both have one distribution, above it elsewhere. |.| is the root mean square over dimensions, and pairs are
+    those of `variance`; an x never meets the y of its row, which may have the same class.
+    """
+    (a, b), (c, d) = pairs(x.float()), pairs(y.float())
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).square().flatten(1).mean(1).sqrt().mean()
+
+    return distance(a, d) + distance(b, c) - distance(a, b) - distance(c, d)
+
+
+def pairs(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and the second sample of each pair of consecutive ones, (B/2, ...) each."""
+    halves = x[: len(x) // 2 * 2].unflatten(0, (-1, 2))
+    return halves[:, 0], halves[:, 1]
 
 
 def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
@@ -234,23 +265,6 @@ def coverage(nets: Nets, dataset: Toy, seed: int) -> dict[str, float]:
         "modes": float(modes_captured(points, modes, dataset.sigma)),
         "high_quality": high_quality_share(points, modes, dataset.sigma),
     }
-
-
-def trouble(numbers: dict[str, float], bounded: bool) -> str | None:
-    """Return what is wrong with a line of the log and what to change: collapse, or a discriminator that has won."""
-    if numbers["sample_variance"] < 0.05 * numbers["real_variance"]:
-        return (
-            f"the generator has collapsed: its samples vary by {numbers['sample_variance']:.2g}, real ones by "
-            f"{numbers['real_variance']:.2g}. Try --loss wasserstein_gp or relativistic, --pack 4, --r1 0.1, or "
-            "smaller learning rates"
-        )
-    if bounded and numbers["D(x)"] > 0.99 and numbers["D(G(z))"] < 0.01:
-        return (
-            f"the discriminator has won: D(x) = {numbers['D(x)']:.3f}, D(G(z)) = {numbers['D(G(z))']:.3f}; a "
-            "saturating loss has no gradient left. Try --loss non_saturating, --r1 0.1, or a smaller "
-            "--discriminator-learning-rate"
-        )
-    return None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from hfgen.training.noise import Noise
 
 Batch = dict[str, Any]
 Loss = Callable[[Mapping[str, nn.Module], Batch, Noise, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+Guard = Callable[[dict[str, Any], dict[str, float]], tuple[dict[str, Any], str | None]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Recipe:
     `pipeline(nets)` assembles the pipeline from a mapping of networks; a network named in `averaged` is a component of
     it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid.
     `evaluate(nets)`, where there is one, returns numbers for that step's line of the log, from the networks as users
-    get them. `guard(numbers)` looks at every line of the log and returns what is wrong and what to change, or None.
+    get them. `guard(memory, line)` sees every line of the log, "step" included, and returns the memory that it gets
+    with the next one ({} with the first; checkpoints hold it as JSON), and a warning where trouble begins, or None.
     `stages(steps)` are the steps, of so many, from which on a step costs another time, the first being 0.
     `usage` is the command that tries the finished run `{run}`.
     """
@@ -50,6 +52,6 @@ class Recipe:
     preview: Callable[[Pipeline], Image.Image]
     averaged: tuple[str, ...] = field(default=())
     evaluate: Callable[[Mapping[str, nn.Module]], dict[str, float]] | None = None
-    guard: Callable[[dict[str, float]], str | None] | None = None
+    guard: Guard | None = None
     stages: Callable[[int], tuple[int, ...]] = lambda steps: (0,)
     usage: str = "hfgen sample {run} -n 64 --seed 0 -o grid.png"

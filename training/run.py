@@ -136,7 +136,7 @@ class Run:
         self.settings, self.engine, self.threads, self.max_steps = settings, engine, threads, settings.max_steps
         self.accelerator, self.folder = engine.accelerator, settings.output_dir
         self.main = engine.accelerator.is_main_process
-        self.numbers, self.warned = dict[str, float](), False
+        self.numbers, self.guarded = dict[str, float](), dict[str, Any]()
         self.before: float | None = 0.0                              # seconds of earlier sessions, None: not known
         self.began = time.monotonic()
         self.step = self.saved = self.resume(stored) if stored else 0
@@ -180,24 +180,24 @@ class Run:
         if due["log"] or last:
             rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
             numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
+        if numbers:
             self.log.write(step, numbers)
             self.watch(numbers)
-        elif numbers:
-            self.log.write(step, numbers)
         if due["save"] or last or stopping:
             self.save()
 
     def watch(self, numbers: dict[str, float]) -> None:
-        """Warn once of what the recipe's guard sees; with `stop_on_collapse` save and raise CollapseError instead."""
-        trouble = self.engine.recipe.guard(numbers) if self.engine.recipe.guard else None
-        if trouble is None or self.warned:
+        """Warn where the recipe's guard sees trouble begin; with `stop_on_collapse` save and raise CollapseError."""
+        if self.engine.recipe.guard is None:
             return
-        self.warned = True
-        self.log.say(f"warning: step {self.step:,}: {trouble}")
+        self.guarded, warning = self.engine.recipe.guard(self.guarded, {"step": self.step, **numbers})
+        if warning is None:
+            return
+        self.log.say(f"warning: step {self.step:,}: {warning}")
         if getattr(self.settings, "stop_on_collapse", False):
             self.save()
             self.log.close()
-            raise CollapseError(f"stopped at step {self.step:,}: {trouble}")
+            raise CollapseError(f"stopped at step {self.step:,}: {warning}")
 
     def intervals(self) -> dict[str, int]:
         """Return the steps between logs, looks at non-finite steps, sample grids and checkpoints."""
@@ -212,6 +212,7 @@ class Run:
             "dataset": engine.dataset.fingerprint,
             "settings": json.loads(json.dumps(dataclasses.asdict(self.settings), default=str)),
             "log": engine.log.state(self.accelerator),
+            "guard": self.guarded,
             "seconds": self.seconds(),
         }
         if self.main and self.saved != self.step:
@@ -238,6 +239,7 @@ class Run:
             raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
         state.read(stored, engine.recipe, engine.nets, engine.averages)
         engine.log.restore(then["log"], engine.device)
+        self.guarded = then.get("guard", {})
         self.before = then.get("seconds")
         return int(then["step"])
 

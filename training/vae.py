@@ -96,7 +96,7 @@ def build(settings: VAESettings, dataset: Dataset) -> Recipe:
         preview=partial(picture, dataset=dataset, s=s),
         averaged=("vae",),
         evaluate=lambda nets: evaluate(nets["vae"], judged(), s, named=evaluation is not None),
-        guard=trouble,
+        guard=guard,
     )
 
 
@@ -233,6 +233,14 @@ def picture(pipeline: Pipeline, dataset: Dataset, s: VAESettings) -> Image.Image
     if len(dataset.shape) == 3 and cast(LatentModel, pipeline.vae).latent_size == 2:
         return cast(VAEPipeline, pipeline).manifold(class_labels=0 if s.class_conditional else None)
     return preview(pipeline, dataset, s.seed, labelled=s.class_conditional)
+
+
+def guard(memory: dict[str, Any], line: dict[str, float]) -> tuple[dict[str, Any], str | None]:
+    """Return whether the posterior has collapsed by the last evaluation, and a warning where that is new."""
+    if not any(name.startswith("active_units") for name in line):
+        return memory, None
+    warning = trouble(line)
+    return {"collapsed": warning is not None}, None if memory.get("collapsed") else warning
 
 
 def trouble(numbers: dict[str, float]) -> str | None:

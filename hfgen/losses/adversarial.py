@@ -125,7 +125,6 @@ class Objective:
     d: Callable[[Tensor, Tensor], Tensor]
     g: Callable[[Tensor, Tensor], Tensor]
     verdict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    bounded: bool = True
 
 
 def _probabilities(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,9 +143,9 @@ OBJECTIVES: dict[str, Objective] = {
     "minimax": Objective(minimax_d, lambda fake, real: minimax_g(fake), _probabilities),
     "non_saturating": Objective(minimax_d, lambda fake, real: non_saturating_g(fake), _probabilities),
     "least_squares": Objective(least_squares_d, lambda fake, real: least_squares_g(fake), _outputs),
-    "hinge": Objective(hinge_d, lambda fake, real: hinge_g(fake), _outputs, bounded=False),
-    "wasserstein": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs, bounded=False),
-    "wasserstein_gp": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs, bounded=False),
+    "hinge": Objective(hinge_d, lambda fake, real: hinge_g(fake), _outputs),
+    "wasserstein": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs),
+    "wasserstein_gp": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs),
     "relativistic": Objective(relativistic_d, relativistic_g, _comparisons),
 }
 """The games by name. "wasserstein" goes with `clip_weights`, "wasserstein_gp" with `gradient_penalty`."""

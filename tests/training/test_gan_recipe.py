@@ -1,5 +1,6 @@
 """The GAN recipe: two players and their phases, exact resume, two processes, and a guard against collapse."""
 
+import math
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -14,14 +15,14 @@ from hfgen import AutoPipeline, checkpoint
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.training.engine import Engine
-from hfgen.training.gan import GANSettings, build, trouble, variance
+from hfgen.training.gan import GANSettings, build, energy_distance, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 
 Train = Callable[..., subprocess.CompletedProcess]
 NAMES = {
     "step", "loss_discriminator", "loss_generator", "D(x)", "D(G(z))", "grad_norm_discriminator", "grad_norm_generator",
-    "sample_variance", "real_variance", "learning_rate",
+    "sample_variance", "real_variance", "energy_distance", "rank_accuracy", "learning_rate",
 }  # fmt: skip
 
 
@@ -142,6 +143,32 @@ def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_d
     torch.testing.assert_close(variance(x), (variance(x[:8000]) * 0.4 + variance(x[8000:]) * 0.6), atol=1e-4, rtol=0)
 
 
+def test_variance_within_classes_leaves_pairs_of_two_classes_out() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (40_000,), generator=draws)
+    x = 10 * labels[:, None].float() + 3 * torch.randn(40_000, 2, generator=draws)
+    assert float(variance(x, labels)) == pytest.approx(9 / 4, rel=0.05)
+    assert float(variance(10 * labels[:, None].float(), labels)) == 0
+
+
+def test_the_energy_distance_is_that_of_gaussians_and_does_not_depend_on_how_the_batch_is_divided() -> None:
+    draws = torch.Generator().manual_seed(0)
+    x, other = torch.randn(100_000, 1, generator=draws), torch.randn(100_000, 1, generator=draws)
+    far = 4 * (math.exp(-1) / math.sqrt(math.pi) + 1 - math.erfc(1) - 1 / math.sqrt(math.pi))  # E|N(m, 2)|, m = 2
+    assert float(energy_distance(x, other)) == pytest.approx(0, abs=0.02)
+    assert float(energy_distance(x, other + 2)) == pytest.approx(far, abs=0.02)
+    parts = energy_distance(x[:40_000], other[:40_000]) * 0.4 + energy_distance(x[40_000:], other[40_000:]) * 0.6
+    torch.testing.assert_close(energy_distance(x, other), parts, atol=1e-5, rtol=0)
+
+
+def test_the_energy_distance_of_one_image_repeated_is_the_mean_distance_of_real_ones() -> None:
+    x = load_dataset("digits").tensor()
+    repeated = x[:1].expand_as(x)
+    mean = sum(float((a - x).square().flatten(1).mean(1).sqrt().mean()) for a in x[:100]) / 100
+    found = float(torch.stack([energy_distance(x, x[i : i + 1].expand_as(x)) for i in range(100)]).mean())
+    assert float(energy_distance(x, repeated)) > 0.3 and found == pytest.approx(mean, rel=0.05)
+
+
 def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_statistics_included(
     tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
 ) -> None:
@@ -158,7 +185,8 @@ def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_s
     for part in ("discriminator.discriminator.body.0.weight:exp_avg", "generator.generator.body.0.weight:exp_avg_sq"):
         assert f"optimizers/{part}" in held
     assert any("running_mean" in key and key.startswith("nets/generator") for key in held)
-    assert all(set(line) == NAMES for line in runs.metrics(tmp_path / "whole"))
+    classes = {"sample_class_variance", "real_class_variance"}
+    assert all(set(line) == NAMES | classes for line in runs.metrics(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
@@ -198,24 +226,34 @@ def test_two_processes_with_batch_norm_stop_and_resume_exactly(
     runs.assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_collapse_is_said_once_and_stops_the_run_if_asked_with_everything_saved(tmp_path: Path, train: Train) -> None:
-    still = ("--max-steps", "6", "--learning-rate", "1e-9")              # a new generator makes one grey image
-    done = train(tmp_path / "warned", *still, recipe="gan")
-    assert done.stdout.count("warning: step") == 1
-    assert "the generator has collapsed" in done.stdout and "Try --loss" in done.stdout
-    done = train(tmp_path / "stopped", *still, "--stop-on-collapse", recipe="gan", code=1)
-    assert "error: stopped at step 1: the generator has collapsed" in done.stderr and "Traceback" not in done.stderr
-    saved = checkpoint.newest(tmp_path / "stopped" / "checkpoints")
-    assert saved is not None and checkpoint.step_of(saved) == 1
+FROZEN = ("--max-steps", "420", "--learning-rate", "1e-9", "--log-every", "20", "--save-every", "170")
+"""A new generator makes one grey image."""
+
+
+def test_a_lasting_collapse_is_said_once_and_a_killed_run_says_the_same(
+    tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
+) -> None:
+    done = train(tmp_path / "whole", *FROZEN, recipe="gan")
+    said = [line for line in done.stdout.splitlines() if line.startswith("warning: step")]
+    assert len(said) == 1 and "the generator has collapsed" in said[0], done.stdout
+    assert 340 <= int(said[0].split()[2].strip(":")) <= 400
+    process = start(tmp_path / "killed", *FROZEN, recipe="gan")
+    wait_for_step(tmp_path / "killed", 10, process)                    # lines, of 20 steps each
+    process.kill()
+    process.communicate()
+    resumed = train(tmp_path / "killed", *FROZEN, "--resume", recipe="gan")
+    assert "continued from step 170" in resumed.stdout and said[0] in resumed.stdout.splitlines()
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_lasting_collapse_stops_the_run_if_asked_with_everything_saved(tmp_path: Path, train: Train) -> None:
+    done = train(tmp_path, *FROZEN, "--stop-on-collapse", recipe="gan", code=1)
+    assert "error: stopped at step 3" in done.stderr and "the generator has collapsed" in done.stderr
+    assert "Traceback" not in done.stderr
+    saved = checkpoint.newest(tmp_path / "checkpoints")
+    assert saved is not None and f"stopped at step {checkpoint.step_of(saved)}:" in done.stderr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert len(AutoPipeline.from_pretrained(tmp_path / "stopped")(batch_size=2).images) == 2
-
-
-def test_the_guard_tells_a_winning_discriminator_from_a_fair_game() -> None:
-    fair = {"sample_variance": 0.9, "real_variance": 1.0, "D(x)": 0.6, "D(G(z))": 0.4}
-    assert trouble(fair, bounded=True) is None
-    won = {**fair, "D(x)": 0.998, "D(G(z))": 0.001}
-    assert "discriminator has won" in str(trouble(won, bounded=True))
-    assert trouble(won, bounded=False) is None                           # a critic's outputs are no probabilities
-    assert "collapsed" in str(trouble({**fair, "sample_variance": 0.01}, bounded=False))
+        assert len(AutoPipeline.from_pretrained(tmp_path)(batch_size=2).images) == 2
+    done = train(tmp_path, *FROZEN, "--resume", recipe="gan")            # who resumes it has read the warning
+    assert "finished step 420" in done.stdout

@@ -1,0 +1,159 @@
+"""The guard of GANs: it reads a run's log line by line and warns where trouble begins.
+
+Three kinds of trouble: samples that are all alike, within the whole batch or within each class; a discriminator that
+tells every sample from data that it is far from; and samples that stay far from the data, as where modes are missing.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfgen.training.gan import GANSettings
+
+Line = dict[str, float]
+
+SPAN, SHORT = 150, 50
+"""Steps over which the recent past fades, one whole span ago counting 1/e; the short span is that of the distance."""
+BEGINS, ENDS = 0.9, 0.3
+"""Share of the recent past in which signs are seen, at which a trouble begins and at which it is over."""
+ALIKE = 0.1
+"""Variance of collapsed samples over that of real ones, at most."""
+FAR = 0.25
+"""Energy distance of samples that are far from the data, over that of one real sample repeated for ever, at least."""
+NEAR = 0.08
+"""The same of samples that a discriminator need not overfit to tell from data, at least."""
+SURE = 0.98
+"""Share of pairs that a discriminator which has won puts in the right order, at least."""
+LOWER = 0.95
+"""Energy distance over the lowest before it at which the generator is said to be learning, at most."""
+
+SLOW, FAST = 1e-5, 1e-4
+"""Learning rates below and above which another is recommended."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, and whether
+    a generator that still comes nearer to the data is excused."""
+
+    seen: Callable[[Line, "GANSettings"], bool]
+    says: Callable[[Line], str]
+    cures: tuple[str, ...]
+    excused: bool = True
+
+
+def guard(
+    memory: dict[str, Any], line: Line, settings: "GANSettings", points: bool = False
+) -> tuple[dict[str, Any], str | None]:
+    """Return the memory with this line of the log in it, and a warning if a trouble begins here.
+
+    For each trouble the memory holds the share of recent steps that showed its signs, an exponential mean over SPAN
+    steps that starts at 0. A line counts for SPAN steps at most, so three of them at least are needed for a verdict.
+    Lines of the learning rate's warm-up do not count, nor do those without numbers of the training. While the energy
+    distance reaches new lows, only the discriminator can be in the way: a slow generator is not a collapsed one.
+    """
+    if "energy_distance" not in line or line["step"] <= settings.warmup_steps:
+        return memory, None
+    steps = min(SPAN, line["step"] - memory.get("step", settings.warmup_steps))
+    weight = 1 - math.exp(-steps / SPAN)
+    recent = memory.get("distance", distance(line))
+    recent += (1 - math.exp(-steps / SHORT)) * (distance(line) - recent)
+    lowest = memory.get("lowest", math.inf)
+    learning = recent < LOWER * lowest
+    shares, standing, warnings = dict[str, float](), list[str](), list[str]()
+    for name, trouble in TROUBLES.items():
+        before = memory.get("shares", {}).get(name, 0.0)
+        seen = trouble.seen(line, settings) and not (learning and trouble.excused)
+        shares[name] = before + weight * (seen - before)
+        stood = name in memory.get("standing", ())
+        if shares[name] > (ENDS if stood else BEGINS):
+            standing.append(name)
+            if not stood and not (name == "far" and len(standing) > 1):        # the others say why they are far
+                warnings.append(f"{trouble.says(line)}. {advice(trouble.cures, settings, points)}")
+    memory = {"step": line["step"], "distance": recent, "lowest": recent if learning else lowest, "shares": shares}
+    return memory | {"standing": standing}, "; ".join(warnings) or None
+
+
+def advice(fields: tuple[str, ...], settings: "GANSettings", points: bool) -> str:
+    """Return which of these fields to change, and to which values: only to such as the run does not use."""
+    cures = [cure for cure in (_cure(field, settings, points) for field in fields) if cure]
+    return f"Try {', or '.join(cures)}" if cures else f"Try --batch-size {2 * settings.global_batch}, or another --seed"
+
+
+def _cure(field: str, s: "GANSettings", points: bool) -> str | None:
+    critic = s.loss in ("wasserstein", "wasserstein_gp")
+    if field == "loss" and points:
+        return "--loss relativistic --r1 1 --r2 1" if s.loss != "relativistic" else None
+    if field == "loss":
+        return "--loss wasserstein_gp" if s.loss != "wasserstein_gp" else None
+    if field == "saturating":
+        return "--loss non_saturating" if s.loss == "minimax" else None
+    if field == "penalty" and s.loss == "wasserstein_gp":
+        return "--gradient-penalty 10" if not s.gradient_penalty else None
+    if field == "penalty":
+        return "--r1 0.1" if not (s.r1 or s.gradient_penalty or critic) else None
+    if field == "pack":
+        return "--pack 4" if s.pack == 1 and s.global_batch % (4 * max(1, s.minibatch_stddev or 0)) == 0 else None
+    if field == "discriminator_steps":
+        return "--discriminator-steps 1" if (s.discriminator_steps or 1) > 1 and not critic else None
+    if field == "latent_dim":
+        return "--latent-dim 64" if (s.latent_dim or 0) < 16 else None
+    rate = getattr(s, field)
+    name = f"--{field.replace('_', '-')}"
+    if rate < SLOW:
+        return f"{name} 2e-4"
+    return f"{name} {rate / 4:.2g}" if rate > FAST else None
+
+
+def distance(line: Line) -> float:
+    """Return the energy distance over the root mean square distance of real samples: 0 where both are alike, about 1
+    for one real sample repeated for ever."""
+    spread = math.sqrt(2 * max(0.0, line["real_variance"]))
+    return line["energy_distance"] / spread if spread else 0.0
+
+
+def alike(line: Line, kind: str = "") -> bool:
+    """Return whether samples vary much less than real ones do: all of them, or `class_` those of one class."""
+    real, generated = line.get(f"real_{kind}variance", 0.0), line.get(f"sample_{kind}variance", 0.0)
+    return generated < ALIKE * real
+
+
+def _sure(line: Line, s: "GANSettings") -> bool:
+    """Return whether the discriminator ranks nearly all pairs well; a Wasserstein critic should, and has not won."""
+    return s.loss not in ("wasserstein", "wasserstein_gp") and line["rank_accuracy"] > SURE
+
+
+def _collapsed(line: Line) -> str:
+    return (f"the generator has collapsed: its samples vary by {line['sample_variance']:.2g}, real ones by "
+            f"{line['real_variance']:.2g}")  # fmt: skip
+
+
+def _collapsed_classes(line: Line) -> str:
+    share = line["sample_class_variance"] / line["real_class_variance"]
+    return f"the generator has collapsed in its classes: samples of a class vary {share:.2g} times as much as real ones"
+
+
+def _won(line: Line) -> str:
+    return (f"the discriminator has won: it ranks {line['rank_accuracy']:.1%} of real samples above generated ones "
+            f"(D(x) = {line['D(x)']:.3g}, D(G(z)) = {line['D(G(z))']:.3g}), and these are far from the data: energy "
+            f"distance {distance(line):.2f}, where real samples have 0 and one of them repeated 1")  # fmt: skip
+
+
+def _far(line: Line) -> str:
+    return (f"the samples stay far from the data, as where modes are missing: energy distance {distance(line):.2f}, "
+            "where real samples have 0 and one of them repeated 1")  # fmt: skip
+
+
+TROUBLES = {
+    "collapsed": Trouble(lambda line, s: alike(line), _collapsed, ("loss", "pack", "penalty", "learning_rate")),
+    "collapsed classes": Trouble(
+        lambda line, s: alike(line, "class_"), _collapsed_classes, ("latent_dim", "pack", "penalty"), excused=False
+    ),
+    "won": Trouble(
+        lambda line, s: _sure(line, s) and distance(line) > NEAR, _won,
+        ("saturating", "penalty", "discriminator_steps", "discriminator_learning_rate"), excused=False,
+    ),
+    "far": Trouble(lambda line, s: distance(line) > FAR, _far, ("loss", "pack", "penalty", "learning_rate")),
+}  # fmt: skip
