@@ -37,7 +37,8 @@ class Recipe:
     """Everything the engine needs to know of a family of models.
 
     `pipeline(nets)` assembles the pipeline from a mapping of networks; a network named in `averaged` is a component of
-    it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid.
+    it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid; None for
+    no grids.
     `evaluate(nets)`, where there is one, returns numbers for that step's line of the log, from the networks as users
     get them. `guard(numbers)` looks at every line of the log and returns what is wrong and what to change, or None.
     `stages(steps)` are the steps, of so many, from which on a step costs another time, the first being 0.
@@ -47,7 +48,7 @@ class Recipe:
     nets: dict[str, nn.Module]
     phases: list[Phase]
     pipeline: Callable[[Mapping[str, nn.Module]], Pipeline]
-    preview: Callable[[Pipeline], Image.Image]
+    preview: Callable[[Pipeline], Image.Image] | None
     averaged: tuple[str, ...] = field(default=())
     evaluate: Callable[[Mapping[str, nn.Module]], dict[str, float]] | None = None
     guard: Callable[[dict[str, float]], str | None] | None = None
