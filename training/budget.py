@@ -21,8 +21,8 @@ from hfgen.training.engine import Build, Engine
 from hfgen.training.runtime import Interrupted, StopSignal
 from hfgen.training.settings import Settings, seconds_of
 
-ENOUGH, UNTRAINED = 10, 20
-"""A smaller network is taken below a tenth of the recommended steps; a model of under a twentieth is not trained."""
+ENOUGH = 10
+"""Below a tenth of the recommended steps a smaller network is taken; a model of so few steps is not trained."""
 
 WARM_UP, TIMED = 3, 50
 """Steps that are not timed, and the most that are."""
@@ -172,9 +172,9 @@ def notes(asked: Settings, chosen: Settings) -> Iterator[str]:
 def untrained(settings: Settings, recommended: int) -> str | None:
     """Return what to say of a run whose budget pays for too few of the `recommended` steps; None where it does not."""
     steps = settings.max_steps or 0
-    if settings.budget is None or steps * UNTRAINED >= recommended:
+    if settings.budget is None or steps * ENOUGH >= recommended:
         return None
-    needed = seconds_of(settings.budget) * recommended / UNTRAINED / max(1, steps)
+    needed = seconds_of(settings.budget) * recommended / ENOUGH / max(1, steps)
     ways = [f"--budget {_rounded(needed)} or more", "a smaller --resolution"]
     if hasattr(settings, "block_out_channels"):
         ways.append("fewer --block-out-channels")
