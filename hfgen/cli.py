@@ -56,6 +56,8 @@ def train(context: typer.Context, recipe: Annotated[str, typer.Argument(help=REC
     if recipe not in RECIPES:
         typer.echo(f"error: there is no recipe {recipe!r}; there are {', '.join(RECIPES)}", err=True)
         raise typer.Exit(2)
+    if not {"--help", "-h"} & set(context.args):
+        typer.echo(f"hfgen train {recipe}: starting", err=True)      # imports take seconds
     raise typer.Exit(import_module(RECIPES[recipe]).main(context.args))
 
 

@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -26,7 +25,7 @@ from hfgen.training import run
 from hfgen.training.conditions import Conditions, ConditionSettings, open_dataset
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.preview import preview
+from hfgen.training.preview import GRID_IMAGES, denoised
 from hfgen.training.settings import filled
 
 
@@ -53,6 +52,11 @@ class DenoiserSettings(ConditionSettings):
     """Share of activations dropped in training."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
+    preview_images: int = GRID_IMAGES
+    """Images of each sample grid; 0 for no grids. With --budget fewer where they do not fit."""
+    preview_steps: int | None = None
+    """Denoising steps of each sample grid. Default: 50 (20 for score_sde). With --budget fewer where they do not
+    fit."""
 
 
 @dataclass(kw_only=True)
@@ -89,10 +93,7 @@ def build(settings: DDPMSettings, dataset: Dataset) -> Recipe:
         nets=nets,
         phases=[Phase("ddpm", optimizer(s, nets), trained, Denoising(s, scheduler, conditions, dataset.top + 1))],
         pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), scheduler, **conditions.parts(nets)),
-        preview=partial(
-            preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional,
-            num_steps=min(50, s.num_train_timesteps),
-        ),
+        preview=denoised(s, dataset),
         averaged=trained,
         usage=f"hfgen sample {{run}}{conditions.words()} --num-steps 100 -n 64 --seed 0 -o grid.png",
     )  # fmt: skip
@@ -226,10 +227,32 @@ def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
     levels = len(settings.block_out_channels or widths)
     values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
-    values |= {"prediction_type": "epsilon", "layers_per_block": 2}
+    values |= {"prediction_type": "epsilon", "layers_per_block": 2, "preview_steps": 50}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
     return filled(settings, values)
+
+
+SMALLER: tuple[dict[str, Any], ...] = (
+    {"block_out_channels": (8, 16, 32), "batch_size": 16, "learning_rate": 2e-3},
+    {"block_out_channels": (16, 32, 64), "batch_size": 32, "learning_rate": 1e-3},
+    {"block_out_channels": (32, 64, 128), "batch_size": 32, "learning_rate": 5e-4},
+)
+"""Networks and batches for images of 16 pixels and more where time is short; from 64 pixels on one level more."""
+
+
+def smaller(settings: AnyDenoiser, dataset: Dataset) -> list[AnyDenoiser]:
+    """Return the settings with each network that is smaller than the recommended one, the smallest first.
+
+    None of points and of images below 16 pixels, nor where the settings name a size of the network.
+    """
+    side = max(dataset.shape[1:], default=0)
+    if side < 16 or settings.block_out_channels is not None or settings.layers_per_block is not None:
+        return []
+    sizes = [{**values, "layers_per_block": 1} for values in SMALLER]
+    if side >= 64:
+        sizes = [{**v, "block_out_channels": (*v["block_out_channels"], v["block_out_channels"][-1])} for v in sizes]
+    return [recommended(filled(settings, values), dataset) for values in sizes]
 
 
 def upper_levels(levels: int) -> tuple[int, ...]:
@@ -254,7 +277,7 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of `hfgen train ddpm ARGUMENTS` (sys.argv by default)."""
-    return run.main(DDPMSettings, build, arguments, recommended, cast(Any, open_dataset))
+    return run.main(DDPMSettings, build, arguments, recommended, cast(Any, open_dataset), smaller)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Images are encoded once. Conditions, classes or captions, are left out at random
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,7 +26,7 @@ from hfgen.training.conditions import Conditions, open_dataset
 from hfgen.training.ddpm import DDPMSettings, Denoising, network, optimizer, upper_levels
 from hfgen.training.latent_data import Latents, encoded, load_autoencoder
 from hfgen.training.phase import Phase, Recipe
-from hfgen.training.preview import preview
+from hfgen.training.preview import denoised
 from hfgen.training.runtime import share
 from hfgen.training.settings import filled
 from hfgen.training.start import starting_from
@@ -97,10 +96,7 @@ def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
         nets=nets,
         phases=[Phase("latent_diffusion", optimizer(s, nets), trained, Denoising(s, scheduler, conditions))],
         pipeline=pipeline,
-        preview=partial(
-            preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional,
-            num_steps=min(50, s.num_train_timesteps),
-        ),
+        preview=denoised(s, dataset),
         averaged=trained,
         usage=f"hfgen sample {{run}}{conditions.words()} --num-steps 100 -n 64 --seed 0 -o grid.png",
     )  # fmt: skip
@@ -122,6 +118,7 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
     levels = len(settings.block_out_channels or widths)
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
     values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
+    values |= {"preview_steps": 50}
     values |= {"layers_per_block": 1 if 8 <= side < 32 else 2}
     if side < 32:
         values |= {"learning_rate": 1e-3, "max_steps": 2600}

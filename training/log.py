@@ -2,12 +2,47 @@
 
 import json
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
+
+BEAT = 5.0
+"""Seconds after which a progress bar is shown again although nothing has moved but its clock."""
+
+
+class Beat:
+    """Shows a progress bar again every few seconds, from a thread of its own, so that no long step is silent."""
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self._bar, self._ended = bar, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(BEAT):
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """End the thread, then the bar."""
+        self._ended.set()
+        self._thread.join()
+        self._bar.close()
+
+
+@contextmanager
+def activity(text: str, main: bool) -> Iterator[None]:
+    """Show `text` and a clock while the block runs, on the main process only."""
+    beat = Beat(tqdm(desc=text, bar_format="{desc} {elapsed}", leave=False, disable=not main))
+    try:
+        yield
+    finally:
+        beat.close()
 
 
 class Averages:
@@ -50,14 +85,25 @@ class Log:
         self.accelerator, self.path = accelerator, path
         main = accelerator.is_main_process
         self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=not main)
-        if main:
-            self._cut(step)
+        self._beat = Beat(self._bar)
+        self.last: dict[str, Any] = self._cut(step) if main else {}
 
-    def _cut(self, step: int) -> None:
-        """Drop lines that lie after `step`: the resumed run writes them again."""
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """Say on the progress bar what is going on beside training while the block runs."""
+        self._bar.set_description_str(text)
+        try:
+            yield
+        finally:
+            self._bar.set_description_str("", refresh=False)
+
+    def _cut(self, step: int) -> dict[str, Any]:
+        """Drop lines that lie after `step`, which the resumed run writes again; return the last that stays."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         self.path.write_text("".join(kept), encoding="utf-8")
+        last: dict[str, Any] = json.loads(kept[-1]) if kept else {}
+        return last
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -82,4 +128,4 @@ class Log:
 
     def close(self) -> None:
         """Leave the progress bar as it is and go to the next line."""
-        self._bar.close()
+        self._beat.close()

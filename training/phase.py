@@ -38,7 +38,8 @@ class Recipe:
     """Everything the engine needs to know of a family of models.
 
     `pipeline(nets)` assembles the pipeline from a mapping of networks; a network named in `averaged` is a component of
-    it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid.
+    it under the same name, and takes part with its moving average. `preview(pipeline)` draws the sample grid; None for
+    no grids.
     `evaluate(nets)`, where there is one, returns numbers for that step's line of the log, from the networks as users
     get them. `guard(memory, line)` sees every line of the log, "step" included, and returns the memory that it gets
     with the next one ({} with the first; checkpoints hold it as JSON), and a warning where trouble begins, or None.
@@ -49,7 +50,7 @@ class Recipe:
     nets: dict[str, nn.Module]
     phases: list[Phase]
     pipeline: Callable[[Mapping[str, nn.Module]], Pipeline]
-    preview: Callable[[Pipeline], Image.Image]
+    preview: Callable[[Pipeline], Image.Image] | None
     averaged: tuple[str, ...] = field(default=())
     evaluate: Callable[[Mapping[str, nn.Module]], dict[str, float]] | None = None
     guard: Guard | None = None

@@ -1,5 +1,7 @@
 """The picture that a run draws of its model now and then."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,16 +11,25 @@ from hfgen import images
 from hfgen.data.dataset import Dataset
 from hfgen.pipelines.base import Pipeline
 
+GRID_IMAGES, GRID_POINTS = 64, 2000
+"""Images of a sample grid, and points of a plot of them."""
 
-def preview(pipeline: Pipeline, dataset: Dataset, seed: int, labelled: bool, **choices: Any) -> Image.Image:
-    """Return a grid of 64 images (of all classes in turn if `labelled`), or a plot of 2,000 points over the real ones.
+ANCESTRAL_STEPS = 50
+"""Denoising steps below which the ancestral sampler leaves noise, and a grid is drawn by DDIM."""
+
+
+def preview(
+    pipeline: Pipeline, dataset: Dataset, seed: int, labelled: bool, count: int = GRID_IMAGES, **choices: Any
+) -> Image.Image:
+    """Return a grid of `count` images (of all classes in turn if `labelled`), or a plot of 2,000 points over the real
+    ones.
 
     Images of a dataset with captions are asked for by the first of them.
     The noise is the same every time, so that the pictures of a run show one set of samples growing. `choices` are
     further arguments of the pipeline.
     """
     in_plane = len(dataset.shape) == 1
-    count = 2000 if in_plane else 64
+    count = GRID_POINTS if in_plane else count
     if labelled:
         choices["class_labels"] = torch.arange(count) % (dataset.num_classes or 1)
     if dataset.captions is not None:
@@ -31,3 +42,21 @@ def preview(pipeline: Pipeline, dataset: Dataset, seed: int, labelled: bool, **c
     real = dataset.tensor(count)
     reach = float(dataset.tensor().abs().max()) * 1.2
     return images.scatter(samples, -reach, reach, behind=real)
+
+
+def denoised(settings: Any, dataset: Dataset, sampler: str | None = None) -> Callable[[Pipeline], Image.Image] | None:
+    """Return what draws the sample grid of a denoiser, in `preview_steps` steps of `sampler`; None for no grids.
+
+    Default: the training scheduler's ancestral sampler, DDIM for fewer than 50 steps, and than those of training.
+    """
+    s = settings
+    if not s.preview_images:
+        return None
+    T = getattr(s, "num_train_timesteps", s.preview_steps)
+    steps = min(s.preview_steps, T)
+    if sampler is None and steps < min(ANCESTRAL_STEPS, T):
+        sampler = "ddim"
+    return partial(
+        preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional, count=s.preview_images, num_steps=steps,
+        sampler=sampler,
+    )  # fmt: skip

@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
 from hfgen import checkpoint
 from hfgen.data import Dataset, load_dataset, require_batch
@@ -17,11 +20,12 @@ from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceEr
 from hfgen.memory import keep_memory
 from hfgen.publish import publish_finished
 from hfgen.training import facts, state
-from hfgen.training.budget import steps_within
+from hfgen.training.budget import agree, untrained, within_budget
 from hfgen.training.engine import Build, Engine
-from hfgen.training.log import Log
+from hfgen.training.log import Log, activity
 from hfgen.training.runtime import (
     INTERRUPTED,
+    Interrupted,
     StopSignal,
     accelerator_for,
     chosen_precision,
@@ -39,6 +43,9 @@ Recommend = Callable[[Any, Dataset], Any]
 Open = Callable[[Any], Dataset]
 """Returns the data that a recipe's settings name."""
 
+Smaller = Callable[[Any, Dataset], list[Any]]
+"""Returns a recipe's settings with smaller networks than it recommends, the smallest first, for short budgets."""
+
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
 
@@ -49,35 +56,58 @@ def main(
     arguments: list[str] | None,
     recommend: Recommend,
     open_data: Open | None = None,
+    smaller: Smaller | None = None,
 ) -> int:
-    """Return the exit code of a recipe's command line: 0, 75 if interrupted and saved, else the error's.
+    """Return the exit code of a recipe's command line: 0, 75 if interrupted and to be continued, else the error's.
 
-    `open_data`: for a recipe that takes other data than the one dataset of `open_dataset`.
+    `open_data`: for a recipe that takes other data than the one dataset of `open_dataset`. `smaller`: for one that
+    offers smaller networks where a budget is short.
     """
-    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend, open_data or open_dataset))
+    opened, less = open_data or open_dataset, smaller or (lambda settings, dataset: [])
+    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend, opened, less))
 
 
-def train(settings: Settings, build: Build, recommend: Recommend, open_data: Open) -> int:
-    """Return 0 when the run is finished and 75 when it was asked to stop and has saved. Errors are raised."""
+def train(settings: Settings, build: Build, recommend: Recommend, open_data: Open, smaller: Smaller) -> int:
+    """Return 0 when the run is finished and 75 when it was asked to stop before. Errors are raised.
+
+    A stop signal ends the steps that are timed for a budget, and there is nothing to save yet; later the step in
+    progress is finished and saved. An evaluation or a sample grid is left at once. Once the model is saved, only a
+    missing evaluation, or an upload that was asked for, makes the code 75: --resume makes up for it. A missing last
+    grid does not, and --resume draws it as well.
+    """
     started = time.monotonic()
     keep_memory()
     settings = dataclasses.replace(settings, mixed_precision=chosen_precision(settings))
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
     stored = look_into_folder(settings)
-    dataset = open_data(settings)
+    with activity(f"reading {settings.dataset}", accelerator.is_main_process):
+        dataset = open_data(settings)
     timed = settings.max_steps is None and settings.budget is not None
+    usual = recommend(dataclasses.replace(settings, max_steps=None), dataset).max_steps
+    others = smaller(settings, dataset) if timed and settings.start_from is None else []
     settings = recommend(settings, dataset)
     if settings.start_from is not None and stored is None:
         build = starting_from(settings.start_from, build)
     share(settings, accelerator.num_processes, accelerator.process_index)
     require_batch(dataset, settings.global_batch)
-    if timed:
-        steps = steps_within(settings, build, dataset, accelerator, started, look)
-        settings = dataclasses.replace(settings, max_steps=steps)
-    engine = Engine(settings, build, dataset, accelerator)
-    make_folder(settings.output_dir)
-    code = Run(settings, engine, stored, threads).go()
+    with StopSignal() as stop:
+        try:
+            notes = list[str]()
+            if timed:
+                with activity("timing steps", accelerator.is_main_process):
+                    settings, notes = within_budget(
+                        settings, others, build, dataset, accelerator, started, stop, lambda trial: look(trial, stop)
+                    )
+            notes += [line for line in [untrained(settings, usual)] if line]
+            with activity("building networks", accelerator.is_main_process):
+                engine = Engine(settings, build, dataset, accelerator)
+                make_folder(settings.output_dir)
+            code = Run(settings, engine, stored, threads, stop, started, notes).go()
+        except Interrupted:
+            code = INTERRUPTED
+            if accelerator.is_main_process:
+                tqdm.write("stopped before the first step: nothing was trained, nothing is written; start it again")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
@@ -115,24 +145,55 @@ def make_folder(folder: Path) -> None:
         raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-def look(engine: Engine) -> tuple[Any, dict[str, float]]:
-    """Return the sample grid of the networks as users get them, and the numbers of the recipe's evaluation."""
+@contextmanager
+def served(engine: Engine, stop: StopSignal) -> Iterator[Mapping[str, nn.Module]]:
+    """Give the networks as users get them; a stop signal raises Interrupted before the next layer that is evaluated."""
     nets = state.served(engine.nets, engine.averages)
+    hooks = [module.register_forward_pre_hook(stop.check) for net in nets.values() for module in net.modules()]
     for net in nets.values():
         net.eval()
+    try:
+        yield nets
+    finally:
+        for hook in hooks:
+            hook.remove()
+        engine.resume_training()
+
+
+def look(engine: Engine, stop: StopSignal) -> Image.Image | None:
+    """Evaluate the networks as the recipe does, and return their sample grid, if they have one."""
+    with served(engine, stop) as nets:
+        if engine.recipe.evaluate is not None:
+            engine.recipe.evaluate(nets)
+        return draw(engine, nets)
+
+
+def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) -> Image.Image | None:
+    """Return the sample grid of the networks, None of a recipe without; `progress` shows a bar of denoising steps."""
+    if engine.recipe.preview is None:
+        return None
     pipeline = engine.recipe.pipeline(nets)
-    pipeline.set_progress_bar_config(disable=True)
-    picture = engine.recipe.preview(pipeline)
-    numbers = engine.recipe.evaluate(nets) if engine.recipe.evaluate else {}
-    engine.resume_training()
-    return picture, numbers
+    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not progress)
+    return engine.recipe.preview(pipeline)
 
 
 class Run:
     """The loop around the engine, and everything that a run leaves in its folder."""
 
-    def __init__(self, settings: Settings, engine: Engine, stored: Path | None, threads: int):
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        stored: Path | None,
+        threads: int,
+        stop: StopSignal,
+        started: float,
+        notes: list[str],
+    ):
         assert settings.max_steps is not None
+        self.stop, self.started, self.notes = stop, started, notes
+        self.aside = 0.0                                             # seconds of saves, evaluations and grids
+        self.unfinished = False
         self.settings, self.engine, self.threads, self.max_steps = settings, engine, threads, settings.max_steps
         self.accelerator, self.folder = engine.accelerator, settings.output_dir
         self.main = engine.accelerator.is_main_process
@@ -150,41 +211,112 @@ class Run:
 
     def go(self) -> int:
         """Train to the last step, or until asked to stop; return the exit code."""
-        self.log.say(self.introduction())
+        self.log.say("\n".join([self.introduction(), *self.notes]))
         self.began = time.monotonic()
-        with StopSignal() as stop:
+        stopping = self.catch_up() if self.step else False
+        if not stopping:
             for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
                 self.step = step
                 self.log.advance()
-                stopping = stop.agreed()
-                self.after_step(stopping)
-                if stopping and self.step < self.max_steps:
-                    self.log.close()
-                    self.log.say(f"stopped at step {self.step:,}; continue with --resume")
-                    return INTERRUPTED
-            self.finish(time.monotonic() - self.began)
-        return 0
+                if stopping := self.after_step():
+                    break
+        self.log.close()
+        if stopping and self.step < self.max_steps:
+            self.log.say(f"stopped at step {self.step:,}; continue with --resume")
+            return INTERRUPTED
+        self.finish()
+        unpublished = self.settings.publish_to is not None and self.stop.agreed()
+        return INTERRUPTED if self.unfinished or unpublished else 0
 
-    def after_step(self, stopping: bool) -> None:
-        """Log, draw and save where this step is due."""
-        step = self.step
-        last = step == self.max_steps
-        due = {name: bool(every) and step % every == 0 for name, every in self.intervals().items()}
-        if due["log"] or due["check"] or due["save"] or last:
-            self.engine.check_finite(step)
-        numbers: dict[str, float] = {}
-        if (due["sample"] or last) and self.main:
-            picture, numbers = look(self.engine)
-            picture.save(self.folder / "samples" / f"step-{step:08d}.png")
-            self.numbers = numbers
-        if due["log"] or last:
+    def after_step(self) -> bool:
+        """Save, log, evaluate and draw where this step is due; return whether a stop signal ends the run here.
+
+        What may take long comes last, behind the checkpoint, and at the last step behind the finished model.
+        """
+        stopping = self.stop.agreed()
+        due = self.due()
+        if due["log"] or due["check"] or due["save"]:
+            self.engine.check_finite(self.step)
+        if due["save"] or stopping:
+            self.save()
+        if self.step == self.max_steps:
+            self.save_model()
+        self.report()
+        return self.drawn(stopping)
+
+    def drawn(self, stopping: bool) -> bool:
+        """Draw the sample grid if it is due; return whether to stop, now that this step is saved."""
+        if not self.due()["sample"]:
+            return stopping
+        if self.main:
+            self.draw()
+        if stopping := self.stop.agreed():
+            self.save()
+        return stopping
+
+    def catch_up(self) -> bool:
+        """Do what was cut off behind the checkpoint that was resumed from; return whether to stop."""
+        line = agree(self.log.last)
+        if line.get("step") != self.step:
+            return self.after_step()
+        if self.engine.recipe.guard is not None:                     # the checkpoint is older than this line
+            self.guarded, _ = self.engine.recipe.guard(self.guarded, line)
+        if "learning_rate" in line:                                  # these averages are written already
+            self.engine.log.fetch(self.accelerator)
+        if self.step == self.max_steps:
+            self.save_model()
+        return self.stop.agreed() if self.grid().exists() else self.drawn(False)
+
+    def report(self) -> None:
+        """Write this step's line of the log where it is due, and let the guard see it.
+
+        An evaluation that a stop signal ends leaves no line: it is made and written when the run is resumed.
+        """
+        due = self.due()
+        numbers = self.evaluated() if due["sample"] else {}
+        if numbers is None:
+            self.unfinished = True
+        elif due["log"]:
             rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
             numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
         if numbers:
-            self.log.write(step, numbers)
+            self.log.write(self.step, numbers)
             self.watch(numbers)
-        if due["save"] or last or stopping:
-            self.save()
+
+    def evaluated(self) -> dict[str, float] | None:
+        """Return the numbers of the recipe's evaluation, {} of one without; None where a stop signal ended it."""
+        numbers: dict[str, float] | None = None
+        if self.engine.recipe.evaluate is None:
+            return {}
+        if self.main:
+            with suppress(Interrupted), self.beside("evaluating"), served(self.engine, self.stop) as nets:
+                numbers = self.engine.recipe.evaluate(nets)
+        numbers = agree(numbers)
+        self.numbers = numbers or self.numbers
+        return numbers
+
+    def draw(self) -> None:
+        """Write the sample grid of this step; a stop signal ends it, and there is none."""
+        with suppress(Interrupted), self.beside("preview"), served(self.engine, self.stop) as nets:
+            picture = draw(self.engine, nets, progress=True)
+            if picture is not None:
+                temporary = self.grid().with_suffix(".tmp")
+                picture.save(temporary, format="PNG")
+                temporary.replace(self.grid())
+
+    def grid(self) -> Path:
+        """Return the path of this step's sample grid."""
+        return self.folder / "samples" / f"step-{self.step:08d}.png"
+
+    @contextmanager
+    def beside(self, text: str) -> Iterator[None]:
+        """Show `text` while the block runs, and do not count its time as training."""
+        before = time.monotonic()
+        try:
+            with self.log.doing(text):
+                yield
+        finally:
+            self.aside += time.monotonic() - before
 
     def watch(self, numbers: dict[str, float]) -> None:
         """Warn where the recipe's guard sees trouble begin; with `stop_on_collapse` save and raise CollapseError."""
@@ -199,10 +331,11 @@ class Run:
             self.log.close()
             raise CollapseError(f"stopped at step {self.step:,}: {warning}")
 
-    def intervals(self) -> dict[str, int]:
-        """Return the steps between logs, looks at non-finite steps, sample grids and checkpoints."""
-        s = self.settings
-        return {"log": s.log_every, "check": CHECK_EVERY, "sample": s.sample_every, "save": s.save_every}
+    def due(self) -> dict[str, bool]:
+        """Return whether this step is one of a log, a look at non-finite steps, a grid, a checkpoint; the last is."""
+        s, last = self.settings, self.step == self.max_steps
+        every = {"log": s.log_every, "check": CHECK_EVERY, "sample": s.sample_every, "save": s.save_every}
+        return {name: last or (bool(steps) and self.step % steps == 0) for name, steps in every.items()}
 
     def save(self) -> None:
         """Write a checkpoint of this step; all processes wait until it is there."""
@@ -216,11 +349,12 @@ class Run:
             "seconds": self.seconds(),
         }
         if self.main and self.saved != self.step:
-            checkpoint.save(
-                self.folder / "checkpoints", self.step,
-                lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
-                self.about(), self.settings.keep_checkpoints,
-            )  # fmt: skip
+            with self.beside("saving"):
+                checkpoint.save(
+                    self.folder / "checkpoints", self.step,
+                    lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
+                    self.about(), self.settings.keep_checkpoints,
+                )  # fmt: skip
             facts.write(self.folder / "run.json", self.facts, self.step, now["seconds"], sorted(self.numbers))
         self.saved = self.step
         self.accelerator.wait_for_everyone()
@@ -280,20 +414,35 @@ class Run:
             lines.append(f"--publish-to {settings.publish_to}: nobody is logged in yet; run `hf auth login` meanwhile")
         return "\n".join(lines)
 
-    def finish(self, seconds: float) -> None:
-        """Write the finished model and say where everything is."""
-        self.log.close()
+    def save_model(self) -> None:
+        """Write the finished model."""
+        if self.main:
+            with self.beside("saving"):
+                nets = state.served(self.engine.nets, self.engine.averages)
+                self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
+
+    def finish(self) -> None:
+        """Write down what was evaluated and say where everything is, and whether it is any good."""
         if not self.main:
             return
-        nets = state.served(self.engine.nets, self.engine.averages)
-        self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
+        if self.numbers:
+            facts.write(self.folder / "run.json", self.facts, self.step, self.seconds(), sorted(self.numbers))
         found = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        now = time.monotonic()
+        training = (now - self.began - self.aside) / (now - self.started)
+        grid = self.grid() if self.grid().exists() else "none: left out, --resume draws it"
+        if self.engine.recipe.preview is None:
+            grid = "none"
         self.log.say(
-            f"finished step {self.step:,} after {seconds:.0f} s{': ' if found else ''}{found}\n"
+            f"finished step {self.step:,} after {now - self.started:.0f} s, {training:.0%} of them training"
+            f"{': ' if found else ''}{found}\n"
             f"model    {self.folder / 'model'}\n"
-            f"grid     {self.folder / 'samples' / f'step-{self.step:08d}.png'}\n"
+            f"grid     {grid}\n"
             f"try      {self.engine.recipe.usage.format(run=self.folder)}"
         )
+        for line in self.notes:
+            if line.startswith("warning"):
+                self.log.say(line)
 
 
 def _is_local(module: nn.Module) -> bool:

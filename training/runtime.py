@@ -127,6 +127,10 @@ def share(settings: Settings, processes: int, rank: int) -> tuple[slice, list[sl
     return slice(start, start + per_process), micro_batches
 
 
+class Interrupted(Exception):
+    """A stop signal has ended something that is not worth finishing: timed steps, an evaluation, a sample grid."""
+
+
 class StopSignal:
     """Remembers SIGTERM and SIGINT until the step boundary; a second one changes nothing."""
 
@@ -153,4 +157,10 @@ class StopSignal:
             return self.received
         flag = torch.tensor([float(self.received)])
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
-        return bool(flag)
+        self.received = bool(flag)
+        return self.received
+
+    def check(self, *_: object) -> None:
+        """Raise Interrupted if a stop signal has arrived; takes the arguments of a module's forward hook."""
+        if self.received:
+            raise Interrupted

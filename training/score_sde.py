@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from hfgen.training.conditions import Conditions, open_dataset
 from hfgen.training.ddpm import DenoiserSettings, network, optimizer, target
 from hfgen.training.noise import Noise
 from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.preview import preview
+from hfgen.training.preview import denoised
 from hfgen.training.settings import filled
 
 
@@ -70,10 +69,7 @@ def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
         nets=nets,
         phases=[Phase("score_sde", optimizer(settings, nets), trained, loss)],
         pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), cast(Any, sde), **conditions.parts(nets)),
-        preview=partial(
-            preview, dataset=dataset, seed=settings.seed, labelled=settings.class_conditional, sampler="dpmpp_2m",
-            num_steps=20,
-        ),
+        preview=denoised(settings, dataset, "dpmpp_2m"),
         averaged=trained,
         usage=f"hfgen sample {{run}}{conditions.words()} --sampler dpmpp_2m --num-steps 20 -n 64 --seed 0 -o grid.png",
     )  # fmt: skip
@@ -97,12 +93,18 @@ def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> 
 def recommended(settings: ScoreSDESettings, dataset: Dataset) -> ScoreSDESettings:
     """Return the settings with what suits the dataset, as of a DDPM; points are denoised by their velocity."""
     in_plane = len(dataset.shape) == 1
-    return ddpm.recommended(filled(settings, {"prediction_type": "v_prediction"} if in_plane else {}), dataset)
+    values = {"preview_steps": 20, **({"prediction_type": "v_prediction"} if in_plane else {})}
+    return ddpm.recommended(filled(settings, values), dataset)
+
+
+def smaller(settings: ScoreSDESettings, dataset: Dataset) -> list[ScoreSDESettings]:
+    """Return the settings with each network that is smaller than the recommended one, as of a DDPM."""
+    return ddpm.smaller(filled(settings, {"preview_steps": 20}), dataset)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of `hfgen train score_sde ARGUMENTS` (sys.argv by default)."""
-    return run.main(ScoreSDESettings, build, arguments, recommended, cast(Any, open_dataset))
+    return run.main(ScoreSDESettings, build, arguments, recommended, cast(Any, open_dataset), smaller)
 
 
 if __name__ == "__main__":
