@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import torch
-
 from hfgen.errors import ConfigError
 from hfgen.registry import MODULES
 
@@ -76,8 +74,7 @@ def betas_of(trained: Any) -> list[float]:
     if table is None:
         raise ConfigError(f"{type(trained).__name__} has no table of noise levels, which every sampler by name needs")
     alpha_bar = table.double().cpu()
-    betas: list[float] = (1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])).tolist()
-    return betas
+    return [1 - float(alpha_bar[0]), *(1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()]
 
 
 def described() -> str:
