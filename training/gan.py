@@ -91,8 +91,8 @@ class GANSettings(Settings):
     clip: float | None = None
     """Bound of the critic's weights, for --loss wasserstein."""
     stop_on_collapse: bool = False
-    """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data
-    or between its modes, instead of a warning. All are verdicts on some 300 steps in a row."""
+    """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
+    instead of a warning. All are verdicts on some 300 steps in a row."""
 
 
 def build(settings: GANSettings, dataset: Dataset) -> Recipe:

@@ -2,7 +2,8 @@
 
 Four kinds of trouble: samples that are all alike, within the whole batch or within each class; a discriminator that
 tells every sample from data that it is far from; samples that stay far from the data, as where modes are missing; and
-samples between the modes of a known mixture that the discriminator hardly tells from data, so that they stay there.
+samples between the modes of a known mixture that the discriminator hardly tells from data. The last may pass after
+thousands of steps: no run is stopped for it.
 """
 
 import math
@@ -44,13 +45,14 @@ SLOW, FAST = 1e-5, 1e-4
 
 @dataclass(frozen=True)
 class Trouble:
-    """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, and whether
-    a generator that still comes nearer to the data is excused."""
+    """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, whether a
+    generator that still comes nearer to the data is excused, and whether a run may be stopped for it: some pass."""
 
     seen: Callable[[Numbers, "GANSettings"], bool]
     says: Callable[[Numbers], str]
     cures: tuple[str, ...]
     excused: bool = True
+    stops: bool = True
 
 
 def guard(
@@ -82,7 +84,8 @@ def guard(
         stood = name in memory.get("standing", ())
         if shares[name] > (ENDS if stood else BEGINS):
             standing.append(name)
-            if not stood and not (name in ("far", "between") and len(standing) > 1):     # the others say more
+            explained = name in ("far", "between") and len(standing) > 1           # the others say why
+            if not stood and not explained and (trouble.stops or not settings.stop_on_collapse):
                 warnings.append(f"{trouble.says(line)}. {advice(trouble.cures, settings, points)}")
     memory = {"step": line["step"], "distance": recent, "lowest": recent if learning else lowest, "shares": shares}
     return memory | {"standing": standing}, "; ".join(warnings) or None
@@ -166,8 +169,8 @@ def _far(line: Numbers) -> str:
 
 
 def _between(line: Numbers) -> str:
-    return (f"the samples lie between the modes: {line['near_modes']:.1%} are within three sigma of one, and the "
-            f"discriminator ranks only {line['rank_accuracy']:.1%} of real samples above generated ones")  # fmt: skip
+    return (f"the samples lie between the modes so far: {line['near_modes']:.1%} are within three sigma of one, and "
+            f"the discriminator ranks only {line['rank_accuracy']:.1%} of real samples above others")  # fmt: skip
 
 
 TROUBLES = {
@@ -180,5 +183,7 @@ TROUBLES = {
         ("saturating", "penalty", "discriminator_steps", "discriminator_learning_rate"), excused=False,
     ),
     "far": Trouble(lambda line, s: distance(line) > FAR, _far, ("loss", "pack", "penalty", "learning_rate")),
-    "between": Trouble(lambda line, s: _stray(line), _between, ("loss", "frequencies", "learning_rate")),
+    "between": Trouble(
+        lambda line, s: _stray(line), _between, ("loss", "frequencies", "learning_rate"), excused=False, stops=False,
+    ),
 }  # fmt: skip

@@ -53,6 +53,8 @@ RUNS = [
     Planned("hinge, ten steps of a fast discriminator", f"{STRONG} --loss hinge --discriminator-norm none"),
     Planned("ring8", "--dataset ring8 --max-steps 1000", 4),
     Planned("grid25", "--dataset grid25 --max-steps 1500", 5),
+    Planned("two latents on ring8", f"--dataset ring8 {USUAL} --latent-dim 2 --max-steps 3000"),
+    Planned("two latents on grid25", f"--dataset grid25 {USUAL} --latent-dim 2 --max-steps 4000"),
     Planned("MNIST at 16x16, DCGAN", f"{MNIST} --max-steps 500"),
     Planned("MNIST at 16x16, WGAN-GP", f"{MNIST} --max-steps 400 --loss wasserstein_gp"),
     Planned("usual on ring8", f"--dataset ring8 {USUAL}", 3, planted=True),

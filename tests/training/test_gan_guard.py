@@ -77,8 +77,15 @@ def test_samples_between_the_modes_are_left_to_a_discriminator_that_sees_them() 
     assert warned([{**BETWEEN, "near_modes": 0.3}] * 40, points=True) == []
 
 
+def test_no_run_is_stopped_for_samples_between_the_modes_since_that_may_pass() -> None:
+    assert len(warned([BETWEEN] * 40, points=True)) == 1
+    assert warned([BETWEEN] * 40, points=True, stop_on_collapse=True) == []
+    assert len(warned([FAR] * 40, points=True, stop_on_collapse=True)) == 1
+
+
 def test_a_collapse_between_the_modes_is_said_as_one_trouble() -> None:
-    ((_, text),) = warned([{**BETWEEN, "sample_variance": 0.01, "energy_distance": 0.6}] * 40, points=True)
+    both = {**BETWEEN, "sample_variance": 0.01, "energy_distance": 0.6}
+    ((_, text),) = warned([FAIR] * 10 + [both] * 40, points=True)
     assert "has collapsed" in text and "between" not in text
 
 
