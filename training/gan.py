@@ -17,7 +17,7 @@ from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
-from hfgen.metrics.modes import high_quality_share, modes_captured
+from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from hfgen.models.gan_parts import Norm
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
@@ -100,7 +100,7 @@ def build(settings: GANSettings, dataset: Dataset) -> Recipe:
     s = recommended(settings, dataset)
     check(s)
     generator, discriminator = networks(s, dataset)
-    game = Game(s)
+    game = Game(s, dataset)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
     evaluate = partial(coverage, dataset=dataset, seed=s.seed) if isinstance(dataset, Toy) and dataset.sigma else None
     return Recipe(
@@ -121,8 +121,8 @@ def build(settings: GANSettings, dataset: Dataset) -> Recipe:
 class Game:
     """The losses of the two phases of a step."""
 
-    def __init__(self, settings: GANSettings):
-        self.settings, self.objective = settings, OBJECTIVES[settings.loss or ""]
+    def __init__(self, settings: GANSettings, dataset: Dataset):
+        self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss or ""]
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(1) D: tell real from generated samples: maximise log D(x) + log(1 - D(G(z))), or what the loss says."""
@@ -142,6 +142,8 @@ class Game:
         if labels is not None:
             scalars["real_class_variance"] = variance(x, labels)
             scalars["sample_class_variance"] = variance(generated, labels)
+        if isinstance(self.dataset, Toy) and self.dataset.modes is not None:
+            scalars["near_modes"] = near_modes(generated, self.dataset)
         return loss + self.penalties(judge, x, generated, noise), scalars
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
@@ -205,6 +207,12 @@ def pairs(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first and the second sample of each pair of consecutive ones, (B/2, ...) each."""
     halves = x[: len(x) // 2 * 2].unflatten(0, (-1, 2))
     return halves[:, 0], halves[:, 1]
+
+
+def near_modes(x: Tensor, dataset: Toy) -> Tensor:
+    """Return the share of points (B, 2), standardised, within three sigma of the mixture's nearest mode, in [0, 1]."""
+    mean, std = (torch.as_tensor(value, device=x.device) for value in (dataset.mean, dataset.std))
+    return high_quality(x * std + mean, cast(Tensor, dataset.modes), dataset.sigma).float().mean()
 
 
 def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:

@@ -1,18 +1,21 @@
 """The guard of GANs: it reads a run's log line by line and warns where trouble begins.
 
-Three kinds of trouble: samples that are all alike, within the whole batch or within each class; a discriminator that
-tells every sample from data that it is far from; and samples that stay far from the data, as where modes are missing.
+Four kinds of trouble: samples that are all alike, within the whole batch or within each class; a discriminator that
+tells every sample from data that it is far from; samples that stay far from the data, as where modes are missing; and
+samples between the modes of a known mixture that the discriminator hardly tells from data. The last may pass after
+thousands of steps: no run is stopped for it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfgen.training.gan import GANSettings
 
-Line = dict[str, float]
+Line = Mapping[str, float | None]
+Numbers = dict[str, float]
 
 SPAN, SHORT = 150, 50
 """Steps over which the recent past fades, one whole span ago counting 1/e; the short span is that of the distance."""
@@ -26,8 +29,15 @@ NEAR = 0.08
 """The same of samples that a discriminator need not overfit to tell from data, at least."""
 SURE = 0.98
 """Share of pairs that a discriminator which has won puts in the right order, at least."""
+STRAY = 0.1
+"""Share of samples within three sigma of a mode of a known mixture, at most, where they lie between the modes."""
+BLIND = 0.7
+"""Share of pairs in the right order, at most, where a discriminator hardly tells samples from data."""
 LOWER = 0.95
 """Energy distance over the lowest before it at which the generator is said to be learning, at most."""
+
+NEEDED = {"energy_distance", "real_variance", "sample_variance", "rank_accuracy", "D(x)", "D(G(z))"}
+"""Numbers without which a line of the log shows nothing."""
 
 SLOW, FAST = 1e-5, 1e-4
 """Learning rates below and above which another is recommended."""
@@ -35,26 +45,30 @@ SLOW, FAST = 1e-5, 1e-4
 
 @dataclass(frozen=True)
 class Trouble:
-    """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, and whether
-    a generator that still comes nearer to the data is excused."""
+    """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, whether a
+    generator that still comes nearer to the data is excused, and whether a run may be stopped for it: some pass."""
 
-    seen: Callable[[Line, "GANSettings"], bool]
-    says: Callable[[Line], str]
+    seen: Callable[[Numbers, "GANSettings"], bool]
+    says: Callable[[Numbers], str]
     cures: tuple[str, ...]
     excused: bool = True
+    stops: bool = True
 
 
 def guard(
-    memory: dict[str, Any], line: Line, settings: "GANSettings", points: bool = False
+    memory: dict[str, Any], given: Line, settings: "GANSettings", points: bool = False
 ) -> tuple[dict[str, Any], str | None]:
-    """Return the memory with this line of the log in it, and a warning if a trouble begins here.
+    """Return the memory with a given line of the log in it, and a warning if a trouble begins here.
 
     For each trouble the memory holds the share of recent steps that showed its signs, an exponential mean over SPAN
     steps that starts at 0. A line counts for SPAN steps at most, so three of them at least are needed for a verdict.
-    Lines of the learning rate's warm-up do not count, nor do those without numbers of the training. While the energy
-    distance reaches new lows, only the discriminator can be in the way: a slow generator is not a collapsed one.
+    Lines of the learning rate's warm-up do not count, nor do those without numbers of the training, as in evaluations
+    and in micro-batches of 1. None in a stored line and NaN or infinity in a live one are the same: no number. While
+    the energy distance reaches new lows, only the discriminator can be in the way: a slow generator is not a collapsed
+    one.
     """
-    if "energy_distance" not in line or line["step"] <= settings.warmup_steps:
+    line = {name: value for name, value in given.items() if value is not None and math.isfinite(value)}
+    if not line.keys() >= NEEDED or line["step"] <= settings.warmup_steps:
         return memory, None
     steps = min(SPAN, line["step"] - memory.get("step", settings.warmup_steps))
     weight = 1 - math.exp(-steps / SPAN)
@@ -70,7 +84,8 @@ def guard(
         stood = name in memory.get("standing", ())
         if shares[name] > (ENDS if stood else BEGINS):
             standing.append(name)
-            if not stood and not (name == "far" and len(standing) > 1):        # the others say why they are far
+            explained = name in ("far", "between") and len(standing) > 1           # the others say why
+            if not stood and not explained and (trouble.stops or not settings.stop_on_collapse):
                 warnings.append(f"{trouble.says(line)}. {advice(trouble.cures, settings, points)}")
     memory = {"step": line["step"], "distance": recent, "lowest": recent if learning else lowest, "shares": shares}
     return memory | {"standing": standing}, "; ".join(warnings) or None
@@ -98,6 +113,8 @@ def _cure(field: str, s: "GANSettings", points: bool) -> str | None:
         return "--pack 4" if s.pack == 1 and s.global_batch % (4 * max(1, s.minibatch_stddev or 0)) == 0 else None
     if field == "discriminator_steps":
         return "--discriminator-steps 1" if (s.discriminator_steps or 1) > 1 and not critic else None
+    if field == "frequencies":
+        return "--frequencies 32" if not s.frequencies else None
     if field == "latent_dim":
         return "--latent-dim 64" if (s.latent_dim or 0) < 16 else None
     rate = getattr(s, field)
@@ -107,43 +124,53 @@ def _cure(field: str, s: "GANSettings", points: bool) -> str | None:
     return f"{name} {rate / 4:.2g}" if rate > FAST else None
 
 
-def distance(line: Line) -> float:
+def distance(line: Numbers) -> float:
     """Return the energy distance over the root mean square distance of real samples: 0 where both are alike, about 1
     for one real sample repeated for ever."""
     spread = math.sqrt(2 * max(0.0, line["real_variance"]))
     return line["energy_distance"] / spread if spread else 0.0
 
 
-def alike(line: Line, kind: str = "") -> bool:
+def alike(line: Numbers, kind: str = "") -> bool:
     """Return whether samples vary much less than real ones do: all of them, or `class_` those of one class."""
-    real, generated = line.get(f"real_{kind}variance", 0.0), line.get(f"sample_{kind}variance", 0.0)
+    real, generated = line.get(f"real_{kind}variance", 0.0), line.get(f"sample_{kind}variance", math.inf)
     return generated < ALIKE * real
 
 
-def _sure(line: Line, s: "GANSettings") -> bool:
+def _sure(line: Numbers, s: "GANSettings") -> bool:
     """Return whether the discriminator ranks nearly all pairs well; a Wasserstein critic should, and has not won."""
     return s.loss not in ("wasserstein", "wasserstein_gp") and line["rank_accuracy"] > SURE
 
 
-def _collapsed(line: Line) -> str:
+def _stray(line: Numbers) -> bool:
+    """Return whether samples lie between the modes of a known mixture and the discriminator hardly sees it."""
+    return line.get("near_modes", 1.0) < STRAY and line["rank_accuracy"] < BLIND
+
+
+def _collapsed(line: Numbers) -> str:
     return (f"the generator has collapsed: its samples vary by {line['sample_variance']:.2g}, real ones by "
             f"{line['real_variance']:.2g}")  # fmt: skip
 
 
-def _collapsed_classes(line: Line) -> str:
+def _collapsed_classes(line: Numbers) -> str:
     share = line["sample_class_variance"] / line["real_class_variance"]
     return f"the generator has collapsed in its classes: samples of a class vary {share:.2g} times as much as real ones"
 
 
-def _won(line: Line) -> str:
+def _won(line: Numbers) -> str:
     return (f"the discriminator has won: it ranks {line['rank_accuracy']:.1%} of real samples above generated ones "
             f"(D(x) = {line['D(x)']:.3g}, D(G(z)) = {line['D(G(z))']:.3g}), and these are far from the data: energy "
             f"distance {distance(line):.2f}, where real samples have 0 and one of them repeated 1")  # fmt: skip
 
 
-def _far(line: Line) -> str:
+def _far(line: Numbers) -> str:
     return (f"the samples stay far from the data, as where modes are missing: energy distance {distance(line):.2f}, "
             "where real samples have 0 and one of them repeated 1")  # fmt: skip
+
+
+def _between(line: Numbers) -> str:
+    return (f"the samples lie between the modes so far: {line['near_modes']:.1%} are within three sigma of one, and "
+            f"the discriminator ranks only {line['rank_accuracy']:.1%} of real samples above others")  # fmt: skip
 
 
 TROUBLES = {
@@ -156,4 +183,7 @@ TROUBLES = {
         ("saturating", "penalty", "discriminator_steps", "discriminator_learning_rate"), excused=False,
     ),
     "far": Trouble(lambda line, s: distance(line) > FAR, _far, ("loss", "pack", "penalty", "learning_rate")),
+    "between": Trouble(
+        lambda line, s: _stray(line), _between, ("loss", "frequencies", "learning_rate"), excused=False, stops=False,
+    ),
 }  # fmt: skip

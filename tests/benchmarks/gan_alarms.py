@@ -52,11 +52,13 @@ RUNS = [
     Planned("hinge", f"{DIGITS} --loss hinge", 1),
     Planned("hinge, ten steps of a fast discriminator", f"{STRONG} --loss hinge --discriminator-norm none"),
     Planned("ring8", "--dataset ring8 --max-steps 1000", 4),
-    Planned("grid25", "--dataset grid25 --max-steps 1500", 3),
+    Planned("grid25", "--dataset grid25 --max-steps 1500", 5),
+    Planned("two latents on ring8", f"--dataset ring8 {USUAL} --latent-dim 2 --max-steps 3000"),
+    Planned("two latents on grid25", f"--dataset grid25 {USUAL} --latent-dim 2 --max-steps 4000"),
     Planned("MNIST at 16x16, DCGAN", f"{MNIST} --max-steps 500"),
     Planned("MNIST at 16x16, WGAN-GP", f"{MNIST} --max-steps 400 --loss wasserstein_gp"),
     Planned("usual on ring8", f"--dataset ring8 {USUAL}", 3, planted=True),
-    Planned("usual on grid25", f"--dataset grid25 {USUAL}", 2, planted=True),
+    Planned("usual on grid25", f"--dataset grid25 {USUAL}", 5, planted=True),
     Planned("frozen generator", "--dataset digits --max-steps 600 --learning-rate 1e-9 "
             "--discriminator-learning-rate 2e-3", planted=True),
     Planned("generator x 100", "--dataset digits --max-steps 800 --learning-rate 0.2 "
@@ -67,9 +69,12 @@ RUNS = [
     Planned("critic without a penalty", "--dataset digits --max-steps 500 --loss wasserstein_gp --gradient-penalty 0",
             planted=True),
     Planned("1,600 colour pictures", "--dataset COLOUR --split train[:1600] --max-steps 500", planted=True),
-    Planned("classes, no latent", "--dataset digits --max-steps 600 --class-conditional --latent-dim 1 "
-            "--learning-rate 2e-2", planted=True),
+    Planned("classes of one picture", "--dataset digits --max-steps 600 --class-conditional --latent-dim 1 "
+            "--minibatch-stddev 0 --learning-rate 1e-2 --discriminator-learning-rate 2e-4", 2, planted=True),
 ]  # fmt: skip
+
+
+COLUMNS = ["variance", "class variance", "precision", "modes", "high quality"]
 
 
 def alarms(folder: Path) -> list[tuple[int, str]]:
@@ -87,7 +92,8 @@ def alarms(folder: Path) -> list[tuple[int, str]]:
 
 
 def health(folder: Path) -> dict[str, float]:
-    """Return the variance over that of real images and the precision of a finished model, or modes and quality."""
+    """Return numbers of a finished model: of points modes and quality, of images variances over those of real ones, of
+    digits the precision."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     data = load_dataset(config["dataset"], split=config["split"], resolution=config["resolution"])
     if isinstance(data, Toy):
@@ -96,7 +102,14 @@ def health(folder: Path) -> dict[str, float]:
     labels = torch.arange(1797) % 10 if config["class_conditional"] else None
     images = sample(folder / "model", min(1797, len(real)), seed=1000, labels=labels).flatten(1) * 2 - 1
     numbers = {"variance": float(images.var(0).mean() / real.var(0).mean())}
+    if labels is not None:
+        numbers["class variance"] = float(class_variance(images, labels) / class_variance(real, data.labels()))
     return numbers | (measure(real, images) if config["dataset"] == "digits" else {})
+
+
+def class_variance(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the variance of samples (N, D) within classes, averaged over dimensions and classes."""
+    return torch.stack([x[labels == k].var(0).mean() for k in labels.unique()]).mean()
 
 
 def trained(keep: Path, seeds: list[int], places: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -122,13 +135,13 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="Folder of the runs, each of which is trained once.")
     parser.add_argument("--colour", help="Parquet file of colour pictures of 32x32.")
     parser.add_argument("--mnist", help="Parquet file of MNIST.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
     rows = []
-    print("| run | seed | planted | variance | precision | modes | alarms |\n|---|---|---|---|---|---|---|")
+    print(f"| run | seed | planted | {' | '.join(COLUMNS)} | alarms |\n{'|---' * (len(COLUMNS) + 4)}|")
     for row in trained(options.keep, options.seeds, {"COLOUR": options.colour, "MNIST": options.mnist}):
         said = ", ".join(f"{step}: {names}" for step, names in row["alarms"]) or "none"
-        numbers = [f"{row[name]:.3g}" if name in row else "" for name in ("variance", "precision", "modes")]
+        numbers = [f"{row[name]:.3g}" if name in row else "" for name in COLUMNS]
         planted = "yes" if row["planted"] else "no"
         print(f"| {row['run']} | {row['seed']} | {planted} | {' | '.join(numbers)} | {said} |", flush=True)
         rows.append(row)

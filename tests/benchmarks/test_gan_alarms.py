@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.benchmarks.gan_alarms import alarms, health
+from tests.benchmarks.gan_alarms import alarms, class_variance, health
 from tests.benchmarks.in_process import train
 
 SHORT = "--dataset digits --threads 1 --max-steps 520 --width 8 --batch-size 16 --save-every 0 --sample-every 0".split()
@@ -21,3 +22,9 @@ def test_the_log_of_a_run_gives_the_warnings_that_the_run_gave(
     for (step, text), line in zip(found, warnings, strict=True):
         assert line.startswith(f"warning: step {step}: {text}") and "collapsed" in text
     assert (health(tmp_path / "run")["variance"] < 0.1) == said
+
+
+def test_the_variance_within_classes_is_that_of_the_noise_around_their_means() -> None:
+    labels = torch.arange(20_000) % 4
+    noise = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    assert float(class_variance(10 * labels[:, None] + 2 * noise, labels)) == pytest.approx(4, rel=0.03)

@@ -1,15 +1,18 @@
 """The guard of GANs on histories of a log: silent where a run is healthy, once where a trouble begins."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
 from hfgen.data import load_dataset
 from hfgen.training.gan import GANSettings
 from hfgen.training.gan_defaults import recommended
 from hfgen.training.gan_guard import guard
+from hfgen.training.log import Log
 
 Line = dict[str, float]
 FAIR: Line = {
@@ -19,6 +22,7 @@ FAIR: Line = {
 ALIKE = {**FAIR, "sample_variance": 0.01, "energy_distance": 0.6}
 WON = {**FAIR, "sample_variance": 0.2, "energy_distance": 0.5, "rank_accuracy": 0.999, "D(x)": 0.96, "D(G(z))": 0.03}
 FAR = {**FAIR, "sample_variance": 0.2, "energy_distance": 0.4}
+BETWEEN = {**FAIR, "near_modes": 0.02, "rank_accuracy": 0.6}
 
 
 def completed(dataset: str = "digits", **fields: Any) -> GANSettings:
@@ -47,7 +51,8 @@ def test_a_grey_start_is_no_collapse_and_one_that_lasts_is_said_once() -> None:
     assert step == 500 and "collapsed: its samples vary by 0.01, real ones by 0.29" in text
 
 
-@pytest.mark.parametrize(("line", "text"), [(WON, "discriminator has won"), (FAR, "stay far from the data")])
+@pytest.mark.parametrize(("line", "text"), [(WON, "discriminator has won"), (FAR, "stay far from the data"),
+                                             (BETWEEN, "lie between the modes")])  # fmt: skip
 def test_each_trouble_has_its_name(line: Line, text: str) -> None:
     ((_, said),) = warned([FAIR] * 10 + [line] * 10)
     assert text in said
@@ -65,6 +70,23 @@ def test_a_generator_that_slowly_comes_nearer_to_the_data_has_not_collapsed() ->
 def test_a_wasserstein_critic_that_ranks_every_pair_well_has_not_won() -> None:
     line = {**WON, "energy_distance": 0.15}
     assert len(warned([line] * 12)) == 1 and warned([line] * 40, loss="wasserstein_gp") == []
+
+
+def test_samples_between_the_modes_are_left_to_a_discriminator_that_sees_them() -> None:
+    assert warned([{**BETWEEN, "rank_accuracy": 0.8}] * 40, points=True) == []
+    assert warned([{**BETWEEN, "near_modes": 0.3}] * 40, points=True) == []
+
+
+def test_no_run_is_stopped_for_samples_between_the_modes_since_that_may_pass() -> None:
+    assert len(warned([BETWEEN] * 40, points=True)) == 1
+    assert warned([BETWEEN] * 40, points=True, stop_on_collapse=True) == []
+    assert len(warned([FAR] * 40, points=True, stop_on_collapse=True)) == 1
+
+
+def test_a_collapse_between_the_modes_is_said_as_one_trouble() -> None:
+    both = {**BETWEEN, "sample_variance": 0.01, "energy_distance": 0.6}
+    ((_, text),) = warned([FAIR] * 10 + [both] * 40, points=True)
+    assert "has collapsed" in text and "between" not in text
 
 
 def test_classes_that_have_collapsed_are_said_though_the_samples_together_vary() -> None:
@@ -92,6 +114,33 @@ def test_a_verdict_needs_some_300_steps_and_three_lines_however_often_the_log_is
 def test_a_stored_memory_gives_the_same_warnings() -> None:
     lines = [ALIKE] * 12 + [FAIR] * 10 + [WON] * 12
     assert warned(lines, stored=True) == warned(lines) != []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", [*FAIR, "near_modes", "sample_class_variance", "real_class_variance"])
+def test_a_line_read_back_from_the_log_leaves_the_memory_of_the_live_one(
+    name: str, value: float, tmp_path: Path
+) -> None:
+    classes = {"sample_class_variance": 0.001, "real_class_variance": 0.02}
+    live, settings, accelerator = {**BETWEEN, **classes, name: value}, completed(), Accelerator(cpu=True)
+    log = Log(tmp_path / "metrics.jsonl", accelerator, 0, 1000)
+    log.write(500, live)
+    log.close()
+    log = Log(tmp_path / "metrics.jsonl", accelerator, 500, 1000)
+    log.close()
+    assert log.last[name] is None                                                 # JSON has no NaN and no infinity
+    memory, _ = guard({}, {"step": 450, **BETWEEN, **classes}, settings)
+    resumed, _ = guard(memory, log.last, settings)
+    assert memory["step"] == 450 and resumed == guard(memory, {"step": 500, **live}, settings)[0]
+    assert json.loads(json.dumps(resumed, allow_nan=False)) == resumed
+
+
+def test_lines_without_numbers_are_passed_over_in_silence() -> None:
+    """Micro-batches of 1 have no pairs, and so neither variances nor a distance."""
+    nothing = {**ALIKE, "real_variance": math.nan, "sample_variance": math.nan, "energy_distance": math.nan}
+    assert warned([nothing] * 40) == []
+    falling = [{**ALIKE, "energy_distance": 0.7 * 0.93**i} for i in range(30)]
+    assert warned([nothing] * 10 + falling) == [] and len(warned([nothing] * 10 + [ALIKE] * 12)) == 1
 
 
 def test_lines_of_an_evaluation_alone_and_of_the_warmup_do_not_count() -> None:
@@ -127,3 +176,7 @@ def test_points_are_advised_the_recipe_that_is_recommended_for_them() -> None:
     assert "--loss relativistic --r1 1 --r2 1" in text
     ((_, text),) = warned([FAR] * 12, points=True)
     assert "--loss" not in text and "--r1" not in text
+    ((_, text),) = warned([BETWEEN] * 12, points=True, loss="non_saturating")
+    assert "--loss relativistic --r1 1 --r2 1" in text and "--frequencies 32" in text
+    ((_, text),) = warned([BETWEEN] * 12, points=True)
+    assert "--loss" not in text and "--frequencies" not in text

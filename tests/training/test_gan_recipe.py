@@ -13,9 +13,10 @@ from accelerate import Accelerator
 
 from hfgen import AutoPipeline, checkpoint
 from hfgen.data import load_dataset
+from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
 from hfgen.training.engine import Engine
-from hfgen.training.gan import GANSettings, build, energy_distance, variance
+from hfgen.training.gan import GANSettings, build, energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 
@@ -94,7 +95,7 @@ def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fad
     from hfgen.training.gan_defaults import recommended
     from hfgen.training.noise import Noise
 
-    game = Game(recommended(trained.settings, trained.dataset))  # type: ignore[arg-type]
+    game = Game(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
     x = torch.randn(6, 2)
     slope = torch.tensor([3.0, 4.0])
     noises = [Noise((0, step, "discriminator", 0), 6, slice(6)) for step in (0, 1, 8)]
@@ -167,6 +168,36 @@ def test_the_energy_distance_of_one_image_repeated_is_the_mean_distance_of_real_
     mean = sum(float((a - x).square().flatten(1).mean(1).sqrt().mean()) for a in x[:100]) / 100
     found = float(torch.stack([energy_distance(x, x[i : i + 1].expand_as(x)) for i in range(100)]).mean())
     assert float(energy_distance(x, repeated)) > 0.3 and found == pytest.approx(mean, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["ring8", "grid25"])
+def test_the_share_near_modes_is_that_of_real_and_of_shifted_points_however_the_batch_is_divided(name: str) -> None:
+    dataset = load_dataset(name)
+    assert isinstance(dataset, Toy)
+    x = (dataset.tensor(40_000) - dataset.mean) / dataset.std
+    assert float(near_modes(x, dataset)) == pytest.approx(1 - math.exp(-9 / 2), abs=0.003)
+    shift = torch.tensor([6 * dataset.sigma, 0.0]) / dataset.std
+    assert float(near_modes(x + shift, dataset)) < 0.01
+    mixed = torch.cat([x[:10_000], x[10_000:] + shift])
+    parts = near_modes(mixed[:16_000], dataset) * 0.4 + near_modes(mixed[16_000:], dataset) * 0.6
+    torch.testing.assert_close(near_modes(mixed, dataset), parts, atol=1e-6, rtol=0)
+    assert float(parts) == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize(("dataset", "logged"), [("grid25", True), ("moons", False), ("digits", False)])
+def test_the_share_near_modes_is_logged_where_the_modes_are_known(dataset: str, logged: bool) -> None:
+    (line,) = run(engine(dataset), 1)
+    assert ("near_modes" in line) == logged and 0 <= line.get("near_modes", 0) <= 1
+
+
+def test_micro_batches_of_one_train_in_silence_and_resume_after_the_last_line(tmp_path: Path, train: Train) -> None:
+    fields = ("--micro-batch-size", "1", "--minibatch-stddev", "0", "--log-every", "2", "--warmup-steps", "0")
+    done = train(tmp_path, *fields, "--batch-size", "4", "--max-steps", "4", recipe="gan")
+    lines = runs.metrics(tmp_path)
+    assert all(line["energy_distance"] is line["sample_variance"] is None for line in lines), lines
+    again = train(tmp_path, *fields, "--batch-size", "4", "--max-steps", "4", "--resume", recipe="gan")
+    assert "finished step 4" in again.stdout and "warning: step" not in done.stdout + again.stdout
+    assert runs.metrics(tmp_path) == lines
 
 
 def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_statistics_included(
