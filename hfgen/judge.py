@@ -65,8 +65,9 @@ def evaluate(
     features: the extractor: pixels, classifier:MODEL, dinov2, clip, inception. classifier: a model of `hfgen train
         classifier` that sees the classes of samples; that of the features, if they are a classifier's.
     seed: sample i is a function of the model, this and i. Classes and captions come in the real data's proportions.
-    num_steps, sampler: of sampling, by default the model's own. guidance_scale: 1, not guided, unless said otherwise;
-        it is part of the result.
+    sampler: Default: dpmpp_2m for a denoiser of hfgen with the scheduler of its training ("ddpm" asks for ancestral
+        sampling, "reverse_sde" for that of the SDE), else the model's own. num_steps: Default: those of the sampler in
+        the table of samplers. guidance_scale: Default: 1, not guided. The result names all three.
     held_out, held_out_split: real data that the model has not seen, for memorisation, usefulness and likelihoods; a
         dataset, by default the same one, and its split. Of toy sets fresh points.
     neighbours: k of precision, recall, density, coverage. resamples: of the bootstrap, by default 1,000, fewer for many

@@ -22,6 +22,8 @@ from hfgen.errors import ConfigError, DataError
 from hfgen.images import from_integers, from_pil
 from hfgen.judging.subject import CLASSES, Subject, quiet
 from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.denoising import DenoisingPipeline
+from hfgen.schedulers.samplers import SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,10 @@ class Conditions:
 
 
 class Asking:
-    """Asks a model for samples, as `choices` say: num_steps, guidance_scale, sampler. Raises ConfigError for those that
-    it does not take, and for a call that needs something else."""
+    """Asks a model for samples, as `choices` say: num_steps, guidance_scale, sampler. Default sampler: the subject's.
+
+    Raises ConfigError for choices that the model does not take, and for a call that needs something else.
+    """
 
     def __init__(self, subject: Subject, conditions: Conditions, seed: int, batch_size: int, **choices: Any) -> None:
         self.subject, self.conditions, self.seed, self.batch_size = subject, conditions, seed, batch_size
@@ -54,6 +58,9 @@ class Asking:
         subject, told = self.subject, dict[str, Any]()
         if num_steps is not None and subject.steps is None and num_steps != 1:
             raise ConfigError(f"num_steps must be 1, {subject.name} makes samples in one step; got {num_steps}")
+        sampler = subject.sampler if sampler is None else sampler
+        if num_steps is None and isinstance(subject.pipeline, DenoisingPipeline) and sampler in SAMPLERS:
+            num_steps = min(SAMPLERS[sampler].steps, int(subject.pipeline.scheduler.config.num_train_timesteps))
         if num_steps is not None and subject.steps is not None:
             told[subject.steps] = num_steps
         if "guidance_scale" in subject.parameters:

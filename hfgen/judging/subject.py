@@ -33,6 +33,9 @@ STOCK = "stock:"
 STEPS = ("num_steps", "num_inference_steps")
 """Arguments by which pipelines are told classes, and steps."""
 
+RECOMMENDED = "dpmpp_2m"
+"""Sampler of a judged diffusion model whose scheduler is the one of training, which needs hundreds of steps."""
+
 
 class Subject:
     """A model and what it must be told to make samples.
@@ -97,6 +100,18 @@ class Subject:
         if isinstance(self.pipeline, Pipeline) and not ("scheduler" in self.pipeline.components or self.num_targets):
             return None
         return next((name for name in STEPS if name in self.parameters), None)
+
+    @property
+    def sampler(self) -> str | None:
+        """Return the default sampler: the recommended one of a denoiser with the scheduler of training, else None.
+
+        A scheduler that somebody put in, such as diffusers' DDIMScheduler, stays.
+        """
+        if not isinstance(self.pipeline, DenoisingPipeline) or "sampler" not in self.parameters:
+            return None
+        scheduler: Any = self.pipeline.scheduler
+        method = {"DDPMScheduler": "ddpm", "VPSDEScheduler": scheduler.config.get("method")}
+        return RECOMMENDED if method.get(type(scheduler).__name__) in ("ddpm", "reverse_sde") else None
 
     @property
     def needed(self) -> list[str]:
