@@ -75,7 +75,8 @@ def evaluate(
         model is asked for (a VAE: 1,000). importance_samples: draws of z for each. classifier_steps: of each classifier
         that usefulness trains.
     cache: keep what was computed under HFGEN_CACHE (by default ~/.cache/hfgen), by hash of weights, data, settings and
-        versions, so that the same evaluation is instant the second time.
+        versions, so that the same evaluation is instant the second time. The hash of a pipeline in memory also covers
+        its attributes and its first 16 samples in 2 steps; one with attributes that cannot be compared is not kept.
 
     Under several processes all return the same; the pictures too. Errors: ConfigError and DataError, in one line.
     """

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
-from hfgen.judging.asking import Asking, conditions_for
+from hfgen.judging.asking import Asking, conditions_for, identity_of
 from hfgen.judging.cache import Cache, key_of, versions
 from hfgen.judging.case import Case, Found
 from hfgen.judging.collect import SHOWN, Collected, Collector
@@ -176,12 +176,15 @@ class Evaluator:
 
     def _sample_key(self, subject: Subject, asking: Asking, count: int) -> str | None:
         """Return the key of the samples and of what is seen in them; None for a model that cannot be identified."""
-        if subject.fingerprint is None:
+        if not self.cache.on:
+            return None
+        identity = self.processes.from_first(lambda: identity_of(asking))
+        if identity is None:
             return None
         s, data = self.settings, self.real.data
         told = asking.conditions.labels is not None or asking.conditions.captions is not None
         return key_of(
-            "samples", model=subject.fingerprint, on=subject.device, told=asking.told, seed=s.seed, count=count,
+            "samples", model=identity, on=subject.device, told=asking.told, seed=s.seed, count=count,
             batch_size=s.batch_size, conditions=[data.fingerprint, asking.conditions.source] if told else None,
             shape=list(data.shape), **self._eyes(),
         )  # fmt: skip
