@@ -43,7 +43,8 @@ def evaluate(
     held_out_split: str | None = None,
     neighbours: int = 5,
     resamples: int | None = None,
-    likelihood_images: int = 64,
+    likelihood_images: int | None = None,
+    likelihood_seconds: float = 15.0,
     importance_samples: int = 100,
     classifier_steps: int = 500,
     cache: bool = True,
@@ -71,9 +72,12 @@ def evaluate(
     held_out, held_out_split: real data that the model has not seen, for memorisation, usefulness and likelihoods; a
         dataset, by default the same one, and its split. Of toy sets fresh points.
     neighbours: k of precision, recall, density, coverage. resamples: of the bootstrap, by default 1,000, fewer for many
-        features; those four take as many halvings, at most 100. likelihood_images: items whose likelihood a diffusion
-        model is asked for (a VAE: 1,000). importance_samples: draws of z for each. classifier_steps: of each classifier
-        that usefulness trains.
+        features; those four take as many halvings, at most 100. classifier_steps: of each classifier that
+        usefulness trains.
+    likelihood_seconds: the time that the bound, and the likelihood by the ODE, of a diffusion model may each take, for
+        as many of 64 items as fit in (4 at least), with 100 draws of the bound's terms and a tolerance of 1e-4; their
+        rows have a standard error and the number of items. likelihood_images: take exactly so many items instead, all
+        terms and 1e-5, however long that takes. importance_samples: draws of z for each of a VAE's 1,000 items.
     cache: keep what was computed under HFGEN_CACHE (by default ~/.cache/hfgen), by hash of weights, data, settings and
         versions, so that the same evaluation is instant the second time. The hash of a pipeline in memory also covers
         its attributes and its first 16 samples in 2 steps; one with attributes that cannot be compared is not kept.
@@ -82,7 +86,7 @@ def evaluate(
     """
     settings = Settings(
         known_groups(metrics), num_samples, features, classifier, seed, num_steps, guidance_scale, sampler, batch_size,
-        neighbours, resamples, likelihood_images, importance_samples, classifier_steps,
+        neighbours, resamples, likelihood_images, likelihood_seconds, importance_samples, classifier_steps,
     )  # fmt: skip
     known = {"split": split, "held_out": held_out, "held_out_split": held_out_split}
     return Evaluator(dataset, settings, cache=cache, progress=progress, **known, **data_options)(pipeline)

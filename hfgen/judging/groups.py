@@ -204,7 +204,8 @@ COMPUTE: dict[str, Callable[[Case], Found]] = {
 
 DEPENDS: dict[str, tuple[str, ...]] = {
     "frechet": ("resamples",), "kid": ("resamples",), "prdc": ("resamples", "neighbours"), "diversity": (),
-    "likelihood": ("resamples", "likelihood_images", "importance_samples"), "usefulness": ("classifier_steps",),
+    "likelihood": ("resamples", "likelihood_images", "likelihood_seconds", "importance_samples"),
+    "usefulness": ("classifier_steps",),
     "privacy": ("resamples",), "cost": (),
 }  # fmt: skip
 """The settings that each depends on, beside those of the samples: it is given no others."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from hfgen.card_text import code, last_name, markdown, table
 from hfgen.errors import ConfigError
-from hfgen.judging.result import Evaluation, floor_of, number, sampled_by, with_interval
+from hfgen.judging.result import Evaluation, error_of, floor_of, number, sampled_by, with_interval
 
 COLUMNS = {
     "frechet": "Fréchet distance ↓", "kid": "KID ↓", "precision": "precision ↑", "recall": "recall ↑",
@@ -159,6 +159,7 @@ def _at_count(metric: dict[str, Any] | None) -> str:
 def _detail(metric: dict[str, Any]) -> str:
     bits = f" ({number(metric['bits_per_dim'])} bits/dim)" if "bits_per_dim" in metric else ""
     words = [str(metric[key]) for key in ("unit", "of", "items") if key in metric]
+    words += [error_of(metric)] if "standard_error" in metric else []
     return f"{with_interval(metric)}{bits}{markdown(', ' + ', '.join(words)) if words else ''}"
 
 

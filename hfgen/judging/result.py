@@ -95,6 +95,11 @@ def with_interval(row: dict[str, Any]) -> str:
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
+def error_of(row: dict[str, Any]) -> str:
+    """Return the standard error of a mean over items, for people."""
+    return f"standard error {number(row['standard_error'])}, {row['count']:,} items"
+
+
 def floor_of(row: dict[str, Any]) -> dict[str, Any]:
     """Return what real data score where a metric is estimated at equal counts, as a metric."""
     return {"value": row["floor"], "low": row["floor_low"], "high": row["floor_high"]}
@@ -105,6 +110,8 @@ def _beside(row: dict[str, Any]) -> str:
     if row.get("matched") is not None:
         real = with_interval(floor_of(row))
         return f"  at {row['count']:,} a side {number(row['matched'])}, real data {real}"
+    if row.get("standard_error") is not None:
+        return f"  {error_of(row)}"
     return f"  real data {number(row['floor'])}" if row.get("floor") is not None else ""
 
 
