@@ -89,7 +89,11 @@ def evaluate(
         neighbours, resamples, likelihood_images, likelihood_seconds, importance_samples, classifier_steps,
     )  # fmt: skip
     known = {"split": split, "held_out": held_out, "held_out_split": held_out_split}
-    return Evaluator(dataset, settings, cache=cache, progress=progress, **known, **data_options)(pipeline)
+    judge = Evaluator(dataset, settings, cache=cache, progress=progress, **known, **data_options)
+    subject = open_subject(pipeline)
+    judge.plan(subject)
+    with judge.progress:
+        return judge(subject)
 
 
 def compare(
@@ -127,8 +131,10 @@ def compare(
         **(data_options or {}),
     )  # fmt: skip
     for name, model in named.items():                                  # what is impossible is told before the work;
-        judge.asking(_named(name, model), lenient=True)                # one model at a time is in memory
-    report = Report(unique_names([judge(_named(name, model), lenient=True) for name, model in named.items()]))
+        judge.plan(_named(name, model), lenient=True)                  # one model at a time is in memory
+    with judge.progress:
+        rows = [judge(_named(name, model), lenient=True) for name, model in named.items()]
+    report = Report(unique_names(rows))
     if judge.processes.first:
         write_report(report, folder)
     return report

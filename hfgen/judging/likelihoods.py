@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hfgen.data.order import derive_seed
 from hfgen.data.toy import Toy
@@ -46,6 +45,9 @@ from hfgen.schedulers.vp_sde import VPSDEScheduler
 
 VAE_IMAGES, AT_ONCE = 1000, 16
 """Items whose likelihood a VAE is asked for, and how many go through a diffusion model at once."""
+
+USUAL = 150
+"""Evaluations that the ODE takes, about."""
 
 MOST_IMAGES, DRAWS, TOLERANCE = 64, 100, 1e-4
 """Defaults of a diffusion model: items, terms of the bound and tolerance of the ODE. The tolerance moves the bits of a
@@ -132,7 +134,8 @@ def _vae(case: Case, pipeline: VAEPipeline, real: Real) -> Found:
     for name, draws in (("elbo", 1), ("log_likelihood", k)):
         estimate = elbo if name == "elbo" else log_likelihood
         generator, items, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), []
-        for start in tqdm(range(0, number, items), name, unit=" batches", leave=False, disable=not case.progress):
+        for start in range(0, number, items):
+            case.progress.tick(start / number if draws == k else 0.0)
             some = slice(start, start + items)
             told = None if labels is None else labels[some]
             parts.append(estimate(vae, x[some], draws, generator, class_labels=told))
@@ -163,13 +166,14 @@ def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
         mean, std = (torch.as_tensor(pipeline.unet.config[key]).float() for key in ("data_mean", "data_std"))
         x, change = (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
 
-    def over(compute: Compute) -> Tensor:
+    def over(compute: Compute, usual: int, before: float) -> Tensor:
         parts, clock = list[Tensor](), Clock(case.settings.likelihood_seconds if bounded else None)
         for rows in pieces(number, bounded):
             if parts and not clock.allows(rows):
                 break
             predict = _predictor(pipeline, None if labels is None else labels[rows], captions and captions[rows])
             generator = torch.Generator().manual_seed(derive_seed(case.settings.seed, "likelihood", rows.start))
+            predict = _reported(predict, case, clock, before, rows, number, usual)
             parts.append(compute(predict, x[rows].to(pipeline.unet.device), generator).cpu())
         return torch.cat(parts)
 
@@ -200,10 +204,10 @@ def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
 
     result, unit = Found(), "nats" if points else "bits_per_dim"
     facts = {"unit": "nats" if points else "bits/dim"} | ({} if points else {"levels": levels})
-    for name, prepared in (("bound", bound), ("ode", ode)):
+    for name, prepared, before in (("bound", bound, 0.0), ("ode", ode, 0.5)):
         try:
             compute, how = prepared()
-            values = over(compute)
+            values = over(compute, how.get("terms", USUAL), before)
             value, low, high = mean_interval(values, case.resamples, case.settings.seed)
         except (ConfigError, NonFiniteError) as error:
             result.none[f"{name}_{unit}"] = str(error)
@@ -211,6 +215,20 @@ def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
             row = {"value": value, "low": low, "high": high, "standard_error": float(values.std()) / len(values) ** 0.5}
             result.metrics[f"{name}_{unit}"] = {**row, "count": len(values), **facts, **how}
     return result
+
+
+def _reported(
+    predict: Predict, case: Case, clock: "Clock", before: float, rows: slice, number: int, usual: int
+) -> Predict:
+    """Return `predict`, which also reports how far the items `rows` of `number` are, of some `usual` evaluations."""
+    calls = itertools.count(1)
+
+    def reporting(x_t: Tensor, t: Tensor) -> Tensor:
+        done = rows.start + (rows.stop - rows.start) * min(1.0, next(calls) / usual)
+        case.progress.tick(before + min(1.0, max(done / number, clock.share)) / 2)
+        return predict(x_t, t)
+
+    return reporting
 
 
 def pieces(number: int, bounded: bool) -> list[slice]:
@@ -230,6 +248,11 @@ class Clock:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds, self.start = seconds, time.monotonic()
+
+    @property
+    def share(self) -> float:
+        """Return the share of the time that is spent; 0 of unlimited time."""
+        return 0.0 if self.seconds is None else (time.monotonic() - self.start) / self.seconds
 
     def allows(self, rows: slice) -> bool:
         """Return whether the items `rows` can be done in time, at the pace of those before them."""
