@@ -107,9 +107,10 @@ class Evaluator:
             self.progress.plan(name, 4 * 64 / count * sampling if name == "cost" else seconds)
         networks = [self.extractor, self.classifier]
         slow = 0.02 if any(one is not None and one.weights_hash != "none" for one in networks) else 1e-5
-        for which in {"real"} if self.held_out is None else {"real", "held-out"}:
-            if which not in self._planned:
-                self.progress.plan(f"{which} data", slow * self.real.count)
+        needed = {"real": self.real} | ({"held-out": self.held_out} if OF_HELD_OUT & {*s.metrics} else {})
+        for which, real in needed.items():
+            if real is not None and which not in self._planned:
+                self.progress.plan(f"{which} data", slow * real.count)
                 self._planned.add(which)
 
     def _held_out(self, asked: tuple[Any, str] | None, options: dict[str, Any]) -> Real | None:
