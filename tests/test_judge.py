@@ -17,8 +17,10 @@ import torch
 import hfgen
 from hfgen.data import load_dataset
 from hfgen.judging import collect
+from hfgen.judging.evaluator import Evaluator
 from hfgen.judging.processes import Processes
 from hfgen.judging.progress import Progress
+from hfgen.judging.settings import Settings
 from hfgen.metrics.features import load_extractor
 from tests.cards import MAKERS
 from tests.judged import QUICK, Given, digits_classifier, shares
@@ -249,6 +251,19 @@ def test_what_a_stage_took_corrects_the_planned_stages_of_its_kind() -> None:
     assert progress.left == pytest.approx(6 + 2 * 1.6, abs=0.3)                           # twice as slow as expected
     progress.skip("sampling")
     assert progress.left == pytest.approx(6 + 2 * 1.4, abs=0.3)
+
+
+def test_no_time_is_left_when_every_model_is_judged_computed_or_from_the_cache() -> None:
+    models = [MAKERS[name]() for name in ("DDPMPipeline", "GANPipeline", "VAEPipeline")]
+    for again in (False, True):
+        settings = Settings(num_samples=20, resamples=20, num_steps=2, likelihood_images=2, importance_samples=2)
+        judge = Evaluator("digits", settings, split="train[:80]", held_out_split="train[80:120]", progress=False)
+        for model in models:
+            judge.plan(model, lenient=True)
+        planned = judge.progress.left
+        for model in models:
+            judge(model, lenient=True)
+        assert planned > 20 and judge.progress.left == pytest.approx(0, abs=1e-6), again
 
 
 def test_no_warning_is_given_for_a_model_that_draws_from_the_global_generator() -> None:

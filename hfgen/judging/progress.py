@@ -61,7 +61,11 @@ class Progress:
     def left(self) -> float:
         """Return the seconds that running and planned stages are expected to take from now."""
         elapsed, share = time.monotonic() - self._begun, self._share
-        running = elapsed * (1 - share) / share if share else max(0.1 * elapsed, self._expected - elapsed)
+        running = 0.0                                                                   # where no stage runs
+        if share:
+            running = elapsed * (1 - share) / share
+        elif self._expected:
+            running = max(0.1 * elapsed, self._expected - elapsed)
         ahead = {kind: list(planned) for kind, planned in list(self._ahead.items())}
         return running + sum(sum(planned) * self._pace_of(kind) for kind, planned in ahead.items())
 
