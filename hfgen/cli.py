@@ -20,6 +20,9 @@ METRICS_HELP = "Of frechet,kid,prdc,diversity,likelihood,usefulness,privacy,cost
 NUMBER_HELP = "Samples; by default as many as there are real images, at most 10,000."
 SOURCE_HELP = "Where pip installs hfgen from, as card and shims say. Default: none, since the name on PyPI is not ours."
 STOCK_HELP = "stock:MODEL is read by diffusers itself"
+SAMPLER_HELP = "Sampler. Default: dpmpp_2m for diffusion models of hfgen; ddpm asks for ancestral sampling."
+IMAGES_HELP = "Real images for a diffusion model's likelihood. Default: as many of 64 as --likelihood-seconds allow."
+SECONDS_HELP = "Time for a diffusion model's bound, and as much for its likelihood by the ODE."
 EVALUATION_HELP = "FILE.json; by default evaluation.json in the run folder, which the model's card then shows."
 
 
@@ -160,13 +163,14 @@ Features = Annotated[str, typer.Option(help="Extractor: pixels, classifier:MODEL
 Classifier = Annotated[str | None, typer.Option(help="Classifier that sees the classes of samples.")]
 HeldOut = Annotated[str | None, typer.Option(help="Real data that was not trained on.")]
 HeldOutSplit = Annotated[str | None, typer.Option(help="Split of these, or of --dataset.")]
-NumSteps = Annotated[int | None, typer.Option(help="Sampling steps; by default the model's.")]
+NumSteps = Annotated[int | None, typer.Option(help="Sampling steps. Default: those of the sampler.")]
 Guidance = Annotated[float, typer.Option(help="How strongly class or text guide; 1: not.")]
-Method = Annotated[str | None, typer.Option(help="Generation method; by default the model's.")]
+Method = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
 Seed = Annotated[int, typer.Option(help="Sample i is a function of the model, this and i.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples that are made at once.")]
 Resamples = Annotated[int | None, typer.Option(min=2, help="Of the bootstrap; by default 1,000, or fewer.")]
-LikelihoodImages = Annotated[int, typer.Option(min=2, help="Real images for a diffusion model's likelihood.")]
+LikelihoodImages = Annotated[int | None, typer.Option(min=2, help=IMAGES_HELP)]
+LikelihoodSeconds = Annotated[float, typer.Option(help=SECONDS_HELP)]
 Neighbours = Annotated[int, typer.Option(min=1, help="k of precision, recall, density and coverage.")]
 ImportanceSamples = Annotated[int, typer.Option(min=1, help="Draws of z for each image's likelihood, of VAEs.")]
 ClassifierSteps = Annotated[int, typer.Option(min=1, help="Of each classifier that usefulness trains.")]
@@ -205,7 +209,8 @@ def evaluate(
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     resamples: Resamples = None,
-    likelihood_images: LikelihoodImages = 64,
+    likelihood_images: LikelihoodImages = None,
+    likelihood_seconds: LikelihoodSeconds = 15.0,
     neighbours: Neighbours = 5,
     importance_samples: ImportanceSamples = 100,
     classifier_steps: ClassifierSteps = 500,
@@ -254,7 +259,8 @@ def compare(
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     resamples: Resamples = None,
-    likelihood_images: LikelihoodImages = 64,
+    likelihood_images: LikelihoodImages = None,
+    likelihood_seconds: LikelihoodSeconds = 15.0,
     neighbours: Neighbours = 5,
     importance_samples: ImportanceSamples = 100,
     classifier_steps: ClassifierSteps = 500,

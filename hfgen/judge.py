@@ -43,7 +43,8 @@ def evaluate(
     held_out_split: str | None = None,
     neighbours: int = 5,
     resamples: int | None = None,
-    likelihood_images: int = 64,
+    likelihood_images: int | None = None,
+    likelihood_seconds: float = 15.0,
     importance_samples: int = 100,
     classifier_steps: int = 500,
     cache: bool = True,
@@ -65,25 +66,34 @@ def evaluate(
     features: the extractor: pixels, classifier:MODEL, dinov2, clip, inception. classifier: a model of `hfgen train
         classifier` that sees the classes of samples; that of the features, if they are a classifier's.
     seed: sample i is a function of the model, this and i. Classes and captions come in the real data's proportions.
-    num_steps, sampler: of sampling, by default the model's own. guidance_scale: 1, not guided, unless said otherwise;
-        it is part of the result.
+    sampler: Default: dpmpp_2m for a denoiser of hfgen with the scheduler of its training ("ddpm" asks for ancestral
+        sampling, "reverse_sde" for that of the SDE), else the model's own. num_steps: Default: those of the sampler in
+        the table of samplers. guidance_scale: Default: 1, not guided. The result names all three.
     held_out, held_out_split: real data that the model has not seen, for memorisation, usefulness and likelihoods; a
         dataset, by default the same one, and its split. Of toy sets fresh points.
     neighbours: k of precision, recall, density, coverage. resamples: of the bootstrap, by default 1,000, fewer for many
-        features; those four take as many halvings, at most 100. likelihood_images: items whose likelihood a diffusion
-        model is asked for (a VAE: 1,000). importance_samples: draws of z for each. classifier_steps: of each classifier
-        that usefulness trains.
+        features; those four take as many halvings, at most 100. classifier_steps: of each classifier that
+        usefulness trains.
+    likelihood_seconds: the time that the bound, and the likelihood by the ODE, of a diffusion model may each take, for
+        as many of 64 items as fit in (4 at least), with 100 draws of the bound's terms and a tolerance of 1e-4; their
+        rows have a standard error and the number of items. likelihood_images: take exactly so many items instead, all
+        terms and 1e-5, however long that takes. importance_samples: draws of z for each of a VAE's 1,000 items.
     cache: keep what was computed under HFGEN_CACHE (by default ~/.cache/hfgen), by hash of weights, data, settings and
-        versions, so that the same evaluation is instant the second time.
+        versions, so that the same evaluation is instant the second time. The hash of a pipeline in memory also covers
+        its attributes and its first 16 samples in 2 steps; one with attributes that cannot be compared is not kept.
 
     Under several processes all return the same; the pictures too. Errors: ConfigError and DataError, in one line.
     """
     settings = Settings(
         known_groups(metrics), num_samples, features, classifier, seed, num_steps, guidance_scale, sampler, batch_size,
-        neighbours, resamples, likelihood_images, importance_samples, classifier_steps,
+        neighbours, resamples, likelihood_images, likelihood_seconds, importance_samples, classifier_steps,
     )  # fmt: skip
     known = {"split": split, "held_out": held_out, "held_out_split": held_out_split}
-    return Evaluator(dataset, settings, cache=cache, progress=progress, **known, **data_options)(pipeline)
+    judge = Evaluator(dataset, settings, cache=cache, progress=progress, **known, **data_options)
+    subject = open_subject(pipeline)
+    judge.plan(subject)
+    with judge.progress:
+        return judge(subject)
 
 
 def compare(
@@ -121,8 +131,10 @@ def compare(
         **(data_options or {}),
     )  # fmt: skip
     for name, model in named.items():                                  # what is impossible is told before the work;
-        judge.asking(_named(name, model), lenient=True)                # one model at a time is in memory
-    report = Report(unique_names([judge(_named(name, model), lenient=True) for name, model in named.items()]))
+        judge.plan(_named(name, model), lenient=True)                  # one model at a time is in memory
+    with judge.progress:
+        rows = [judge(_named(name, model), lenient=True) for name, model in named.items()]
+    report = Report(unique_names(rows))
     if judge.processes.first:
         write_report(report, folder)
     return report

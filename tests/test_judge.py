@@ -1,6 +1,10 @@
 """`hfgen.evaluate` finds what is planted: real data at the floor, copies, missing classes and modes, closed forms."""
 
+import io
 import math
+import re
+import sys
+import time
 import warnings
 import weakref
 from pathlib import Path
@@ -13,8 +17,12 @@ import torch
 import hfgen
 from hfgen.data import load_dataset
 from hfgen.judging import collect
+from hfgen.judging.evaluator import Evaluator
 from hfgen.judging.processes import Processes
+from hfgen.judging.progress import Progress
+from hfgen.judging.settings import Settings
 from hfgen.metrics.features import load_extractor
+from tests.cards import MAKERS
 from tests.judged import QUICK, Given, digits_classifier, shares
 
 
@@ -150,10 +158,10 @@ def test_what_stays_of_the_samples_does_not_grow_with_their_number(monkeypatch: 
         made.append(weakref.ref(items))
         return items
 
-    collector = collect.Collector(load_extractor("pixels"), None, (1, 8, 8), Processes(), progress=False)
+    collector = collect.Collector(load_extractor("pixels"), None, (1, 8, 8), Processes())
     sizes = []
     for count in (320, 3200):
-        found = collector(make, [range(i, i + 32) for i in range(0, count, 32)], "", keep_images=True)
+        found = collector(make, [range(i, i + 32) for i in range(0, count, 32)], keep_images=True)
         assert found is not None and found.count == count and found.moments is not None
         sizes.append({name: tuple(tensor.shape) for name, tensor in found.packed().items()})
     assert sizes[0] == sizes[1] and sizes[1]["features"] == (300, 64) and sizes[1]["images"] == (100, 1, 8, 8)
@@ -191,10 +199,71 @@ def test_long_groups_show_how_far_they_are(capsys: pytest.CaptureFixture[str]) -
     settings |= {"held_out_split": "train[300:400]", "classifier_steps": 1, "importance_samples": 2, "resamples": 20}
     hfgen.evaluate(model, "digits", **settings, cache=False)
     shown = capsys.readouterr().err
-    for title in ("log_likelihood:", "classifiers of 40 images:", "classifiers of 100 + 40 images:"):
+    for title in ("starting:", "classifiers of 40 images:", "classifiers of 100 + 40 images:"):
         assert title in shown
     hfgen.evaluate(model, "digits", **settings, cache=False, progress=False)
     assert capsys.readouterr().err == ""
+
+
+class Stream(io.StringIO):
+    """Notes when, and that, something is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def write(self, text: str) -> int:
+        self.times.append(time.monotonic())
+        return super().write(text)
+
+
+def test_the_bar_of_a_slow_model_moves_every_second_and_shows_the_time_left_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline: Any = MAKERS["DDPMPipeline"]()
+    pipeline.scheduler = hfgen.DDPMScheduler(num_train_timesteps=40)
+    pipeline.unet.register_forward_pre_hook(lambda *_: time.sleep(0.15))
+    monkeypatch.setattr(sys, "stderr", stream := Stream())
+    begun = time.monotonic()
+    hfgen.evaluate(pipeline, "digits", metrics="frechet", num_samples=40, batch_size=20, resamples=20, cache=False)
+    took = time.monotonic() - begun
+    waits = np.diff([begun + 1.5, *(one for one in stream.times if one > begun + 1.5)])
+    assert took > 2 * 20 * 0.15 and waits.max() < 1.5                                   # two batches of 20 steps
+    found = re.findall(r"DDPMPipeline: sampling: +(\d+)%.*?, (\d\d:\d\d) left", stream.getvalue())
+    shares, left = [int(share) for share, _ in found], [int(text[-2:]) for _, text in found]
+    assert len(found) >= 8 and shares == sorted(shares) and len(set(shares)) >= 6
+    assert shares[1] < 40 < 70 < shares[-1] and left[-1] <= 2                           # within the first batch too
+    assert max(left) <= 3 * took
+
+
+def test_what_a_stage_took_corrects_the_planned_stages_of_its_kind() -> None:
+    progress = Progress(shown=False)
+    for seconds in (0.2, 0.2, 0.4):
+        progress.plan("sampling", seconds)
+    progress.plan("kid", 6.0)
+    progress.plan("cost", 1.0)
+    assert progress.left == pytest.approx(7.8, abs=0.1)
+    with progress.stage("sampling", "a"):
+        time.sleep(0.4)
+        progress.tick(0.5)
+        assert progress.left == pytest.approx(8.0, abs=0.15)                              # 0.4, 0.2, 0.4, 6 and 1
+        progress.tick(1.0)
+    assert progress.left == pytest.approx(6 + 2 * 1.6, abs=0.3)                           # twice as slow as expected
+    progress.skip("sampling")
+    assert progress.left == pytest.approx(6 + 2 * 1.4, abs=0.3)
+
+
+def test_no_time_is_left_when_every_model_is_judged_computed_or_from_the_cache() -> None:
+    models = [MAKERS[name]() for name in ("DDPMPipeline", "GANPipeline", "VAEPipeline")]
+    for again in (False, True):
+        settings = Settings(num_samples=20, resamples=20, num_steps=2, likelihood_images=2, importance_samples=2)
+        judge = Evaluator("digits", settings, split="train[:80]", held_out_split="train[80:120]", progress=False)
+        for model in models:
+            judge.plan(model, lenient=True)
+        planned = judge.progress.left
+        for model in models:
+            judge(model, lenient=True)
+        assert planned > 20 and judge.progress.left == pytest.approx(0, abs=1e-6), again
 
 
 def test_no_warning_is_given_for_a_model_that_draws_from_the_global_generator() -> None:

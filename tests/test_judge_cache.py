@@ -17,7 +17,9 @@ from hfgen.cli import app
 from hfgen.data import load_dataset
 from hfgen.judging import cache as cache_module
 from hfgen.judging import evaluator, groups
+from hfgen.judging.asking import PROBES, Asking, Conditions, identity_of
 from hfgen.judging.cache import Cache, key_of
+from hfgen.judging.subject import Subject, open_subject
 from tests.cards import MAKERS, make_run
 from tests.judged import QUICK, Given
 
@@ -126,6 +128,84 @@ def test_changed_weights_or_settings_of_a_pipeline_change_its_entry() -> None:
     assert None not in found and len(set(found)) == 3 and fingerprint_of(pipeline) == found[2]
     text: Any = MAKERS["DDPMPipeline of text"]()
     assert fingerprint_of(text) is not None
+
+
+CALLS: list[int] = []
+
+
+class Weightless(diffusers.DiffusionPipeline):  # type: ignore[misc]
+    """Gives noise of a scale that neither weights nor settings hold: `scale` is an attribute, `offset` the class's."""
+
+    offset = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_to_config()
+        self.scale = 1.0
+
+    def __call__(self, batch_size: int = 1, generator: Any = None) -> tuple[torch.Tensor]:
+        CALLS.append(batch_size)
+        noise = torch.stack([torch.rand(1, 8, 8, generator=one) for one in generator])
+        return ((noise * self.scale + self.offset).clamp(0, 1),)
+
+
+def frechet_of(pipeline: Any, cache: bool = True) -> float:
+    found = hfgen.evaluate(pipeline, "digits", metrics="frechet", cache=cache, **SETTINGS)
+    return float(found.metrics["frechet"]["value"])
+
+
+def test_five_pipelines_of_one_class_without_weights_have_their_own_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines = [Weightless() for _ in range(5)]
+    for i, one in enumerate(pipelines):
+        one.scale = 0.2 * (i + 1)
+    found = [frechet_of(one) for one in pipelines]
+    assert len(set(found)) == 5 and found == [frechet_of(one, cache=False) for one in pipelines]
+    CALLS.clear()
+    assert found == [frechet_of(one) for one in pipelines] and CALLS == [PROBES] * 5     # the entries are found again
+    monkeypatch.setattr(Weightless, "offset", 0.1)                                      # which only samples tell
+    moved = [frechet_of(one) for one in pipelines]
+    assert not {*moved} & {*found} and moved == [frechet_of(one, cache=False) for one in pipelines]
+
+
+def test_a_pipeline_that_differs_only_in_its_code_or_in_a_late_sample_has_its_own_entry() -> None:
+    torch.manual_seed(0)
+    parts: Any = MAKERS["DDPMPipeline"]().components
+
+    class Brighter(hfgen.DDPMPipeline):
+        def __call__(self, batch_size: int = 1, num_steps: int | None = None, generator: Any = None) -> Any:  # type: ignore[override]
+            made = super().__call__(batch_size, num_steps, generator=generator, output_type="pt")
+            return (made.images * 0.5 + 0.5,)
+
+    Brighter.__name__ = "DDPMPipeline"
+    plain, brighter = (cls(parts["unet"], parts["scheduler"]) for cls in (hfgen.DDPMPipeline, Brighter))
+    assert frechet_of(plain) != frechet_of(brighter) == frechet_of(brighter, cache=False)
+
+    class Late(Weightless):
+        def __call__(self, batch_size: int = 1, generator: Any = None) -> tuple[torch.Tensor]:
+            (images,) = super().__call__(batch_size, generator)
+            images[20:] *= float(self.later)
+            return (images,)
+
+    late = [Late() for _ in range(2)]
+    for one, later in zip(late, (1.0, torch.tensor(0.1)), strict=True):
+        one.later = later  # type: ignore[attr-defined]
+    assert frechet_of(late[0]) != frechet_of(late[1])
+    late[0].later = lambda: 1.0  # type: ignore[attr-defined]
+    assert identity_of(asking_of(late[0])) is None and identity_of(asking_of(late[1])) is not None
+
+
+def asking_of(pipeline: Any) -> Asking:
+    choices: dict[str, Any] = {"num_steps": None, "guidance_scale": 1.0, "sampler": None}
+    return Asking(Subject(pipeline), Conditions(), 0, 64, **choices)
+
+
+def test_a_model_that_lies_in_files_is_known_by_its_weights_and_not_probed(tmp_path: Path) -> None:
+    MAKERS["GANPipeline"]().save_pretrained(tmp_path / "gan")
+    subject = open_subject(tmp_path / "gan")
+    asked = asking_of(subject.pipeline)
+    assert identity_of(asked) not in (None, subject.fingerprint)
+    asked.subject = subject
+    assert identity_of(asked) == subject.fingerprint
 
 
 def test_damaged_entries_are_computed_anew_with_the_same_result(folder: Path) -> None:

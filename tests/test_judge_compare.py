@@ -82,6 +82,7 @@ def test_the_command_gives_steps_to_those_that_take_several(tmp_path: Path) -> N
     found = {one["model"]: one for one in json.loads((tmp_path / "out" / "report.json").read_text())["models"]}
     assert found.keys() == {"GANPipeline", "DDPMPipeline", "GANPipeline-2"}
     assert found["DDPMPipeline"]["metrics"]["evaluations_per_image"]["value"] == 3
+    assert "\n\nSampled: DDPMPipeline by dpmpp_2m in 3 steps.\n\n" in (tmp_path / "out" / "report.md").read_text()
     assert found["GANPipeline"]["metrics"]["evaluations_per_image"]["value"] == 1
     assert found["GANPipeline"]["metrics"] == found["GANPipeline-2"]["metrics"]
     assert sorted(path.name for path in (tmp_path / "out").glob("[pq]*.png")) == ["quality_against_time.png"]
@@ -112,7 +113,7 @@ def large() -> Any:
 @pytest.mark.parametrize(("second", "settings", "message"), [
     (MAKERS["GANPipeline of classes"], {}, "second makes 3 classes, digits has 10"),
     (MAKERS["DDPMPipeline of text"], {}, "second reads captions, and digits gives none"),
-    (MAKERS["DDPMPipeline"], {"num_steps": 9}, "second: num_steps must be an int in .1, 5., got 9"),
+    (MAKERS["DDPMPipeline"], {"num_steps": 9, "sampler": "ddpm"}, "second: num_steps must be an int in .1, 5., got 9"),
     (MAKERS["DDPMPipeline"], {"sampler": "euler"}, "second: sampler must be one of ddpm, "),
     (MAKERS["DDPMPipeline of points"], {}, "second makes 2, digits is 1x8x8"),
     (MAKERS["LatentDiffusionPipeline"], {}, "second makes 3x8x8, digits is 1x8x8; load .* --resolution 8 --channels 3"),

@@ -132,11 +132,45 @@ def test_a_stock_diffusers_pipeline_is_judged_and_equals_its_own_samples(digits:
     assert found.metrics["evaluations_per_image"]["value"] == 3 and found.family == "DDPMPipeline"
     assert found.none["likelihood"] == "how DDPMPipeline makes its samples is not known"
     pipeline.save_pretrained(tmp_path / "stock")
-    loaded = hfgen.evaluate(tmp_path / "stock", digits, num_steps=3, **FEW)               # through AutoPipeline
-    assert loaded.samples["told"] == {"num_steps": 3, "guidance_scale": 1.0, "output_type": "pt"}
+    loaded = hfgen.evaluate(tmp_path / "stock", digits, num_steps=3, sampler="ddpm", **FEW)     # through AutoPipeline
+    told = {"num_steps": 3, "guidance_scale": 1.0, "sampler": "ddpm", "output_type": "pt"}
+    assert loaded.samples["told"] == told
     for name in ("frechet", "kid"):
         assert loaded.metrics[name]["value"] == pytest.approx(found.metrics[name]["value"], abs=1e-3)
     assert "bound_bits_per_dim" in loaded.metrics
+
+
+@pytest.mark.parametrize(("name", "T", "settings", "sampler", "steps"), [
+    ("DDPMPipeline", 1000, {}, "dpmpp_2m", 20),
+    ("DDPMPipeline", 12, {}, "dpmpp_2m", 12),
+    ("DDPMPipeline", 1000, {"num_steps": 7}, "dpmpp_2m", 7),
+    ("DDPMPipeline", 30, {"sampler": "ddpm"}, "ddpm", 30),
+    ("DDPMPipeline", 1000, {"sampler": "ddim", "num_steps": 3}, "ddim", 3),
+    ("DDPMPipeline of the score SDE", 1000, {}, "dpmpp_2m", 20),
+    ("LatentDiffusionPipeline of text", 1000, {}, "dpmpp_2m", 20),
+])  # fmt: skip
+def test_a_diffusion_model_is_sampled_by_the_recommended_sampler_unless_another_is_asked_for(
+    name: str, T: int, settings: dict[str, Any], sampler: str, steps: int, digits: Any
+) -> None:
+    pipeline: Any = MAKERS[name]()
+    pipeline.scheduler = type(pipeline.scheduler)(num_train_timesteps=T, beta_schedule="squaredcos_cap_v2")
+    data = digits
+    if "text" in name:
+        data = load_dataset("shapes", split="train[:64]", resolution=8, caption_column="caption", label_column="none")
+    found = hfgen.evaluate(pipeline, data, metrics="cost", **FEW, **settings)
+    assert found.samples["told"]["sampler"] == sampler and found.samples["told"]["num_steps"] == steps
+    assert found.metrics["evaluations_per_image"]["by_network"]["unet"] == steps
+    assert f"by {sampler} in {steps} steps" in found.table()
+
+
+def test_a_scheduler_that_somebody_put_in_is_not_replaced(digits: Any) -> None:
+    pipeline: Any = MAKERS["DDPMPipeline"]()
+    pipeline.scheduler = DDIMScheduler(num_train_timesteps=100)
+    found = hfgen.evaluate(pipeline, digits, num_steps=6, metrics="cost", **FEW)
+    assert "sampler" not in found.samples["told"] and found.metrics["evaluations_per_image"]["value"] == 6
+    pipeline.scheduler = hfgen.VPSDEScheduler(method="ode_heun")
+    found = hfgen.evaluate(pipeline, digits, num_steps=3, metrics="cost", **FEW)
+    assert "sampler" not in found.samples["told"] and found.metrics["evaluations_per_image"]["value"] == 2 * 3 + 1
 
 
 def test_a_folder_that_only_diffusers_loads_is_judged_where_it_is_asked_to(digits: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Likelihoods of the judge against closed forms: networks that say nothing, on images and on points."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 import hfgen
 from hfgen.data import load_dataset
+from hfgen.errors import ConfigError
 from hfgen.judging.data import Fresh, Real
+from hfgen.judging.likelihoods import pieces
 from hfgen.judging.settings import AT_MOST
 from hfgen.schedulers.samplers import make_sampler
 from tests.cards import unet
@@ -100,6 +103,40 @@ def test_the_density_of_a_diffusion_model_of_points_is_the_closed_form_in_data_c
     decoder = (math.log(2 * math.pi * v) + (1 / a - 1) / v) / 2
     assert bound["value"] == pytest.approx(change - 2 * (above_the_decoder(chain, x) + decoder), abs=0.3)
     assert (bound["timesteps"], bound["variance_type"]) == (10, chain.variance_type)
+
+
+def test_the_default_likelihood_of_a_diffusion_model_is_bounded_in_time_and_says_its_standard_error() -> None:
+    chain = hfgen.DDPMScheduler(200, beta_schedule="squaredcos_cap_v2", clip_sample=False)
+    model = hfgen.DDPMPipeline(silent(unet()), chain)
+    found = judged(model, "digits", cache=False)
+    whole = judged(model, "digits", cache=False, likelihood_images=64).metrics
+    for name, full in whole.items():
+        row = found.metrics[name]
+        error, width = row["standard_error"], row["high"] - row["low"]
+        assert row["low"] < row["value"] < row["high"] and width / 3.92 == pytest.approx(error, rel=0.3)
+        assert abs(row["value"] - full["value"]) < 2 * error + 1e-3 and row["count"] == full["count"] == 64
+        assert f"standard error {error:.4g}, 64 items" in found.table()
+    assert found.metrics["bound_bits_per_dim"]["terms"] < 100 < whole["bound_bits_per_dim"]["terms"] == 200
+    assert (found.metrics["ode_bits_per_dim"]["rtol"], whole["ode_bits_per_dim"]["rtol"]) == (1e-4, 1e-5)
+
+
+def test_a_slow_diffusion_model_has_the_likelihood_of_fewer_items() -> None:
+    slow = silent(unet())
+    slow.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    model = hfgen.DDPMPipeline(slow, hfgen.DDPMScheduler(num_train_timesteps=50))
+    found = judged(model, "digits", likelihood_seconds=0.1)
+    rows = [found.metrics[name] for name in ("bound_bits_per_dim", "ode_bits_per_dim")]
+    assert [row["count"] for row in rows] == [4, 4] and all(row["standard_error"] > 0 for row in rows)
+    with pytest.raises(ConfigError, match="likelihood_seconds must be a number > 0, got 0"):
+        judged(model, "digits", likelihood_seconds=0)
+
+
+def test_items_go_through_a_diffusion_model_in_pieces_of_two_at_least() -> None:
+    for number in range(2, 70):
+        for bounded in (False, True):
+            found = pieces(number, bounded)
+            assert [i for rows in found for i in range(number)[rows]] == list(range(number))
+            assert all(2 <= rows.stop - rows.start <= 17 for rows in found)
 
 
 def vae(likelihood: str, **settings: Any) -> Any:

@@ -6,8 +6,10 @@ data's proportions. A pipeline that takes one generator for all, or none, gets o
 batch): its samples depend on the batch size too.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +22,13 @@ from hfgen.data.dataset import Dataset
 from hfgen.data.order import derive_seed, stretch
 from hfgen.errors import ConfigError, DataError
 from hfgen.images import from_integers, from_pil
-from hfgen.judging.subject import CLASSES, Subject, quiet
+from hfgen.judging.subject import CLASSES, Subject, attributes_of, quiet
 from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.denoising import DenoisingPipeline
+from hfgen.schedulers.samplers import SAMPLERS
+
+PROBES, PROBE_STEPS = 16, 2
+"""Samples by which an object is told from others for the cache, and their steps."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,10 @@ class Conditions:
 
 
 class Asking:
-    """Asks a model for samples, as `choices` say: num_steps, guidance_scale, sampler. Raises ConfigError for those that
-    it does not take, and for a call that needs something else."""
+    """Asks a model for samples, as `choices` say: num_steps, guidance_scale, sampler. Default sampler: the subject's.
+
+    Raises ConfigError for choices that the model does not take, and for a call that needs something else.
+    """
 
     def __init__(self, subject: Subject, conditions: Conditions, seed: int, batch_size: int, **choices: Any) -> None:
         self.subject, self.conditions, self.seed, self.batch_size = subject, conditions, seed, batch_size
@@ -54,6 +63,9 @@ class Asking:
         subject, told = self.subject, dict[str, Any]()
         if num_steps is not None and subject.steps is None and num_steps != 1:
             raise ConfigError(f"num_steps must be 1, {subject.name} makes samples in one step; got {num_steps}")
+        sampler = subject.sampler if sampler is None else sampler
+        if num_steps is None and isinstance(subject.pipeline, DenoisingPipeline) and sampler in SAMPLERS:
+            num_steps = min(SAMPLERS[sampler].steps, int(subject.pipeline.scheduler.config.num_train_timesteps))
         if num_steps is not None and subject.steps is not None:
             told[subject.steps] = num_steps
         if "guidance_scale" in subject.parameters:
@@ -126,6 +138,30 @@ class Asking:
         batches = self.batches(count)
         made = {b: self(batches[b]) for b in sorted({i // self.batch_size for i in indices})}
         return torch.stack([made[i // self.batch_size][i % self.batch_size] for i in indices])
+
+
+def identity_of(asking: Asking) -> str | None:
+    """Return a sha256 that identifies a model for the cache; None for one that cannot be identified.
+
+    Files, and objects with a text `fingerprint`, are identified by their fingerprint. Any other object may depend on
+    more than its weights and settings: on code, attributes, a scheduler's state. Its identity also covers its
+    attributes and its first 16 samples, in 2 steps where it takes several.
+    """
+    subject = asking.subject
+    if subject.fingerprint is None or subject.loaded or isinstance(getattr(subject.pipeline, "fingerprint", None), str):
+        return subject.fingerprint
+    if (attributes := attributes_of(subject.pipeline)) is None:
+        return None
+    probe = copy(asking)
+    if subject.steps is not None:
+        probe.told = {**asking.told, subject.steps: min(PROBE_STEPS, asking.told.get(subject.steps, PROBE_STEPS))}
+    try:
+        samples = probe(range(PROBES)).contiguous()
+    except ValueError:                                                      # so few steps are too few for it
+        return None
+    digest = hashlib.sha256(f"{subject.fingerprint} {attributes} {tuple(samples.shape)}".encode())
+    digest.update(samples.numpy().data)
+    return digest.hexdigest()
 
 
 def conditions_for(subject: Subject, data: Dataset, count: int, seed: int) -> Conditions:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import hfgen
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever what is computed changes, so that older entries are not found any more."""
 
 Entry = tuple[dict[str, Any], dict[str, Tensor]]

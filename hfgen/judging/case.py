@@ -8,6 +8,7 @@ from torch import Tensor
 from hfgen.judging.asking import Asking
 from hfgen.judging.collect import Collected
 from hfgen.judging.data import Real
+from hfgen.judging.progress import Progress
 from hfgen.judging.settings import Settings
 from hfgen.judging.subject import Subject
 from hfgen.metrics.features import ClassifierFeatures, Extractor
@@ -30,7 +31,7 @@ class Case:
     samples: Collected
     real_features: Collected
     held_out_features: Collected | None
-    progress: bool = False
+    progress: Progress = field(default_factory=lambda: Progress(shown=False))
 
     @property
     def compared(self) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hfgen.judging.processes import Processes
 from hfgen.metrics.distances import Moments
@@ -56,21 +55,18 @@ class Collector:
     classifier: ClassifierFeatures | None
     shape: tuple[int, ...]
     processes: Processes
-    progress: bool = True
 
     def __call__(
-        self, make: Callable[[range], Tensor], batches: list[range], title: str, keep_images: bool
+        self, make: Callable[[range], Tensor], batches: list[range], keep_images: bool
     ) -> Collected | None:
         """Return what is known of the items of all `batches`, in the first process; None in the others.
 
         Batch b is made in process b modulo their number. `keep_images`: as many as fit; otherwise none stay.
         """
-        parts = self.processes.gathered(lambda: self._share(make, batches, title, keep_images))
+        parts = self.processes.gathered(lambda: self._share(make, batches, keep_images))
         return None if parts is None else self._joined(parts, batches)
 
-    def _share(
-        self, make: Callable[[range], Tensor], batches: list[range], title: str, keep_images: bool
-    ) -> dict[str, Any]:
+    def _share(self, make: Callable[[range], Tensor], batches: list[range], keep_images: bool) -> dict[str, Any]:
         """Return what this process has found, by the first index of each batch."""
         size = math.prod(self.shape)
         count = batches[-1].stop if batches else 0
@@ -79,9 +75,7 @@ class Collector:
         shown = min(count, max(SHOWN, IMAGE_BYTES // (4 * size))) if keep_images else 0
         found: dict[str, Any] = {"features": {}, "images": {}, "seen": {}, "moments": None}
         moments = Moments(dim) if kept < count and dim <= LARGEST_DIM else None
-        mine = batches[self.processes.rank :: self.processes.count]
-        quiet = not (self.progress and self.processes.first)
-        for rows in tqdm(mine, desc=title, unit=" batches", leave=False, disable=quiet):
+        for rows in batches[self.processes.rank :: self.processes.count]:
             items = make(rows)
             features = self.extractor(items).cpu()
             found["features"][rows.start] = features[: max(0, kept - rows.start)].clone()

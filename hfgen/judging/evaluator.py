@@ -1,18 +1,18 @@
 """One evaluation from end to end: the real data, the extractor and the settings stay, models come and go."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
-from hfgen.judging.asking import Asking, conditions_for
+from hfgen.judging.asking import Asking, conditions_for, identity_of
 from hfgen.judging.cache import Cache, key_of, versions
 from hfgen.judging.case import Case, Found
 from hfgen.judging.collect import SHOWN, Collected, Collector
@@ -20,15 +20,22 @@ from hfgen.judging.data import Fresh, Real, held_out_of, open_data
 from hfgen.judging.groups import COMPUTE, DEPENDS
 from hfgen.judging.pictures import draw
 from hfgen.judging.processes import Processes, device
+from hfgen.judging.progress import Progress, each_call
 from hfgen.judging.result import Evaluation
 from hfgen.judging.settings import AT_MOST, Settings
 from hfgen.judging.subject import Subject, open_subject
-from hfgen.metrics.cost import training_cost
+from hfgen.metrics.cost import networks_of, training_cost
 from hfgen.metrics.features import ClassifierFeatures, Extractor, load_extractor
+from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.training.facts import device_name
 
 AT_ONCE = 256
 """Real items that go through an extractor together."""
+
+SECONDS = {
+    "evaluation": 0.001, "frechet": 5.0, "kid": 2.0, "prdc": 3.0, "likelihood": 5.0, "usefulness": 120.0,
+}  # fmt: skip
+"""Expected seconds on two cores: of one sample through a small network, and of groups for the digits' 1,797 samples."""
 
 OF_SAMPLES = {"frechet", "kid", "prdc", "diversity", "usefulness", "privacy"}
 OF_HELD_OUT = {"privacy"}
@@ -49,7 +56,8 @@ class Evaluator:
         progress: bool = True,
         **options: Any,
     ) -> None:
-        self.settings, self.processes, self.progress = settings, Processes(), progress
+        self.settings, self.processes = settings, Processes()
+        self.progress = Progress(progress and self.processes.first)
         self.cache = Cache(cache)
         data = open_data(dataset, split=split, **options)
         self.dataset, self.split = (str(dataset) if data is not dataset else data.name), split
@@ -60,16 +68,17 @@ class Evaluator:
             raise ConfigError(f"{data.name} is a set of points: its features are pixels, and no classifier sees them")
         self.extractor = load_extractor(settings.features, device())
         self.classifier = self._classifier()
-        self.collector = Collector(self.extractor, self.classifier, data.shape, self.processes, progress)
+        self.collector = Collector(self.extractor, self.classifier, data.shape, self.processes)
         self._features: dict[str, Collected | None] = {}
+        self._planned = set[str]()
 
     def __call__(self, model: Any, lenient: bool = False) -> Evaluation:
         """Return what a model scores; `lenient`: settings of several steps do not reach models of one."""
         asking, count = self.asking(model, lenient)
         subject = asking.subject
         key = self._sample_key(subject, asking, count)
-        make, batches = self._checked(asking), asking.batches(count)
-        samples = self._collected(key, make, batches, f"sampling {subject.name}", images=True)
+        make, batches = self._checked(asking, count), asking.batches(count)
+        samples = self._collected(key, make, batches, "sampling", f"{subject.name}: sampling", images=True)
         real = self._real_features("real", self.real)
         needed = self.held_out is not None and OF_HELD_OUT & {*self.settings.metrics}
         held_out = self._real_features("held-out", self.held_out) if needed and self.held_out else None
@@ -83,6 +92,26 @@ class Evaluator:
             return self._judged(case, key)
 
         return self.processes.from_first(compute)
+
+    def plan(self, model: Any, lenient: bool = False) -> None:
+        """Check that a model can be asked, as `asking` does, and expect its stages in the bar."""
+        asking, count = self.asking(model, lenient)
+        s, share = self.settings, count / 1797                                          # of the digits
+        evaluations = 1 if asking.subject.steps is None else asking.told.get(asking.subject.steps, 50)
+        sampling = evaluations * count * SECONDS["evaluation"]
+        self.progress.plan("sampling", sampling)
+        for name in s.metrics:
+            seconds = SECONDS.get(name, 0.1) * share
+            if name == "likelihood" and isinstance(asking.subject.pipeline, DDPMPipeline):
+                seconds = 2 * s.likelihood_seconds
+            self.progress.plan(name, 4 * 64 / count * sampling if name == "cost" else seconds)
+        networks = [self.extractor, self.classifier]
+        slow = 0.02 if any(one is not None and one.weights_hash != "none" for one in networks) else 1e-5
+        needed = {"real": self.real} | ({"held-out": self.held_out} if OF_HELD_OUT & {*s.metrics} else {})
+        for which, real in needed.items():
+            if real is not None and which not in self._planned:
+                self.progress.plan(f"{which} data", slow * real.count)
+                self._planned.add(which)
 
     def _held_out(self, asked: tuple[Any, str] | None, options: dict[str, Any]) -> Real | None:
         data, seed = self.real.data, self.settings.seed
@@ -136,22 +165,39 @@ class Evaluator:
                 hint = f"; load the data with --resolution {side} --channels {channels}"
             raise ConfigError(f"{subject.name} makes {found}, {data.name} is {wanted}{hint}")
 
-    def _checked(self, asking: Asking) -> Any:
-        """Return what makes samples, and raises ConfigError for samples shaped unlike the data."""
+    def _checked(self, asking: Asking, count: int) -> Any:
+        """Return what makes samples and reports how far it is; ConfigError for samples shaped unlike the data."""
+        networks = networks_of(asking.subject.pipeline) if hasattr(asking.subject.pipeline, "components") else {}
+        usual = asking.told.get(asking.subject.steps or "", 1000 if asking.subject.steps else 1)
 
         def make(rows: range) -> Tensor:
-            samples = asking(rows)
+            nonlocal usual
+            calls, last = itertools.count(1), 0
+
+            def report() -> None:
+                nonlocal last
+                last = next(calls)
+                self.progress.tick((rows.start + len(rows) * min(1.0, (last - 1) / usual)) / count)
+
+            self.progress.tick(rows.start / count)
+            with each_call(networks, report):
+                samples = asking(rows)
+            usual = last or usual                                           # as many as in the batch before
             self._check_shape(asking.subject, tuple(samples.shape[1:]))
             return samples
 
         return make
 
-    def _collected(self, key: str | None, make: Any, batches: list[range], title: str, images: bool) -> Any:
+    def _collected(
+        self, key: str | None, make: Any, batches: list[range], kind: str, title: str, images: bool
+    ) -> Any:
         """Return what is known of items, from the cache or anew, in the first process; None in the others."""
         entry = self.cache.get(key) if self.processes.first else None
         if self.processes.from_first(lambda: entry is not None):
+            self.progress.skip(kind)
             return None if entry is None else Collected.unpacked(entry[0]["count"], entry[1])
-        found = self.collector(make, batches, title, images)
+        with self.progress.stage(kind, title):
+            found = self.collector(make, batches, images)
         if found is not None:
             self.cache.put(key, {"count": found.count}, found.packed())
         return found
@@ -162,7 +208,12 @@ class Evaluator:
             fresh, seed = isinstance(real, Fresh), self.settings.seed
             key = key_of("real", seed=seed, real=real.key(), fresh=fresh, **self._eyes())
             batches = [range(i, min(i + AT_ONCE, real.count)) for i in range(0, real.count, AT_ONCE)]
-            self._features[which] = self._collected(key, real, batches, f"{which} data", images=False)
+
+            def make(rows: range) -> Tensor:
+                self.progress.tick(rows.start / real.count)
+                return real(rows)
+
+            self._features[which] = self._collected(key, make, batches, f"{which} data", f"{which} data", images=False)
         return self._features[which]
 
     def _eyes(self) -> dict[str, Any]:
@@ -176,12 +227,15 @@ class Evaluator:
 
     def _sample_key(self, subject: Subject, asking: Asking, count: int) -> str | None:
         """Return the key of the samples and of what is seen in them; None for a model that cannot be identified."""
-        if subject.fingerprint is None:
+        if not self.cache.on:
+            return None
+        identity = self.processes.from_first(lambda: identity_of(asking))
+        if identity is None:
             return None
         s, data = self.settings, self.real.data
         told = asking.conditions.labels is not None or asking.conditions.captions is not None
         return key_of(
-            "samples", model=subject.fingerprint, on=subject.device, told=asking.told, seed=s.seed, count=count,
+            "samples", model=identity, on=subject.device, told=asking.told, seed=s.seed, count=count,
             batch_size=s.batch_size, conditions=[data.fingerprint, asking.conditions.source] if told else None,
             shape=list(data.shape), **self._eyes(),
         )  # fmt: skip
@@ -189,8 +243,7 @@ class Evaluator:
     def _judged(self, case: Case, key: str | None) -> Evaluation:
         s, data = self.settings, self.real.data
         metrics, none, whole = dict[str, dict[str, Any]](), dict[str, str](), dict[str, Any]()
-        for name in (bar := tqdm(s.metrics, leave=False, disable=not self.progress)):
-            bar.set_description(f"{case.subject.name}: {name}")
+        for name in s.metrics:
             found = self._found(name, case, key)
             metrics, none = metrics | found.metrics, none | found.none
         pictures = self._pictures(case, key, metrics.get("near_copies"))
@@ -225,8 +278,10 @@ class Evaluator:
             name, samples=key, real=self.real.key(), held_out=held_out, seed=self.settings.seed, **parts
         )  # fmt: skip
         if entry := self.cache.get(entry_key):
+            self.progress.skip(name)
             return Found(**entry[0])
-        found = COMPUTE[name](dataclasses.replace(case, settings=self.settings.only(("seed", *DEPENDS[name]))))
+        with self.progress.stage(name, f"{case.subject.name}: {name}"):
+            found = COMPUTE[name](dataclasses.replace(case, settings=self.settings.only(("seed", *DEPENDS[name]))))
         self.cache.put(entry_key, dataclasses.asdict(found))
         return found
 

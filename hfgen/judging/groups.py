@@ -137,11 +137,11 @@ def usefulness(case: Case) -> Found:
     classes, seed = case.real.data.num_classes or 0, case.settings.seed
     training = Training(steps=case.settings.classifier_steps)
     facts = {"synthetic": number, "steps": training.steps, "seeds": training.seeds, "test": len(test[1])}
-    score = classifier_accuracy_score(synthetic, real, test, classes, training, seed, case.progress)
+    score = classifier_accuracy_score(synthetic, real, test, classes, training, seed, case.progress.shown)
     rows = {"accuracy_score": {**_interval(score.other), "floor": score.real[0], **_use(score), **facts}}
     few_each = torch.cat([(labels == c).nonzero().flatten()[: max(PER_CLASS)] for c in labels.unique()])
     several = (case.real(few_each.tolist()), labels[few_each])
-    gains = augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed, case.progress)
+    gains = augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed, case.progress.shown)
     for few, gain in gains.items():
         rows[f"augmentation_gain_{few}"] = {**_interval(gain.gain), "floor": 0.0, **_use(gain), **facts}
     return Found(rows)
@@ -204,7 +204,8 @@ COMPUTE: dict[str, Callable[[Case], Found]] = {
 
 DEPENDS: dict[str, tuple[str, ...]] = {
     "frechet": ("resamples",), "kid": ("resamples",), "prdc": ("resamples", "neighbours"), "diversity": (),
-    "likelihood": ("resamples", "likelihood_images", "importance_samples"), "usefulness": ("classifier_steps",),
+    "likelihood": ("resamples", "likelihood_images", "likelihood_seconds", "importance_samples"),
+    "usefulness": ("classifier_steps",),
     "privacy": ("resamples",), "cost": (),
 }  # fmt: skip
 """The settings that each depends on, beside those of the samples: it is given no others."""

@@ -4,14 +4,15 @@ Of held-out data where there are any, else of the real data that samples are com
 those of the items: what is measured of a conditional model is log p(x|y).
 """
 
+import itertools
 import math
+import time
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hfgen.data.order import derive_seed
 from hfgen.data.toy import Toy
@@ -31,6 +32,7 @@ from hfgen.metrics.likelihood import (
     ode_log_likelihood,
     variational_bound,
 )
+from hfgen.metrics.likelihood.bound import stretches
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.denoising import EVERYWHERE
 from hfgen.pipelines.gan import GANPipeline
@@ -43,6 +45,13 @@ from hfgen.schedulers.vp_sde import VPSDEScheduler
 
 VAE_IMAGES, AT_ONCE = 1000, 16
 """Items whose likelihood a VAE is asked for, and how many go through a diffusion model at once."""
+
+USUAL = 150
+"""Evaluations that the ODE takes, about."""
+
+MOST_IMAGES, DRAWS, TOLERANCE = 64, 100, 1e-4
+"""Defaults of a diffusion model: items, terms of the bound and tolerance of the ODE. The tolerance moves the bits of a
+small digits model by 0.01, which is far below the standard error."""
 
 Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
 """What a diffusion model's likelihood of some items is computed by, (B,)."""
@@ -125,7 +134,8 @@ def _vae(case: Case, pipeline: VAEPipeline, real: Real) -> Found:
     for name, draws in (("elbo", 1), ("log_likelihood", k)):
         estimate = elbo if name == "elbo" else log_likelihood
         generator, items, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), []
-        for start in tqdm(range(0, number, items), name, unit=" batches", leave=False, disable=not case.progress):
+        for start in range(0, number, items):
+            case.progress.tick(start / number if draws == k else 0.0)
             some = slice(start, start + items)
             told = None if labels is None else labels[some]
             parts.append(estimate(vae, x[some], draws, generator, class_labels=told))
@@ -139,40 +149,49 @@ def _vae(case: Case, pipeline: VAEPipeline, real: Real) -> Found:
 
 
 def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
-    """Return the variational bound and the ODE's likelihood of the items: bits per dimension, of points nats."""
+    """Return the variational bound and the ODE's likelihood of the items: bits per dimension, of points nats.
+
+    Default, in bounded time: as many of 64 items as `likelihood_seconds` allow for each of the two, the bound from 100
+    draws of its terms, the ODE at a tolerance of 1e-4. With `likelihood_images`: all those items, every term, 1e-5.
+    """
     trained: Any = pipeline.scheduler
     if not isinstance(trained, DDPMScheduler | VPSDEScheduler):
         words = f"{type(trained).__name__} is not the scheduler that the model was trained with, one of hfgen's"
         return Found(none={"likelihood": words})
-    number, points = min(case.settings.likelihood_images, real.count), in_plane(pipeline.unet)
+    bounded, points = case.settings.likelihood_images is None, in_plane(pipeline.unet)
+    number = min(case.settings.likelihood_images or MOST_IMAGES, real.count)
     x, labels, captions = real(range(number)), _labels(case, real, number), _captions(case, real, number)
     change, levels = 0.0, _levels(real)
     if points:
         mean, std = (torch.as_tensor(pipeline.unet.config[key]).float() for key in ("data_mean", "data_std"))
         x, change = (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
 
-    def over(compute: Compute) -> Tensor:
-        parts = []
-        for start in tqdm(range(0, number, AT_ONCE), "likelihood", leave=False, disable=not case.progress):
-            rows = slice(start, min(start + AT_ONCE, number))
+    def over(compute: Compute, usual: int, before: float) -> Tensor:
+        parts, clock = list[Tensor](), Clock(case.settings.likelihood_seconds if bounded else None)
+        for rows in pieces(number, bounded):
+            if parts and not clock.allows(rows):
+                break
             predict = _predictor(pipeline, None if labels is None else labels[rows], captions and captions[rows])
-            generator = torch.Generator().manual_seed(derive_seed(case.settings.seed, "likelihood", start))
+            generator = torch.Generator().manual_seed(derive_seed(case.settings.seed, "likelihood", rows.start))
+            predict = _reported(predict, case, clock, before, rows, number, usual)
             parts.append(compute(predict, x[rows].to(pipeline.unet.device), generator).cpu())
         return torch.cat(parts)
 
     def bound() -> tuple[Compute, dict[str, Any]]:
         chain = trained.discretised() if isinstance(trained, VPSDEScheduler) else trained
+        draws = DRAWS if bounded else None
 
         def compute(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
-            found = variational_bound(predict, chain, part, None if points else levels, generator)
+            found = variational_bound(predict, chain, part, None if points else levels, generator, draws)
             return change - found.nats if points else found.bits_per_dim
 
-        return compute, {"timesteps": len(chain.betas), "variance_type": chain.variance_type}
+        T = len(chain.betas)
+        return compute, {"timesteps": T, "terms": len(stretches(T, draws)), "variance_type": chain.variance_type}
 
     def ode() -> tuple[Compute, dict[str, Any]]:
         sde = trained if isinstance(trained, VPSDEScheduler) else make_sampler("ode_heun", trained)
         usual = {name: one.default for name, one in signature(ode_log_likelihood).parameters.items()}
-        tolerances = {name: usual[name] for name in ("rtol", "atol")}
+        tolerances = {name: TOLERANCE if bounded else usual[name] for name in ("rtol", "atol")}
         probes = None if points else usual["probes"]
 
         def compute(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
@@ -184,16 +203,61 @@ def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
         return compute, tolerances | how
 
     result, unit = Found(), "nats" if points else "bits_per_dim"
-    facts = {"unit": "nats" if points else "bits/dim", "count": number} | ({} if points else {"levels": levels})
-    for name, prepared in (("bound", bound), ("ode", ode)):
+    facts = {"unit": "nats" if points else "bits/dim"} | ({} if points else {"levels": levels})
+    for name, prepared, before in (("bound", bound, 0.0), ("ode", ode, 0.5)):
         try:
             compute, how = prepared()
-            value, low, high = mean_interval(over(compute), case.resamples, case.settings.seed)
+            values = over(compute, how.get("terms", USUAL), before)
+            value, low, high = mean_interval(values, case.resamples, case.settings.seed)
         except (ConfigError, NonFiniteError) as error:
             result.none[f"{name}_{unit}"] = str(error)
         else:
-            result.metrics[f"{name}_{unit}"] = {"value": value, "low": low, "high": high, **facts, **how}
+            row = {"value": value, "low": low, "high": high, "standard_error": float(values.std()) / len(values) ** 0.5}
+            result.metrics[f"{name}_{unit}"] = {**row, "count": len(values), **facts, **how}
     return result
+
+
+def _reported(
+    predict: Predict, case: Case, clock: "Clock", before: float, rows: slice, number: int, usual: int
+) -> Predict:
+    """Return `predict`, which also reports how far the items `rows` of `number` are, of some `usual` evaluations."""
+    calls = itertools.count(1)
+
+    def reporting(x_t: Tensor, t: Tensor) -> Tensor:
+        done = rows.start + (rows.stop - rows.start) * min(1.0, next(calls) / usual)
+        case.progress.tick(before + min(1.0, max(done / number, clock.share)) / 2)
+        return predict(x_t, t)
+
+    return reporting
+
+
+def pieces(number: int, bounded: bool) -> list[slice]:
+    """Return the items 0 to `number` in the pieces that go through a diffusion model at once: of 16, where time is
+    `bounded` first of 4, 4 and 8, so that the first one is soon done."""
+    sizes = [4, 4, 8] if bounded else []
+    edges = [0]
+    while edges[-1] < number:
+        edges.append(min(number, edges[-1] + (sizes.pop(0) if sizes else AT_ONCE)))
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1:                       # two items at least: one has no interval
+        edges.pop(-2)
+    return [slice(first, end) for first, end in itertools.pairwise(edges)]
+
+
+class Clock:
+    """Says whether more items fit into `seconds` since it was made; None: always."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds, self.start = seconds, time.monotonic()
+
+    @property
+    def share(self) -> float:
+        """Return the share of the time that is spent; 0 of unlimited time."""
+        return 0.0 if self.seconds is None else (time.monotonic() - self.start) / self.seconds
+
+    def allows(self, rows: slice) -> bool:
+        """Return whether the items `rows` can be done in time, at the pace of those before them."""
+        elapsed = time.monotonic() - self.start
+        return self.seconds is None or elapsed * rows.stop / rows.start <= self.seconds
 
 
 def _predictor(pipeline: DDPMPipeline, labels: Tensor | None, captions: list[str] | None) -> Predict:

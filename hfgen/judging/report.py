@@ -10,7 +10,7 @@ from typing import Any
 
 from hfgen.card_text import code, last_name, markdown, table
 from hfgen.errors import ConfigError
-from hfgen.judging.result import Evaluation, floor_of, number, with_interval
+from hfgen.judging.result import Evaluation, error_of, floor_of, number, sampled_by, with_interval
 
 COLUMNS = {
     "frechet": "Fréchet distance ↓", "kid": "KID ↓", "precision": "precision ↑", "recall": "recall ↑",
@@ -78,9 +78,16 @@ class Report:
             f"Features: {code(_without_path(eye['name']))}, weights {code(eye['weights_hash'][:16])}, resized: "
             f"{markdown(str(eye['resizer']))}. Brackets are 95 % bootstrap intervals; * marks what is as good as real "
             "data at equal counts.",
+            *self._samplers(),
             "Versions: " + ", ".join(f"{name} {version}" for name, version in first.versions.items()) + ".",
         ]
         return "\n\n".join(lines)
+
+    def _samplers(self) -> list[str]:
+        """Return the sentence that names each model's sampler and steps; none where every model takes one step."""
+        named = [(row.model, sampled_by(row.samples)) for row in self.rows]
+        said = "; ".join(f"{markdown(model)}{how}" for model, how in named if how)
+        return [f"Sampled: {said}."] if said else []
 
     def _table(self) -> list[tuple[str, ...]]:
         known = [name for name in COLUMNS if any(name in row.metrics for row in self.rows)]
@@ -152,6 +159,7 @@ def _at_count(metric: dict[str, Any] | None) -> str:
 def _detail(metric: dict[str, Any]) -> str:
     bits = f" ({number(metric['bits_per_dim'])} bits/dim)" if "bits_per_dim" in metric else ""
     words = [str(metric[key]) for key in ("unit", "of", "items") if key in metric]
+    words += [error_of(metric)] if "standard_error" in metric else []
     return f"{with_interval(metric)}{bits}{markdown(', ' + ', '.join(words)) if words else ''}"
 
 

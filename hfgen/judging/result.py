@@ -63,13 +63,22 @@ class Evaluation:
         """Return a line for each metric, and for each that does not apply the reason."""
         real = f"{self.real['compared']:,} real items of {self.dataset} {self.split}"
         made, kept = self.samples["count"], self.samples["features"]
-        samples = f"{made:,} samples" + (f" (features of {kept:,} kept)" if kept < made else "")
+        samples = f"{made:,} samples{sampled_by(self.samples)}"
+        samples += f" (features of {kept:,} kept)" if kept < made else ""
         title = f"{self.model} ({self.family}): {samples}, {real}"
         lines = [f"{title}, features {self.extractor['name']}"]
         width = max(map(len, [*self.metrics, *self.none]), default=0)
         lines += [f"{name:{width}}  {with_interval(row)}{_beside(row)}" for name, row in self.metrics.items()]
         lines += [f"{name:{width}}  none: {reason}" for name, reason in self.none.items()]
         return "\n".join(lines)
+
+
+def sampled_by(samples: dict[str, Any]) -> str:
+    """Return the sampler and the steps of the samples for people, such as " by dpmpp_2m in 20 steps"; "" of neither."""
+    told = samples.get("told", {})
+    steps = told.get("num_steps", told.get("num_inference_steps"))
+    sampler = f" by {told['sampler']}" if "sampler" in told else ""
+    return sampler + (f" in {steps:,} steps" if steps is not None else "")
 
 
 def number(value: Any) -> str:
@@ -86,6 +95,11 @@ def with_interval(row: dict[str, Any]) -> str:
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
+def error_of(row: dict[str, Any]) -> str:
+    """Return the standard error of a mean over items, for people."""
+    return f"standard error {number(row['standard_error'])}, {row['count']:,} items"
+
+
 def floor_of(row: dict[str, Any]) -> dict[str, Any]:
     """Return what real data score where a metric is estimated at equal counts, as a metric."""
     return {"value": row["floor"], "low": row["floor_low"], "high": row["floor_high"]}
@@ -96,6 +110,8 @@ def _beside(row: dict[str, Any]) -> str:
     if row.get("matched") is not None:
         real = with_interval(floor_of(row))
         return f"  at {row['count']:,} a side {number(row['matched'])}, real data {real}"
+    if row.get("standard_error") is not None:
+        return f"  {error_of(row)}"
     return f"  real data {number(row['floor'])}" if row.get("floor") is not None else ""
 
 

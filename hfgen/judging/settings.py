@@ -32,7 +32,8 @@ class Settings:
     batch_size: int = 64
     neighbours: int = 5
     resamples: int | None = None
-    likelihood_images: int = 64
+    likelihood_images: int | None = None
+    likelihood_seconds: float = 15.0
     importance_samples: int = 100
     classifier_steps: int = 500
 
@@ -43,6 +44,9 @@ class Settings:
         for name in (*lowest, "importance_samples", "classifier_steps"):
             if (value := getattr(self, name)) is not None:
                 check_int(name, value, lowest.get(name, 1))
+        seconds = self.likelihood_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise ConfigError(f"likelihood_seconds must be a number > 0, got {seconds!r}")
 
     def only(self, names: Sequence[str]) -> Any:
         """Return the settings `names` alone: a group of metrics sees no others than those that its cache key has."""

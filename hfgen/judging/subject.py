@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
@@ -33,19 +34,25 @@ STOCK = "stock:"
 STEPS = ("num_steps", "num_inference_steps")
 """Arguments by which pipelines are told classes, and steps."""
 
+RECOMMENDED = "dpmpp_2m"
+"""Sampler of a judged diffusion model whose scheduler is the one of training, which needs hundreds of steps."""
+
 
 class Subject:
     """A model and what it must be told to make samples.
 
-    Attributes: `pipeline`, what is called; `name` for people; `folder`, where it lies, None of an object; `parameters`
-    of its call; `num_classes` that it must be told one of, None where it takes none.
+    Attributes: `pipeline`, what is called; `name` for people; `folder`, where it lies, None of an object; `loaded`,
+    whether it was read from files, which hold all that it depends on; `parameters` of its call; `num_classes` that it
+    must be told one of, None where it takes none.
     """
 
-    def __init__(self, pipeline: Any, name: str | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, pipeline: Any, name: str | None = None, folder: Path | None = None, loaded: bool = False
+    ) -> None:
         if not callable(pipeline):
             raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or what gives images "
                               "when called")  # fmt: skip
-        self.pipeline, self.folder = pipeline, folder
+        self.pipeline, self.folder, self.loaded = pipeline, folder, loaded
         self.name = name or type(pipeline).__name__
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
         self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
@@ -99,6 +106,18 @@ class Subject:
         return next((name for name in STEPS if name in self.parameters), None)
 
     @property
+    def sampler(self) -> str | None:
+        """Return the default sampler: the recommended one of a denoiser with the scheduler of training, else None.
+
+        A scheduler that somebody put in, such as diffusers' DDIMScheduler, stays.
+        """
+        if not isinstance(self.pipeline, DenoisingPipeline) or "sampler" not in self.parameters:
+            return None
+        scheduler: Any = self.pipeline.scheduler
+        method = {"DDPMScheduler": "ddpm", "VPSDEScheduler": scheduler.config.get("method")}
+        return RECOMMENDED if method.get(type(scheduler).__name__) in ("ddpm", "reverse_sde") else None
+
+    @property
     def needed(self) -> list[str]:
         """Return the arguments that a call must be given."""
         some = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -135,10 +154,10 @@ def open_subject(model: Any) -> Subject:
         return open_stock(str(model).removeprefix(STOCK))
     pipeline, path = open_model(model), Path(model).expanduser()
     if not path.is_dir():
-        return Subject(pipeline, str(model))
+        return Subject(pipeline, str(model), loaded=True)
     path = path.absolute()
     home = path.parent if path.name == "model" and run_of(path) else path
-    return Subject(pipeline, last_name(str(home)), path)
+    return Subject(pipeline, last_name(str(home)), path, loaded=True)
 
 
 def open_stock(model: str) -> Subject:
@@ -152,7 +171,7 @@ def open_stock(model: str) -> Subject:
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{STOCK}{model}: diffusers cannot load it ({words[0]})") from error
     name = last_name(model)
-    return Subject(pipeline.to("cuda") if torch.cuda.is_available() else pipeline, name)
+    return Subject(pipeline.to("cuda") if torch.cuda.is_available() else pipeline, name, loaded=True)
 
 
 def fingerprint_of(pipeline: Any) -> str | None:
@@ -175,6 +194,38 @@ def fingerprint_of(pipeline: Any) -> str | None:
         elif not parts[-1]:                                                 # of what else it is made is not known
             return None
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def attributes_of(pipeline: Any) -> str | None:
+    """Return a sha256 over the attributes that an object of somebody's own class has beside its components.
+
+    A constant for classes of hfgen and of diffusers, whose weights and settings say all. None for an attribute that
+    cannot be compared, such as a function.
+    """
+    if type(pipeline).__module__.partition(".")[0] in ("hfgen", "diffusers"):
+        return hashlib.sha256().hexdigest()
+    known = {"_internal_dict", "_progress_bar_config", *pipeline.components}
+    try:
+        own = {name: _comparable(value) for name, value in sorted(vars(pipeline).items()) if name not in known}
+    except TypeError:
+        return None
+    return hashlib.sha256(json.dumps([type(pipeline).__qualname__, own]).encode()).hexdigest()
+
+
+def _comparable(value: Any) -> Any:
+    """Return plain JSON that is equal for equal values; TypeError for those that have none."""
+    if isinstance(value, nn.Module):
+        return hash_of(value)
+    if isinstance(value, torch.Tensor | np.ndarray):
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, Mapping):
+        return [[_comparable(key), _comparable(item)] for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [_comparable(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(type(value).__name__)
 
 
 def _settings(part: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hfgen import DDPMScheduler, VPSDEScheduler
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import log_discretised_gaussian
 from hfgen.metrics.likelihood import predictor, variational_bound
+from hfgen.metrics.likelihood.bound import stretches
 from hfgen.models.mlp import MLPDenoiser
 
 MU = torch.tensor([0.2, -0.3, 0.0, 0.1], dtype=torch.float64)
@@ -51,6 +52,29 @@ def test_the_bound_on_pixels_is_within_one_percent_of_their_bits():
     bits = -log_discretised_gaussian(x, MU, S.log().expand_as(x)) / 4 / math.log(2)
     bound = variational_bound(perfect(scheduler, True), scheduler, x, 256, torch.Generator().manual_seed(1))
     assert abs(float(bound.bits_per_dim.mean() / bits.mean()) - 1) < 0.01, (bound.bits_per_dim.mean(), bits.mean())
+
+
+def test_a_bound_from_a_few_draws_of_its_terms_has_the_same_mean_and_evaluations_as_many_as_there_are_stretches():
+    scheduler = DDPMScheduler(variance_type="fixed_large", clip_sample=False)
+    x = MU + S * torch.randn(4000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    asked = []
+
+    def predict(x_t, t):
+        asked.append(t)
+        return perfect(scheduler)(x_t, t)
+
+    expected = float(expected_terms(scheduler, "fixed_large")[0][1:].sum())
+    for draws in (20, 100):
+        asked.clear()
+        bound = variational_bound(predict, scheduler, x, None, torch.Generator().manual_seed(1), draws)
+        assert bound.steps.shape == (4000, len(asked) - 1) and len(asked) <= draws + 1
+        assert len(asked[-1].unique()) > 50                                             # each item has its own draw
+        steps = bound.steps.sum(1)
+        error = float(steps.std()) / 4000**0.5
+        assert abs(float(steps.mean()) - expected) < 3 * error < 0.05 * expected, (expected, error)
+    everything = [(t, t + 1) for t in range(5)]
+    assert stretches(5) == stretches(5, 4) == stretches(5, 100) == everything
+    assert [t for first, end in stretches(1000, 100) for t in range(first, end)] == list(range(1000))
 
 
 def expected_terms(scheduler, kind):
