@@ -9,10 +9,10 @@ from hfgen import hub, safe_load
 from hfgen.card import write_card
 from hfgen.errors import HfgenError
 from hfgen.install import checked_source
+from hfgen.package import is_published, package, run_of
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.safe_files import read_json
-from hfgen.staging import is_published, run_of, stage
 from hfgen.upload import (
     TEMPORARY,
     Published,
@@ -38,7 +38,7 @@ def publish(
     source = checked_source(source)
     folder, run = hub.resolve(model), run_of(Path(model))
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
-        stage(folder, Path(temporary, "model"), run, source)
+        package(folder, Path(temporary, "model"), run, source)
         with saying(on_disk(model, repo_id, public, message, source)):
             return _push(Path(temporary), repo_id, public, message, source, run)
 

@@ -1,6 +1,5 @@
 """What an autoencoder makes of images: codes, reconstructions, images without noise, images completed."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -95,10 +94,6 @@ class AutoencoderPipeline(Pipeline):
         """Return images as the network takes them: float32 (B, C, H, W) in [-1, 1], on its device."""
         height, width = self.autoencoder.sides
         return prepared(images, self.autoencoder.config.channels, height, width, self._execution_device)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Raise ConfigError: an autoencoder makes no images from nothing."""
-        raise ConfigError("an autoencoder makes images from images: call it with some, or decode latents")
 
     @torch.no_grad()
     def _reconstructed(self, x: torch.Tensor, batch_size: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """What the autoencoder of latent diffusion makes of images: latents of mean 0 and variance 1, and images again."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -74,7 +73,3 @@ class AutoencoderKLPipeline(Pipeline):
         size = self.vae.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return prepared(images, self.vae.config.in_channels, height, width, self._execution_device)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[Tensor]:
-        """Raise ConfigError: an autoencoder makes no images from nothing."""
-        raise ConfigError("an autoencoder makes images from images: call it with some, or decode latents")

@@ -4,7 +4,7 @@ import json
 import numbers
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -173,10 +173,6 @@ class Pipeline(DiffusionPipeline):
         return push_pipeline(
             self, repo_id, public=not private, message=commit_message, variant=variant, source=source
         )
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Return an iterator over x_T, ..., x_0 in model coordinates."""
-        raise NotImplementedError
 
     def _output(self, images: Any, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
         """Return the images as callers expect them, after offloaded models have left the device."""

@@ -1,14 +1,11 @@
 """Classes of images: what the small classifier sees in PIL images or tensors of any size."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
-from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline, check_int
 from hfgen.pipelines.inputs import checked, prepared
@@ -63,7 +60,3 @@ class ClassifierPipeline(Pipeline):
         height, width = self.classifier.sides
         x = prepared(images, self.classifier.config.channels, height, width, self._execution_device)
         return x.to(self.classifier.dtype)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Raise ConfigError: a classifier makes no images."""
-        raise ConfigError("a classifier makes no images; call it with images to get their classes")

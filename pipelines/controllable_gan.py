@@ -18,6 +18,7 @@ from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
 from hfgen.pipelines.base import Generators, check_int, check_labels
 from hfgen.pipelines.gan import GANPipeline, Labels, check_positive, evaluating
+from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
 
@@ -76,7 +77,7 @@ class ControllableGANPipeline(GANPipeline):
         self,
         batch_size: int = 1,
         target: Labels = None,
-        num_steps: int | None = 100,
+        num_steps: int | None = None,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
@@ -87,6 +88,7 @@ class ControllableGANPipeline(GANPipeline):
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
     ) -> ControllableOutput | tuple[Any, ...]:
         """Return `batch_size` samples that show feature `target`, and what finding them did (ControllableOutput).
 
@@ -102,8 +104,10 @@ class ControllableGANPipeline(GANPipeline):
         probabilities. Errors: ConfigError, which is a ValueError.
         """
         check_output_type(output_type)
-        goal, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
-                              exploration, prior_weight, generator)
+        goal, way = self._way(
+            batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
+            step_size, threshold, exploration, prior_weight, generator,
+        )  # fmt: skip
         first = last = next(way)
         for last in way:  # noqa: B007
             pass                                                                        # only the ends are kept
@@ -119,7 +123,7 @@ class ControllableGANPipeline(GANPipeline):
         self,
         batch_size: int = 1,
         target: Labels = None,
-        num_steps: int | None = 100,
+        num_steps: int | None = None,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
@@ -128,14 +132,17 @@ class ControllableGANPipeline(GANPipeline):
         exploration: float = 0.8,
         prior_weight: float = 0.0,
         generator: Generators = None,
+        num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the images on the way, start and end included, each (B, C, H, W) in [-1, 1].
 
         There are `num_steps` + 1 of them, or fewer if every image reached the target. Arguments are those of a call,
         and are checked at once.
         """
-        _, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
-                           exploration, prior_weight, generator)
+        _, way = self._way(
+            batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
+            step_size, threshold, exploration, prior_weight, generator,
+        )  # fmt: skip
         return (moment.x for moment in way)
 
     def _way(

@@ -15,10 +15,20 @@ from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
-from hfgen.pipelines.given_latents import batch_of, checked_latents, one_latent, one_step
-from hfgen.pipelines.latents import class_normals, factorised_directions, move, slerp, truncate
-from hfgen.pipelines.outputs import decode
+from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.generative import GenerativePipeline, merge_steps
+from hfgen.pipelines.latents import (
+    batch_of,
+    checked_latents,
+    class_normals,
+    factorised_directions,
+    move,
+    one_latent,
+    one_step,
+    slerp,
+    truncate,
+)
+from hfgen.pipelines.outputs import decode, in_plane
 
 Labels = int | list[int] | torch.Tensor | None
 
@@ -31,7 +41,7 @@ class GANOutput(BaseOutput):
     latents: torch.Tensor
 
 
-class GANPipeline(Pipeline):
+class GANPipeline(GenerativePipeline):
     """Images, or points, from latents z ~ N(0, I) in one step: x = G(z).
 
     Latents come out with the images, are tensors (B, D), and go in again, so that arithmetic on them is plain
@@ -54,10 +64,11 @@ class GANPipeline(Pipeline):
         class_labels: Labels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
     ) -> GANOutput | tuple[Any, ...]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
@@ -69,7 +80,7 @@ class GANPipeline(Pipeline):
         `num_steps` can only be 1. Errors: ConfigError, which is a ValueError.
         """
         check_output_type(output_type)
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
 
@@ -79,14 +90,15 @@ class GANPipeline(Pipeline):
         class_labels: Labels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
+        num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the one state x_0 = G(z), (B, C, H, W) or (B, 2), in model coordinates.
 
         Arguments are those of a call, and are checked at once.
         """
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return (self._made(z, labels) for _ in range(1))
 
@@ -136,6 +148,20 @@ class GANPipeline(Pipeline):
         """Return `latents` (B, D) moved by `strength` along `direction` (D,): z + strength d / |d|."""
         D = self._latent_dim
         return move(checked_latents(latents, D), one_latent("direction", direction, D), strength)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample: (C, H, W), or (2,) for points."""
+        config = self.generator.config
+        if in_plane(self.generator):
+            return (config.dim,)
+        side = config.resolution
+        return (config.channels, *((side, side) if isinstance(side, int) else side))
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes of the generator; None without classes."""
+        return self.generator.config.num_classes
 
     @property
     def _latent_dim(self) -> int:

@@ -1,6 +1,5 @@
 """Images of one domain translated into another, and back."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -62,10 +61,6 @@ class TranslationPipeline(Pipeline):
     ) -> Output:
         """Return the images translated in `direction` and back again, `.images`; at best what was given."""
         return self._translated(images, [direction, opposite(direction)], batch_size, output_type, return_dict)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Raise ConfigError: a translator makes no images from nothing."""
-        raise ConfigError("a translator makes images from images: call it with some")
 
     def prepare(self, images: Any, direction: str) -> torch.Tensor:
         """Return images as the network takes them: float32 (B, C, H, W) in [-1, 1], on its device."""

@@ -12,10 +12,10 @@ from PIL import Image
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
-from hfgen.pipelines.given_latents import batch_of, checked_latents, one_latent, one_step
+from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
-from hfgen.pipelines.latents import slerp
+from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
 
 Labels = int | list[int] | torch.Tensor | None
 
@@ -28,7 +28,7 @@ class VAEOutput(BaseOutput):
     latents: torch.Tensor
 
 
-class VAEPipeline(Pipeline):
+class VAEPipeline(GenerativePipeline):
     """Images, or points, from latents z ~ N(0, I) in one step, the mean of p(x|z); and from images to latents.
 
     Latents (B, D) are standard normal under the prior. Of a model with several layers of latents they are those of
@@ -49,10 +49,11 @@ class VAEPipeline(Pipeline):
         batch_size: int = 1,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
@@ -61,7 +62,7 @@ class VAEPipeline(Pipeline):
         one for each sample, whose latents then do not depend on the batch. `num_steps` can only be 1.
         """
         check_output_type(output_type)
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._drawn(batch_size, class_labels, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
 
@@ -70,11 +71,12 @@ class VAEPipeline(Pipeline):
         batch_size: int = 1,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
+        num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the one state x_0, (B, C, H, W) or (B, dim), in model coordinates."""
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._drawn(batch_size, class_labels, latents, generator)
         return (self._made(z, labels) for _ in range(1))
 
@@ -161,7 +163,7 @@ class VAEPipeline(Pipeline):
         prior; z_2 grows upwards in the same way. ConfigError unless the model has two latents, and makes images.
         """
         check_int("n", n, 1)
-        if self.vae.latent_size != 2 or self.vae.config["dim"] is not None:
+        if self.vae.latent_size != 2 or self.points:
             raise ConfigError(f"manifold is for images of two latents, this model has {self.vae.latent_size}; "
                               "traverse(dim) and interpolate(a, b, n) are for any number")  # fmt: skip
         quantiles = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
@@ -170,6 +172,16 @@ class VAEPipeline(Pipeline):
         pictures = to_pil(self._made(z, labels))
         self.maybe_free_model_hooks()
         return grid(pictures, columns=n, padding=0)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample: (C, H, W), or (dim,) for points."""
+        return tuple(self.vae.shape)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes of the model; None without classes."""
+        return self.vae.config.num_classes
 
     def _drawn(
         self, batch_size: int, class_labels: Labels, latents: Any, generator: Generators
@@ -198,7 +210,7 @@ class VAEPipeline(Pipeline):
 
     def _input(self, images: Any) -> torch.Tensor:
         """Return images, or points, as the network takes them."""
-        if self.vae.config["dim"] is None:
+        if not self.points:
             channels, height, width = self.vae.shape
             x = prepared(checked(images), channels, height, width, self._execution_device)
         else:
@@ -231,7 +243,7 @@ class VAEPipeline(Pipeline):
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         x = self._made(z, labels)
         self.maybe_free_model_hooks()
-        if self.vae.config["dim"] is None:
+        if not self.points:
             images = as_output(x, output_type)
         else:
             mean, std = self._coordinates()

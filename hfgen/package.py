@@ -26,7 +26,7 @@ from hfgen.safe_transformers import CONFIG
 
 GRID = re.compile(r"step-\d+\.png", re.ASCII)
 
-def stage(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
+def package(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
     """Fill the new folder `staged` with what is published of the pipeline in `folder`, and the picture of its `run`.
 
     The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as of loading. The
