@@ -1,6 +1,6 @@
 """hfgen: train, judge, share and sample generative models in the manner of the Hugging Face stack.
 
-Names are imported when first used, so that `import hfgen` itself costs next to nothing.
+Names are imported at first use, so that `import hfgen` is fast.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""The card of a model: what it is, how to use it, what it was trained on and how well it does, from the real run.
+"""Cards of models: description, use, training data and metrics, read from the run.
 
-hfgen writes the YAML head and one section between two marks; a card that somebody wrote keeps all its other text.
+hfgen writes the YAML head and one section between two marks; all other text of an existing card is kept.
 """
 
 from pathlib import Path
@@ -15,18 +15,18 @@ from hfgen.install import checked_source, install_lines
 PICTURE = "samples.png"
 
 SHOWN_CLASSES = 20
-"""Classes whose names are listed."""
+"""Maximal number of class names in a card."""
 
 
 def write_card(
     folder: Path, run: Path | None = None, repo_id: str | None = None, source: str | None = None
 ) -> Path:
-    """Return the path of the card of the pipeline in `folder`, `README.md`, written or brought up to date.
+    """Return the path of the card of the pipeline in `folder`, `README.md`, written or updated.
 
-    `run` is the run folder that the pipeline is from; without one the card says that nothing is known of the training.
-    `repo_id` is the name under which the code in the card loads it. Default: the name of the folder. `source` is where
-    pip installs hfgen from. Default: HFGEN_SOURCE, else no install line. The same model gives the same bytes. Raises
-    ConfigError as `update_card` and `checked_source`, and leaves the card as it is.
+    `run`: run folder of the pipeline; without one the card says that the training is not known. `repo_id`: name in the
+    card's code. Default: the name of the folder. `source`: where pip installs hfgen from. Default: HFGEN_SOURCE (no
+    install line if it is not set). The same model gives the same bytes. Raises ConfigError as `update_card` and
+    `checked_source`; the card is then unchanged.
     """
     source = checked_source(source)
     model, known = read_model(folder), None if run is None else read_run(run)
@@ -38,7 +38,7 @@ def write_card(
 
 
 def _section(model: Model, name: str, run: Run | None, picture: bool, source: str | None) -> list[str]:
-    """Return the lines of the section, but for marks and title."""
+    """Return the lines of hfgen's section, without marks and title."""
     lines = [model.family.what, ""]
     if picture:
         lines += [f"![Samples of the model]({PICTURE})", ""]
@@ -57,7 +57,7 @@ def _section(model: Model, name: str, run: Run | None, picture: bool, source: st
 
 
 def _data(run: Run) -> list[str]:
-    """Return what the model was trained on, and what is known of its licence."""
+    """Return the lines on the training data and their licence."""
     rows = [(data.role, code(data.name), code(data.split), markdown(data.licence)) for data in run.datasets()]
     lines = ["## Data", "", table(("for", "dataset", "split", "licence of the data"), *rows), ""]
     data = run.record.get("data", {})
@@ -73,7 +73,7 @@ def _data(run: Run) -> list[str]:
 
 
 def _training(run: Run) -> list[str]:
-    """Return budget, hardware, versions, seed and configuration."""
+    """Return the lines on steps, batch, seed, hardware, versions and configuration."""
     record, settings = run.record, run.settings
     unknown = "not recorded"
     hardware, versions = record.get("hardware", {}), record.get("versions", {})
@@ -91,22 +91,22 @@ def _training(run: Run) -> list[str]:
         ("parameters", markdown(parameters or unknown)),
         ("versions", markdown(", ".join(f"{name} {found}" for name, found in sorted(versions.items())) or unknown)),
     ]
-    lines = ["## Training", "", table(("", ""), *rows), "", "Every setting, those left out being open:", ""]
+    lines = ["## Training", "", table(("", ""), *rows), "", "All settings that have a value:", ""]
     return [*lines, *_fenced("yaml", run.configuration()), ""]
 
 
 def _metrics(run: Run) -> list[str]:
-    """Return the table of numbers; none if there are none."""
+    """Return the table of metrics; [] if there are none."""
     numbers = run.numbers()
     if not numbers:
         return []
-    head = ("metric", "value", "95 % interval", "real data reach", "data", "by")
+    head = ("metric", "value", "95 % interval", "reference data", "data", "by")
     rows = [
         (code(n.name), f"{n.value:.6g}", _interval(n), "" if n.floor is None else f"{n.floor:.6g}",
          f"{code(n.data.name)}, {code(n.data.split)}", markdown(n.command))
         for n in numbers
     ]  # fmt: skip
-    note = "A number without an interval is one run's; those of training are means over its last logged steps."
+    note = "Values without an interval are those of one run; values of training are means over its last logged steps."
     return ["## Metrics", "", table(head, *rows), "", note, ""]
 
 
@@ -117,17 +117,17 @@ def _interval(number: Number) -> str:
 
 
 def _again(run: Run) -> list[str]:
-    """Return the command that makes the model again."""
+    """Return the lines with the command that trains the model again."""
     command = run.command()
     if command is None:
-        return ["## Reproduce", "", "The recipe was not recorded; the settings above are all that is known.", ""]
+        return ["## Reproduce", "", "The recipe was not recorded; only the settings above are known.", ""]
     note = (
-        "On any number of processes it is the same run; bits are equal on the same machine, with the same threads and "
-        "versions. Files and folders are given by their last name: put your own path in its place."
+        "The run is the same on any number of processes; bits are equal on the same machine, with the same threads and "
+        "versions. Files and folders are given by their last name: replace it by your own path."
     )
     return ["## Reproduce", "", *_fenced("bash", command), "", note, ""]
 
 
 def _fenced(language: str, text: str) -> list[str]:
-    """Return a block of code; no line of what hfgen puts into one can begin with a fence."""
+    """Return a block of code. No line that hfgen writes into one begins with a fence."""
     return [f"```{language}", text, "```"]

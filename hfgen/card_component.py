@@ -1,4 +1,4 @@
-"""The card of a network or scheduler that is published by itself, without a pipeline and without a run."""
+"""Cards of networks and schedulers that are published alone, without a pipeline and a run."""
 
 import inspect
 from pathlib import Path
@@ -12,9 +12,9 @@ from hfgen.registry import SHIM, saved_name
 
 
 def write_component_card(folder: Path, cls: type, repo_id: str, source: str | None) -> Path:
-    """Return the path of the card of the component of class `cls` in `folder`, written or brought up to date.
+    """Return the path of the card of the component of class `cls` in `folder`, written or updated.
 
-    The code in it loads `repo_id`; `source` is where pip installs hfgen from. Raises ConfigError as `update_card`.
+    `repo_id`: name in the card's code. `source`: where pip installs hfgen from. Raises ConfigError as `update_card`.
     """
     library, saved = saved_name(cls.__name__)
     kind = "scheduler" if issubclass(cls, SchedulerMixin) else "network"

@@ -10,7 +10,7 @@ from hfgen.card_text import plain
 
 
 def head_of(model: Model, name: str, run: Run | None) -> dict[str, Any]:
-    """Return the head of the card of a model called `name`, without anything of the user's."""
+    """Return the head of the card of a model called `name`, without fields that a user added."""
     datasets = list(dict.fromkeys(data.hub_id for data in run.datasets() if data.hub)) if run else []
     numbers = [number for number in run.numbers() if indexed(number)] if run else []
     data = ModelCardData(
@@ -26,12 +26,12 @@ def head_of(model: Model, name: str, run: Run | None) -> dict[str, Any]:
 
 
 def indexed(number: Number) -> bool:
-    """Return whether a number belongs into `model-index`: it was measured by an evaluation, or is a loss."""
+    """Return whether a metric belongs in `model-index`: it is a loss, or measured by an evaluation."""
     return not number.command.endswith("training") or number.name.startswith("loss")
 
 
 def eval_result(model: Model, number: Number) -> EvalResult:
-    """Return a number as the Hub's schema has it; what bounds it is in the arguments of the metric."""
+    """Return a metric in the Hub's schema; its interval and floor are arguments of the metric."""
     known: dict[str, Any] = {"command": number.command, "low": number.low, "high": number.high, "floor": number.floor}
     known |= {"confidence": None if number.low is None else 0.95, "extractor": number.extractor}
     data = number.data

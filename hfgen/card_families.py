@@ -1,4 +1,4 @@
-"""What each kind of pipeline is, for the cards of models: one static table, and the code that loads and samples one."""
+"""Families of pipelines for the cards of models: one static table, and the code that loads and samples a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from hfgen.safe_load import read_index
 
 @dataclass(frozen=True)
 class Family:
-    """What is said of a pipeline class: a sentence, the Hub's task, tags, and what not to expect of it."""
+    """Card entries of a pipeline class: a sentence, the Hub's task, tags, and limits."""
 
     what: str
     task: str | None
@@ -21,7 +21,7 @@ class Family:
 
 
 GENERATION, IMAGES = "unconditional-image-generation", "image-to-image"
-SMALL_CODES = "Fine detail is lost: what comes back is what fits into the code."
+SMALL_CODES = "Fine detail is lost: reconstructions hold only what the code stores."
 STEPS = "Each sample takes many passes through the network; with few steps samples lose quality."
 
 FAMILIES: dict[str, Family] = {
@@ -40,14 +40,14 @@ FAMILIES: dict[str, Family] = {
     "ClassifierPipeline": Family(
         "A small convolutional classifier of images.",
         "image-classification", ("classifier",),
-        ("It answers with one of its classes whatever the image shows; its probabilities are not calibrated.",),
+        ("It predicts one of its classes for any image; its probabilities are not calibrated.",),
     ),
     "ControllableGANPipeline": Family(
-        "A generative adversarial network (Goodfellow et al. 2014) whose latents the gradient of a classifier leads to "
-        "images that show what is asked.",
+        "A generative adversarial network (Goodfellow et al. 2014) with a classifier: gradient ascent in the latents "
+        "until the classifier predicts the target.",
         GENERATION, ("gan", "controllable-generation"),
-        ("What is reached is what the classifier sees, mistakes of the classifier included.",
-         "Other features than the one asked may change along; the output measures how much."),
+        ("The target is what the classifier predicts, its mistakes included.",
+         "Features other than the target may change too; the output measures how much."),
     ),
     "DDPMPipeline": Family(
         "A denoising diffusion model (Ho et al. 2020): samples are noise that a network removes step by step.",
@@ -61,20 +61,20 @@ FAMILIES: dict[str, Family] = {
     "LatentDiffusionPipeline": Family(
         "A latent diffusion model (Rombach et al. 2022): noise is removed step by step, in an autoencoder's latents.",
         GENERATION, ("diffusion", "latent-diffusion"),
-        (STEPS, "Images are never sharper than what the autoencoder can restore.",
-         "Strong guidance makes samples alike."),
+        (STEPS, "Images are at most as sharp as the autoencoder's reconstructions.",
+         "Strong guidance reduces the variety of samples."),
     ),
     "TranslationPipeline": Family(
         "Two translators of images between a domain A and a domain B (CycleGAN, Zhu et al. 2017; with pairs pix2pix, "
         "Isola et al. 2017).",
         IMAGES, ("gan", "image-translation", "cyclegan"),
-        ("Images of neither domain are changed in ways that mean nothing.",
-         "What the target domain does not show may be hidden or invented; do not read results as measurements."),
+        ("Translations of images from neither domain are meaningless.",
+         "Content that the target domain lacks may be hidden or invented; translations are not measurements."),
     ),
     "VAEPipeline": Family(
         "A variational autoencoder (Kingma and Welling 2014): a decoder of standard normal latents, and an encoder.",
         GENERATION, ("vae",),
-        ("Samples are means of p(x|z), smoother than the data.", "Its likelihood is known as a lower bound only."),
+        ("Samples are means of p(x|z), smoother than the data.", "Only a lower bound of its likelihood is known."),
     ),
 }  # fmt: skip
 
@@ -86,7 +86,7 @@ SCORE_SDE = Family(
 
 @dataclass(frozen=True)
 class Model:
-    """A pipeline folder, by what its JSON files say: class, stock pipeline or None, `{component: configuration}`."""
+    """JSON files of a pipeline folder: class, diffusers pipeline or None, and `{component: configuration}`."""
 
     name: str
     stock: str | None
@@ -94,24 +94,24 @@ class Model:
 
     @property
     def family(self) -> Family:
-        """Return what is said of this kind of model."""
+        """Return the family of the pipeline."""
         return SCORE_SDE if self.sde else FAMILIES[self.name]
 
     @property
     def task(self) -> str | None:
-        """Return the Hub's name for what it does; None of points, which the Hub has no name for."""
+        """Return the Hub's name of the task; None for points, for which the Hub has no name."""
         if self.has("text_encoder"):
             return "text-to-image"
         return None if self.points else self.family.task
 
     @property
     def sde(self) -> bool:
-        """Return whether its scheduler is that of the score SDE."""
+        """Return whether the scheduler is that of the score SDE."""
         return self.setting("scheduler", "_class_name") == "VPSDEScheduler"
 
     @property
     def points(self) -> bool:
-        """Return whether it makes points, not images."""
+        """Return whether samples are points, not images."""
         return any(self.setting(part, "dim") is not None for part in ("unet", "generator", "vae"))
 
     @property
@@ -125,12 +125,12 @@ class Model:
         return part in self.configs
 
     def setting(self, part: str, key: str) -> Any:
-        """Return a setting of a component; None where there is none."""
+        """Return a setting of a component; None if it has no such setting."""
         return self.configs.get(part, {}).get(key)
 
 
 def read_model(folder: Path) -> Model:
-    """Return what a pipeline folder holds. Raises ConfigError, or UnsafeContentError, where it is none of hfgen's."""
+    """Return the model in a pipeline folder. Raises ConfigError or UnsafeContentError for any other folder."""
     name, entries = read_index(folder)
     parts = [part for part, value in entries.items() if isinstance(value, list) and value[:1] not in ([], [None])]
     configs = {part: config for part in parts if (config := _config(folder, part)) is not None}
@@ -139,7 +139,7 @@ def read_model(folder: Path) -> Model:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any] | None:
-    """Return the configuration of a component, which old flat folders keep in the folder itself."""
+    """Return the configuration of a component; old flat folders keep it in the folder itself."""
     home = folder / part if (folder / part).is_dir() else folder
     names = ("scheduler_config.json",) if part == "scheduler" else ("config.json",)
     return next((read_json(home / name) for name in names if (home / name).is_file()), None)
@@ -189,5 +189,5 @@ def _use(model: Model) -> list[str]:
 
 
 def _steps(model: Model) -> int:
-    """Return a number of sampling steps that is usual, and that the model has."""
+    """Return a usual number of sampling steps, at most the T of the model."""
     return min(50, int(model.setting("scheduler", "num_train_timesteps") or 1000))

@@ -1,7 +1,7 @@
-"""A card on disk: hfgen writes its YAML head and one section between two marks, all other text of it stays.
+"""Cards on disk: hfgen writes the YAML head and one section between two marks; all other text is kept.
 
-What a user wrote in the head stays, too. What hfgen wrote there before, and nobody has changed since, is brought up to
-date: a digest of each of its values stands in the card.
+Fields of the head that a user wrote or changed are kept too. Fields that hfgen wrote are updated; the card holds a
+digest of each of them, which shows whether they were changed.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ WRITTEN = re.compile(r"^<!-- hfgen:head(?P<digests>(?: [\w-]+=[0-9a-f]+)*) -->\r
 TITLE = re.compile(r"^#\s", re.MULTILINE)
 
 COMMAND = "hfgen "
-"""How the argument `command` begins that each of hfgen's metrics has, by which they are known again."""
+"""Prefix of the argument `command`, by which hfgen recognises its own metrics."""
 
 
 def update_card(path: Path, ours: dict[str, Any], title: str, section: list[str]) -> Path:
-    """Return `path` with a card of the head `ours` and the lines of `section`; a `title` unless the card has one.
+    """Return `path`, a card with the head `ours`, the lines of `section`, and `title` unless the card has a title.
 
-    Raises ConfigError, and leaves the card as it is, where its head is not YAML or its marks do not belong together.
+    Raises ConfigError if the head is not YAML or the marks do not match; the card is then unchanged.
     """
     text = _read(path)
     head_text, found, body = _split(path, text)
@@ -61,7 +61,7 @@ def _read(path: Path) -> str:
 
 
 def _split(path: Path, text: str) -> tuple[str, dict[str, Any], str]:
-    """Return the head of a card as it stands there, and as YAML, and what comes after it."""
+    """Return the head of a card as text and as YAML, and the text after it."""
     match = REGEX_YAML_BLOCK.match(text)
     if match is None:
         if text.lstrip().startswith("---"):
@@ -78,7 +78,7 @@ def _split(path: Path, text: str) -> tuple[str, dict[str, Any], str]:
 
 
 def _parts(path: Path, body: str) -> tuple[str, str, str]:
-    """Return the text before our section, the section and the text after it; a new section comes last."""
+    """Return the text before hfgen's section, the section, and the text after it; a new section comes last."""
     marks = list(MARKS.finditer(body))
     if not marks:
         text = body.rstrip()
@@ -91,7 +91,7 @@ def _parts(path: Path, body: str) -> tuple[str, str, str]:
 
 
 def merged(found: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -> dict[str, Any]:
-    """Return the head `found` in a card, brought up to date with `ours`; `written` are the digests of what we wrote."""
+    """Return the head `found` in a card, updated with `ours`; `written`: digests of the values that hfgen wrote."""
     index = _others(found.get("model-index")) + ours.get("model-index", [])
     kept = {key: value for key, value in found.items() if written.get(key) != digest(value)} | {"model-index": index}
     everything = {**ours, **kept}
@@ -100,18 +100,18 @@ def merged(found: dict[str, Any], ours: dict[str, Any], written: dict[str, str])
 
 
 def digests(ours: dict[str, Any], head: dict[str, Any]) -> dict[str, str]:
-    """Return `{key: digest}` of what stands in `head` as it is in `ours`, sorted; `model-index` is known by itself."""
+    """Return `{key: digest}`, sorted, of the values of `ours` that are in `head`, without `model-index`."""
     same = sorted(key for key in ours if key != "model-index" and head[key] == ours[key])
     return {key: digest(ours[key]) for key in same}
 
 
 def digest(value: Any) -> str:
-    """Return twelve hexadecimal digits that stand for a value of YAML."""
+    """Return a digest of a YAML value, twelve hexadecimal digits."""
     return hashlib.sha256(str(yaml_dump(value)).encode()).hexdigest()[:12]
 
 
 def _others(index: Any) -> list[Any]:
-    """Return a `model-index` without the metrics that hfgen wrote, and without what is empty then."""
+    """Return a `model-index` without hfgen's metrics, and without results and models that are then empty."""
     models = []
     for model in index or []:
         results = []

@@ -1,6 +1,6 @@
-"""What a run folder tells the card of its model: data, settings, numbers, and the command that makes the model again.
+"""Run folders read for the cards of models: data, settings, metrics, and the command that trains the model again.
 
-No path gets out of here: of a local file or folder only its last name does, of a Hub id all of it.
+No path is published: local files and folders are given by their last name, Hub ids in full.
 """
 
 import json
@@ -18,10 +18,10 @@ from hfgen.safe_files import read_json
 
 HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
-"""Settings that say where and how often something is written, not what is computed."""
+"""Settings of output and logging, which do not change the result of a run."""
 
 EVALUATED_DOMAINS = ("eval_dataset_a", "eval_dataset_b", "eval_split", "eval_split_b")
-"""Settings that name the data which a translation is evaluated on, beside those it was trained on."""
+"""Settings of the evaluation data of a translation, if they differ from the training data."""
 
 SHOWN_ALWAYS = ("dataset", "max_steps", "seed")
 DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, as in scikit-learn)"
@@ -29,7 +29,7 @@ DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Lear
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset: what it is for, its name without any path, whether that is a Hub id, split and licence."""
+    """A dataset: role, name without any path, whether the name is a Hub id, split and licence."""
 
     role: str
     name: str
@@ -45,7 +45,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Number:
-    """A metric: where it was measured, and, if known, its 95 % interval and what real data reach."""
+    """A metric: value, data and command, and, if known, its 95 % interval and the value of reference data."""
 
     name: str
     value: float
@@ -59,8 +59,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder read: `settings` is config.yaml, `record` run.json ({} of a run without one), `log` the last value
-    of every number in metrics.jsonl, `evaluation` evaluation.json ({} where there is none)."""
+    """Content of a run folder: `settings` from config.yaml, `record` from run.json, `log` with the last value of every
+    number in metrics.jsonl, `evaluation` from evaluation.json; {} for a missing file."""
 
     name: str
     settings: dict[str, Any]
@@ -69,20 +69,20 @@ class Run:
     evaluation: dict[str, Any]
 
     def public(self, field: str) -> Any:
-        """Return the value of a setting without any path in it."""
+        """Return the value of a setting, paths replaced by their last name."""
         value = self.settings.get(field)
         if field in self.record.get("hub", ()) or value in BUILT_IN:
             return value
         return _without_paths(value)
 
     def data(self, role: str, field: str, *splits: str) -> Data:
-        """Return the dataset that a field names; its split is the first of the fields `splits` that is given."""
+        """Return the dataset in a field; its split is the first of the fields `splits` that has a value."""
         value, name = self.settings.get(field), str(self.public(field))
         split = next((str(self.settings[key]) for key in splits if self.settings.get(key)), "train")
         return Data(role, name, field in self.record.get("hub", ()), _without_paths(split), licence_of(value))
 
     def datasets(self) -> list[Data]:
-        """Return the data that the run was trained on, and last what it was evaluated on, if that is other data."""
+        """Return the training data of the run, and last its evaluation data if they differ."""
         if not self.settings.get("dataset"):
             return self.domains()
         found = [self.data("training", "dataset", "split")]
@@ -93,7 +93,7 @@ class Run:
         return found
 
     def domains(self) -> list[Data]:
-        """Return the data of two domains, A before B, and last those of each that the run was evaluated on."""
+        """Return the training data of domains A and B, and last their evaluation data if they differ."""
         splits = {"a": ("split",), "b": ("split_b", "split")}
         found = [self.data(f"domain {side.upper()}", f"dataset_{side}", *splits[side]) for side in splits]
         if any(self.settings.get(field) for field in EVALUATED_DOMAINS):
@@ -103,12 +103,12 @@ class Run:
         return found
 
     def shown_settings(self) -> dict[str, Any]:
-        """Return the settings that decide what is computed and are not left open, without paths."""
+        """Return the settings that have a value and change the result of a run, without paths."""
         decides = [key for key in self.settings if key not in HERE_ONLY and self.settings[key] not in (None, "")]
         return {key: self.public(key) for key in decides}
 
     def numbers(self) -> list[Number]:
-        """Return the numbers of the judge, if it has been asked, then the last ones of training."""
+        """Return the metrics of an evaluation, if there is one, then the last values of training."""
         everything = self.datasets()
         training = everything[0]
         found = []
@@ -117,9 +117,9 @@ class Run:
             of_first = name.endswith(("_a", "_a2b")) and not self.settings.get("dataset")
             where = everything[-2 if of_first else -1] if measured else training
             found.append(Number(name, value, where, f"hfgen train, {'evaluation' if measured else 'training'}"))
-        return [*self._judged(), *found]
+        return [*self._evaluated(), *found]
 
-    def _judged(self) -> list[Number]:
+    def _evaluated(self) -> list[Number]:
         """Return the metrics of evaluation.json, with their intervals."""
         if not self.evaluation:
             return []
@@ -136,15 +136,15 @@ class Run:
         return found
 
     def command(self) -> str | None:
-        """Return the command that trains this model again, a field a line; None where the recipe is not recorded."""
+        """Return the command that trains this model again, one field a line; None if the recipe is not recorded."""
         recipe = self.record.get("recipe")
         if not isinstance(recipe, str):
             return None
-        told = {*SHOWN_ALWAYS, *self.record.get("changed", ())} - HERE_ONLY
-        told -= {"budget"} if self.settings.get("max_steps") else set()
+        shown = {*SHOWN_ALWAYS, *self.record.get("changed", ())} - HERE_ONLY
+        shown -= {"budget"} if self.settings.get("max_steps") else set()
         lines = [f"hfgen train {shell(recipe)}"]
         lines += [_flag(key, self.public(key)) for key, value in self.settings.items()
-                  if key in told and value not in (None, "")]  # fmt: skip
+                  if key in shown and value not in (None, "")]  # fmt: skip
         return " \\\n    ".join([*lines, f"--output-dir {shell(self.name)}"])
 
     def configuration(self) -> str:
@@ -153,14 +153,14 @@ class Run:
 
 
 def licence_of(dataset: Any) -> str:
-    """Return what is known of the licence of a dataset, as it stands in the settings."""
+    """Return the licence of a dataset, given by its name in the settings."""
     if dataset == "digits":
         return DIGITS
     return "none needed, drawn by rule" if dataset in BUILT_IN else "not known here; see the dataset"
 
 
 def read_run(folder: Path) -> Run:
-    """Return what a run folder tells. Raises ConfigError for a folder that is none, and files that cannot be read."""
+    """Return the content of a run folder. Raises ConfigError for other folders, and for files that cannot be read."""
     path = folder / "config.yaml"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -179,10 +179,10 @@ def read_run(folder: Path) -> Run:
 
 
 def _last_numbers(path: Path, step: Any) -> dict[str, float]:
-    """Return the last finite value of each number in metrics.jsonl, up to `step`; {} where there is no such file."""
+    """Return the last finite value of each number in metrics.jsonl, up to `step`; {} if there is no such file."""
     found: dict[str, float] = {}
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
-        if line.endswith("\n"):                                     # else it was cut off
+        if line.endswith("\n"):                                     # a line without it was cut off
             numbers = _parsed(path, line)
             if not isinstance(step, int) or numbers["step"] <= step:
                 found |= {key: value for key, value in numbers.items() if _finite(value) is not None}
@@ -203,13 +203,13 @@ def _is_setting(key: Any, value: Any) -> bool:
 
 
 def _finite(value: Any) -> float | None:
-    """Return a number that is finite; None for anything else."""
+    """Return `value` if it is a finite number, else None."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if number and math.isfinite(value) else None
 
 
 def _without_paths(value: Any) -> Any:
-    """Return a value of JSON with the last name in the place of every text that has a separator of paths in it."""
+    """Return a JSON value; every text with a path separator is replaced by its last name."""
     if isinstance(value, str):
         return last_name(value) if {"/", "\\"} & {*value} else value
     if isinstance(value, list):

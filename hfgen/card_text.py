@@ -1,6 +1,6 @@
-"""Strings of users, such as the names of datasets and classes, as they may stand in Markdown, YAML, Python and a shell.
+"""Quoting of users' strings, such as names of datasets and classes, for Markdown, YAML, Python and a shell.
 
-Whatever they hold, they stay one line, and end no table, code block, comment or literal that they stand in.
+A quoted string is one line, and ends no table, code block, comment or literal around it.
 """
 
 import re
@@ -10,31 +10,31 @@ from typing import Any
 import yaml
 
 PLAIN = frozenset(" .,:;/%=()+-")
-"""What, beside letters and digits, means nothing to Markdown inside of a line."""
+"""Characters, beside letters and digits, without a meaning in a line of Markdown."""
 
 NAME = re.compile(r"[\w.,:/=()'\[\]%*+-]+", re.ASCII)
 SEPARATORS = re.compile(r"[/\\]|^[A-Za-z]:")
 QUOTED = "\\'"
 
 LIMITS = (
-    "It knows what its training data show and nothing else, their gaps and biases included.",
-    "The licence of the weights is for whoever publishes them to say, as `license:` in the head of this card.",
+    "It reproduces its training data, including their gaps and biases.",
+    "The publisher states the licence of the weights, as `license:` in the head of this card.",
 )
-"""Limits of every model."""
+"""Limits of all models."""
 
 
 def plain(text: str) -> str:
-    """Return `text` with an escape such as `\\n` in the place of every character that does not print."""
+    """Return `text`; every character that is not printable is replaced by an escape such as `\\n`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def markdown(text: str) -> str:
-    """Return Markdown that shows `text`, wherever a line may hold text, cells of tables included."""
+    """Return Markdown that shows `text` in a line, also in a cell of a table."""
     return "".join(c if c.isalnum() or c in PLAIN else f"&#{ord(c)};" for c in plain(text))
 
 
 def code(text: str) -> str:
-    """Return `text` as inline code, or as `markdown` does where it holds more than a name."""
+    """Return `text` as inline code if it is a name, else as `markdown(text)`."""
     return f"`{text}`" if NAME.fullmatch(text) else markdown(text)
 
 
@@ -45,7 +45,7 @@ def table(*rows: tuple[str, ...]) -> str:
 
 
 def literal(value: Any) -> str:
-    """Return a number, a truth value, None, a text or a list of them as one line of YAML.
+    """Return a number, a bool, None, a text or a list of them as one line of YAML.
 
     A text is in double quotes, with escapes that Python reads as well.
     """
@@ -64,13 +64,13 @@ def shell(word: str) -> str:
 
 
 def last_name(text: str) -> str:
-    """Return the last name of a path of any system, which does not say where it lies; a text that is none as it is."""
+    """Return the last name of a path of any system, without its folders; other text unchanged."""
     parts = [part for part in SEPARATORS.split(text) if part not in ("", "~", ".", "..")]
     return parts[-1] if parts else ""
 
 
 def _bytes(c: str) -> str:
-    """Return the bytes of a character as a shell writes them; of a file name that is not UTF-8 they are its own."""
+    """Return the bytes of a character as shell escapes; bytes of a file name that is not UTF-8 are kept."""
     errors = "surrogateescape" if "\udc80" <= c <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", errors))
 

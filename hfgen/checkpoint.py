@@ -1,4 +1,4 @@
-"""Checkpoints that exist only when they are whole.
+"""Checkpoints that exist only when they are complete.
 
 A checkpoint is a folder `step-00000500`. It is written under a hidden name, every file is flushed to disk, a manifest
 with sizes and sha256 sums is written last, and only then is the folder renamed; older ones are dropped after that, and
@@ -23,14 +23,14 @@ STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint does not verify and is passed over."""
+    """A checkpoint does not verify and is skipped."""
 
 
 def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str, Any], keep: int = 2) -> Path:
-    """Return the folder of a new checkpoint of `step`, whose files `write(temporary_folder)` puts down.
+    """Return the folder of a new checkpoint of `step`, whose files `write(temporary_folder)` writes.
 
     `about` (versions, hash of the settings) goes into the manifest. Afterwards the `keep` newest checkpoints that
-    verify remain. Raises ResourceError when the disk is full; the older checkpoints are untouched then.
+    verify remain. Raises ResourceError if the disk is full; the older checkpoints are then unchanged.
     """
     target = folder / f"step-{step:08d}"
     temporary = folder / f".tmp-{step}"
@@ -53,7 +53,7 @@ def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str
 
 
 def problem(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder, naming the file; None if every byte is as it was written."""
+    """Return the first error of a checkpoint folder, naming the file; None if every byte is as written."""
     path = checkpoint / MANIFEST
     try:
         written = path.read_text(encoding="utf-8")
@@ -75,9 +75,9 @@ def problem(checkpoint: Path) -> str | None:
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint in `folder` that verifies, None where there is no checkpoint at all.
+    """Return the newest checkpoint in `folder` that verifies, None if there is no checkpoint.
 
-    Each broken newer one is named in a warning. Raises CheckpointError when there are some and none verifies.
+    Each corrupt newer one is named in a warning. Raises CheckpointError if there are checkpoints and none verifies.
     """
     for partial in folder.glob(".tmp-*"):
         warnings.warn(f"passed over a save that was cut off: {partial}", CheckpointWarning, stacklevel=2)
@@ -117,7 +117,7 @@ def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
 
 
 def _drop_old(folder: Path, keep: int) -> None:
-    """Drop checkpoints older than the `keep` newest ones that verify (two at least), and litter of cut-off saves."""
+    """Drop checkpoints older than the `keep` newest ones that verify (at least two), and interrupted saves."""
     good = 0
     for checkpoint in _all(folder):
         if good >= max(keep, 2):
@@ -141,13 +141,13 @@ def _signed(manifest: dict[str, Any]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file to the disk; it is open for writing, since Windows flushes no other."""
+    """Flush a file to the disk; it is open for writing, as Windows requires."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, where the system opens folders: not on Windows, which journals."""
+    """Flush the names in a folder to the disk, on systems that open folders; Windows does not, and journals them."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:

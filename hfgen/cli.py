@@ -94,10 +94,10 @@ def sample(
     def command() -> int:
         told: dict[str, Any] = {"prompt": prompt, "guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
         if push_dataset is not None:
-            from hfgen.generated import Wanted, push_samples
+            from hfgen.sample_dataset import SampleRequest, push_samples
 
-            wanted = Wanted(model, number, num_steps, seed, label, batch_size, sampler, eta, **told)
-            typer.echo(push_samples(wanted, push_dataset, output, public))
+            request = SampleRequest(model, number, num_steps, seed, label, batch_size, sampler, eta, **told)
+            typer.echo(push_samples(request, push_dataset, output, public))
             return 0
         from hfgen.sampling import write_samples
 
@@ -122,9 +122,9 @@ def publish(
     """Upload a model with its card to the Hub, read it back and compare. Log in first: hf auth login."""
 
     def command() -> int:
-        from hfgen.generated import is_dataset
-        from hfgen.generated import push_dataset as publish_dataset
         from hfgen.publish import publish as publish_model
+        from hfgen.sample_dataset import is_dataset
+        from hfgen.sample_dataset import push_dataset as publish_dataset
 
         if is_dataset(model):
             typer.echo(publish_dataset(model, repo_id, public=public, message=message))

@@ -1,7 +1,7 @@
-"""Networks and schedulers that load, save and publish as pipelines do: safetensors and JSON, checked, never a pickle.
+"""Base classes of networks and schedulers: loading, saving and publishing of safetensors and JSON, as in pipelines.
 
-`ModelMixin` and `SchedulerMixin` are those of diffusers with `Component` in front. All else of diffusers' classes is as
-it was: `from_config`, `num_parameters`, `enable_gradient_checkpointing`.
+`ModelMixin` and `SchedulerMixin` are those of diffusers with `Component` in front. Other methods of diffusers are
+unchanged: `from_config`, `num_parameters`, `enable_gradient_checkpointing`.
 """
 
 import difflib
@@ -42,13 +42,13 @@ STOCK_KEYWORDS: dict[str, tuple[Any, ...]] = {
     "use_flashpack": (False,),
     "use_safetensors": (None, True),
 }
-"""Keywords of stock's `from_pretrained`, which its pipelines pass on, and the values that change nothing in hfgen."""
+"""Keywords of diffusers' `from_pretrained`, and their values without an effect in hfgen."""
 
 
 class Component:
-    """Loads, saves and publishes a network or a scheduler by the safe code of pipelines, under the table's names.
+    """Loading, saving and publishing of a network or scheduler, under the names of the table.
 
-    It stands before diffusers' mixins and has no base of its own, so that `nn.Module` still comes before `ConfigMixin`.
+    It precedes diffusers' mixins and has no base of its own, so that `nn.Module` still comes before `ConfigMixin`.
     """
 
     config_name: Any
@@ -72,10 +72,10 @@ class Component:
     ) -> Self:
         """Return the network, in evaluation mode, or the scheduler saved in `model`. No code and no pickle is read.
 
-        `model` is its folder, a pipeline or run folder that holds it, or a Hub id of any of these. `subfolder` names
-        the part; it may be left out where only one is of this class. `variant` picks weight files such as "fp16".
-        `dtype` defaults to float32, `device` to the CPU; a scheduler has neither. Stock's names of them are
-        `torch_dtype` and `device_map={"": device}`.
+        `model`: its folder, a pipeline or run folder that holds it, or a Hub id of any of these. `subfolder`: the part;
+        it may be left out if only one is of this class. `variant`: weight files such as "fp16". `dtype` (`torch_dtype`
+        in diffusers). Default: float32. `device` (`device_map={"": device}` in diffusers). Default: the CPU. A
+        scheduler ignores both.
         Raises ConfigError, CheckpointError (keys that are missing, extra or misshaped) or UnsafeContentError (only
         pickled weights).
         """
@@ -137,11 +137,11 @@ class Component:
         variant: str | None = None,
         source: str | None = None,
     ) -> Published:
-        """Return where the component is on the Hub: the commit `oid` of `repo_id`, and its `commit_url`.
+        """Return the published commit of the component: `oid`, `repo_id` and `commit_url`.
 
-        As of pipelines: private by default, one commit with a card, none where nothing has changed, read back and
-        compared bit for bit. The card says that pip installs hfgen from `source`. Default: HFGEN_SOURCE, else there is
-        no install line. Raises ConfigError where the user may not write there, or a pipeline is there already.
+        As in pipelines: private by default; one commit with a card, none for an unchanged component; downloaded and
+        compared bit for bit. The card names `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no install
+        line if it is not set). Raises ConfigError if the user may not write there, or the repository holds a pipeline.
         """
         check_repo_id(repo_id)
         cls, source = type(self), checked_source(source)
@@ -159,7 +159,7 @@ class Component:
             )
 
     def to_json_string(self) -> str:
-        """Return the settings as JSON; `_class_name` is the name in stock diffusers, if any. No local path is in it."""
+        """Return the settings as JSON; `_class_name` is the name in diffusers, if any. Local paths are removed."""
         stock: Any = super()
         config = json.loads(stock.to_json_string())
         config["_class_name"] = saved_name(type(self).__name__)[1]
@@ -176,14 +176,14 @@ class SchedulerMixin(Component, diffusers.SchedulerMixin, ConfigMixin):
 
 
 def _whole_device(device_map: Any, device: Any) -> Any:
-    """Return the one device of stock's `device_map`; ConfigError for one that spreads a network over several."""
+    """Return the one device of stock's `device_map`; ConfigError for a map to several devices."""
     if not isinstance(device_map, dict) or set(device_map) != {""} or device not in (None, device_map[""]):
         raise ConfigError(f"device_map must be {{'': device}}, the same as device, got {device_map!r} and {device!r}")
     return device_map[""]
 
 
 def _check_keywords(cls: type, given: dict[str, Any]) -> None:
-    """Raise ConfigTypeError for a keyword that stock does not have either, ConfigError for what hfgen does not do."""
+    """Raise ConfigTypeError for a keyword that diffusers does not have, ConfigError for an unsupported one."""
     known = [*list(inspect.signature(Component.from_pretrained).parameters)[:-1], *STOCK_KEYWORDS]
     for key, value in given.items():
         where = f"{cls.__name__}.from_pretrained"
@@ -196,7 +196,7 @@ def _check_keywords(cls: type, given: dict[str, Any]) -> None:
 
 
 def _replaced(repository: Repository, new: Iterable[str]) -> list[str]:
-    """Return the files of a component in a repository that the `new` one lacks; ConfigError where a pipeline is."""
+    """Return the files of a component in a repository that are not `new`; ConfigError if it holds a pipeline."""
     if INDEX in repository.files:
         raise ConfigError(f"{repository.name}: holds a pipeline; publish the pipeline, or choose another name")
     return sorted({file for file in repository.files if hub.COMPONENT_FILE.fullmatch(file)} - {*new, CARD})

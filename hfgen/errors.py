@@ -1,7 +1,7 @@
-"""Every error that hfgen raises on purpose.
+"""Errors of hfgen.
 
-A message says where (path, field), what was found, what is allowed and what to do next. The command line prints the
-message without a traceback and ends with the class's `exit_code`.
+A message names the place (path, field), the value found, the values allowed, and the next step. The command line prints
+the message without a traceback and ends with the class's `exit_code`.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class HfgenError(Exception):
-    """Base of all hfgen errors; `exit_code` is what the command line ends with."""
+    """Base of all hfgen errors; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -26,13 +26,13 @@ class ConfigTypeError(ConfigError, TypeError):
 
 
 class DataError(HfgenError, ValueError):
-    """Data cannot be read, or is not what was asked for."""
+    """Data cannot be read, or do not fit the request."""
 
     exit_code = 65
 
 
 class CheckpointError(HfgenError):
-    """No checkpoint verifies, or one does not belong to the run that wants it."""
+    """No checkpoint verifies, or a checkpoint belongs to another run."""
 
 
 class NonFiniteError(HfgenError, ArithmeticError):
@@ -40,15 +40,15 @@ class NonFiniteError(HfgenError, ArithmeticError):
 
 
 class CollapseError(HfgenError):
-    """Training has collapsed, and was asked to stop where that happens; the run is saved."""
+    """Training has collapsed, and the settings request a stop; the run is saved."""
 
 
 class ResourceError(HfgenError, OSError):
-    """Disk, memory or permission ran out; the message says how much is needed and how much is there."""
+    """Disk, memory or permission is missing; the message states how much is needed and available."""
 
 
 class UnsafeContentError(HfgenError):
-    """A model folder holds or asks for something that would run code: pickles, foreign classes, paths outside."""
+    """A model folder holds something that would run code: pickles, unknown classes, paths outside the folder."""
 
 
 def exit_code_of(command: Callable[[], int]) -> int:

@@ -29,7 +29,7 @@ from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.training.noise import Noise
 
 Sampler = Callable[[int, int], Tensor]
-"""(number, seed) -> that many samples, (N, C, H, W), images being in [-1, 1]."""
+"""(number, seed) -> samples (number, C, H, W) in [-1, 1]."""
 
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
@@ -42,7 +42,7 @@ def train_one_shot(data: Tensor, steps: int, seed: int, sigma: float = 10.0) -> 
     """Return a sampler that denoises pure noise in one step: x = d(sigma eps), eps ~ N(0, I).
 
     d minimises E |d(x + sigma eps) - x|^2 over images x (N, C, H, W), so d(y) = E[x | y]. Noise that drowns the image
-    leaves nothing to tell images apart by: every sample is nearly the mean E[x], a blur. For data N(m, C) it is
+    removes all differences between images: every sample is nearly the mean E[x], a blur. For data N(m, C) it is
     m + C (C + sigma^2 I)^-1 (sigma eps - m). The network sees y / sqrt(1 + sigma^2), inputs of unit size.
     """
     net = network(data, seed)
@@ -179,7 +179,7 @@ ATTEMPTS: dict[str, Callable[[Tensor, int, int], Sampler]] = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """Samples (N, C, H, W) in [-1, 1] and what they are worth beside real images; the `spread` of both."""
+    """Samples (N, C, H, W) in [-1, 1], their Fréchet ratio to reference images, and the `spread` of both."""
 
     name: str
     samples: Tensor
@@ -188,7 +188,7 @@ class Attempt:
     spread_of_data: float
 
     def numbers(self) -> list[str]:
-        """Return the lines that stand beside the samples, in letters that Pillow's own font has."""
+        """Return the lines beside the samples, in characters of Pillow's default font."""
         return [f"Frechet ratio {self.frechet_ratio:.2f}", f"spread {self.spread:.2f} (data {self.spread_of_data:.2f})"]
 
 

@@ -1,6 +1,6 @@
-"""From what a user calls a model (a folder, a run, a Hub id) to a local pipeline folder.
+"""Resolution of a model (a pipeline folder, a run folder, a Hub id) to a local pipeline folder.
 
-From the Hub come safetensors, JSON and tokenizer files of one commit, nothing else: no code, no pickles.
+Only safetensors, JSON and tokenizer files of one commit are downloaded from the Hub: no code, no pickles.
 """
 
 import re
@@ -29,7 +29,7 @@ from hfgen.safe_load import INDEX, read_index
 
 CONFIG = "config.json"
 CONFIGS = (CONFIG, "scheduler_config.json")
-"""Settings of a network; of a network or a scheduler."""
+"""File names of settings: of a network, and of a network or scheduler."""
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
@@ -59,9 +59,9 @@ def resolve(
 ) -> Path:
     """Return the local pipeline folder of `model`: a pipeline folder, a run folder or a Hub id, tried in this order.
 
-    Of a run folder it is `model/`, or before that is written the newest checkpoint's. A Hub id is resolved to one
-    commit of `revision`, whose files are downloaded once. Raises ConfigError when there is no such model,
-    UnsafeContentError when there are only pickles, ResourceError when the Hub cannot be reached.
+    In a run folder it is `model/`, or the newest checkpoint's before `model/` is written. A Hub id is resolved to one
+    commit of `revision`, whose files are downloaded once. Raises ConfigError if there is no such model,
+    UnsafeContentError if there are only pickles, ResourceError if the Hub cannot be reached.
     """
     folder = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant)
     return _pipeline_folder(folder / (subfolder or ""))
@@ -78,11 +78,11 @@ def resolve_alone(
     token: str | bool | None = None,
     variant: str | None = None,
 ) -> Path:
-    """Return the local folder of the one network or scheduler that is meant by `model` and `subfolder`.
+    """Return the local folder of one network or scheduler, given by `model` and `subfolder`.
 
-    That is a folder with the file `config` and no pipeline's index; the part `subfolder` of a run; or, of a pipeline or
-    a run, the only part that is saved as `saved`, a pair [library, class name]. Raises as `resolve`, and ConfigError
-    where there is none, or more than one.
+    It is a folder with the file `config` and without a pipeline's index; the part `subfolder` of a run; or the only
+    part of a pipeline or run that is saved as `saved`, a pair [library, class name]. Raises as `resolve`, and
+    ConfigError if there is none, or more than one.
     """
     home = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant, alone=True)
     folder = home / (subfolder or "")
@@ -100,9 +100,9 @@ def resolve_alone(
 
 
 def resolve_component(model: str | Path, part: str) -> Path:
-    """Return the local folder of a component: `part` of a pipeline or a run, or `model`, if that is a component alone.
+    """Return the local folder of a component: `part` of a pipeline or a run, or `model` if it is a single component.
 
-    Folders and repositories on the Hub with a config.json and no pipeline's index are components alone. Raises as
+    A folder or Hub repository with a config.json and without a pipeline's index is a single component. Raises as
     `resolve`, and ConfigError for a pipeline without that part.
     """
     folder = Path(model).expanduser()
@@ -126,7 +126,7 @@ def _local(
     variant: str | None,
     alone: bool = False,
 ) -> Path:
-    """Return the folder `model`, or that of the files downloaded from the Hub; errors as `resolve`."""
+    """Return the folder `model`, or the folder of the files downloaded from the Hub; errors as in `resolve`."""
     path = Path(model).expanduser()
     _check_inside("subfolder", subfolder)
     if path.is_dir():
@@ -147,7 +147,7 @@ def _check_inside(what: str, path: str | None) -> None:
 
 
 def _pipeline_folder(folder: Path) -> Path:
-    """Return `folder` if it is a pipeline's, else the pipeline folder of the run that it holds."""
+    """Return `folder` if it is a pipeline folder, else the pipeline folder of the run in it."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
     for candidate in (folder, folder / "model"):
@@ -175,7 +175,7 @@ def download(
 ) -> Path:
     """Return the folder of one commit of the Hub's model `name` with the files that hfgen reads; errors as `resolve`.
 
-    Unlike there, a folder called `name` is not looked for. `alone`: it may also be a single component.
+    A local folder called `name` is ignored. `alone`: the model may also be a single component.
     """
     api = HfApi(token=token)
     with _explained(name, revision):
@@ -195,9 +195,9 @@ def download(
 def wanted_files(
     name: str, names: list[str], subfolder: str | None = None, variant: str | None = None, alone: bool = False
 ) -> list[str]:
-    """Return those of a repository's file `names` that hfgen reads: of the pipeline folder and its components.
+    """Return the files among a repository's `names` that hfgen reads: those of the pipeline folder and its components.
 
-    With `alone` also where it is a single component, with settings and no index, by itself or in a run.
+    `alone`: the repository may also hold a single component, with settings and no index, at its root or in a run.
     """
     root = PurePosixPath(subfolder or "")
     places = [root / INDEX, root / "model" / INDEX]
@@ -222,7 +222,7 @@ def wanted_files(
 
 
 def variants_of(files: Iterable[str]) -> list[str | None]:
-    """Return the variants of the weights among `files`, names or paths, sorted; None stands for the plain one."""
+    """Return the weight variants among `files`, names or paths, sorted; None is the plain variant."""
     matches = (WEIGHT_FILE.fullmatch(PurePosixPath(file).name) for file in files)
     variants = {match["variant"] for match in matches if match}
     return sorted(variants, key=lambda variant: variant or "") or [None]
@@ -230,7 +230,7 @@ def variants_of(files: Iterable[str]) -> list[str | None]:
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what the Hub's client raises into an HfgenError that says what to do."""
+    """Context that turns errors of the Hub's client into an HfgenError with the next step."""
     try:
         yield
     except HfgenError:
@@ -255,7 +255,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
 
 
 def _answered(name: str, error: Exception) -> HfgenError:
-    """Return what to say of an answer that is an error, or breaks off."""
+    """Return the HfgenError for an error response of the Hub, or for a broken connection."""
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return ConfigError(f"{name}: the Hub does not accept the token, or not for this model. Log in again with "
                            "`hf auth login`, or pass or unset token= and HF_TOKEN")

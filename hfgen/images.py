@@ -1,4 +1,4 @@
-"""Images between the outside (PIL, uint8) and the inside (float tensors of shape (B, C, H, W) in [-1, 1])."""
+"""Conversion of images: PIL and uint8 to float tensors (B, C, H, W) in [-1, 1], and back; grids and scatter plots."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ def check_output_type(output_type: str) -> None:
 
 
 def as_output(images: torch.Tensor, output_type: str) -> Any:
-    """Return (B, C, H, W) images in [-1, 1] as what a pipeline promises.
+    """Return images (B, C, H, W) in [-1, 1] in the `output_type` of a pipeline.
 
     `"pil"`: list of PIL images; `"np"`: float32 array (B, H, W, C) in [0, 1]; `"pt"`: tensor (B, C, H, W) in [0, 1].
     """
@@ -53,8 +53,9 @@ def as_output(images: torch.Tensor, output_type: str) -> Any:
 
 
 def grid(images: list[Image.Image], columns: int | None = None, padding: int = 2, min_side: int = 32) -> Image.Image:
-    """Return PIL images of one size pasted row by row on one sheet; `columns` defaults to the rounded square root.
+    """Return PIL images of one size pasted row by row on one grid.
 
+    `columns`. Default: the square root of the number of images, rounded up.
     Images with a side below `min_side` are enlarged by a whole factor first, so that 8x8 digits can be seen.
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(images))))
@@ -72,10 +73,10 @@ def grid(images: list[Image.Image], columns: int | None = None, padding: int = 2
 def scatter(
     points: torch.Tensor, low: float, high: float, side: int = 512, behind: torch.Tensor | None = None
 ) -> Image.Image:
-    """Return (N, 2) points in [low, high]^2 as a picture, y upwards; points outside are left out.
+    """Return a scatter plot of points (N, 2) in [low, high]^2, y upwards; points outside are not drawn.
 
-    Black on white, each pixel's darkness growing with the logarithm of the number of points in it; the points
-    `behind`, such as the real data, in orange.
+    Points are black on white; a pixel's darkness grows with the logarithm of the number of points in it. The points
+    `behind`, such as reference data, are orange.
     """
     sheet = np.ones((side, side, 3))
     for some, ink in ((behind, (0.0, 0.4, 1.0)), (points, (1.0, 1.0, 1.0))):

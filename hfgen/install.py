@@ -1,4 +1,4 @@
-"""Where readers of a published model get hfgen: from the source that its publisher names, by default from no index.
+"""Sources of hfgen for readers of a published model: its publisher names one. Default: no source.
 
 Nobody has registered the name hfgen on PyPI for this project. An install line with the bare name would run the code of
 whoever takes it, on the machine of every reader.
@@ -24,7 +24,7 @@ ALLOWED = (
 
 
 def checked_source(source: str | None = None) -> str | None:
-    """Return the source that pip installs hfgen from: `source`, else HFGEN_SOURCE, else None.
+    """Return the source from which pip installs hfgen: `source`, else HFGEN_SOURCE, else None.
 
     Raises ConfigError for text that pip cannot install from, for a URL with a password in it, and for the bare name.
     """
@@ -41,7 +41,7 @@ def checked_source(source: str | None = None) -> str | None:
 
 
 def _is_public(url: str) -> bool:
-    """Return whether `url` has a scheme that is safe on the way, and no credentials that a card would publish."""
+    """Return whether `url` has an encrypted or local scheme, and no credentials."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -59,12 +59,12 @@ def _is_requirement(text: str) -> bool:
 
 
 def install_command(source: str) -> str:
-    """Return the line of a shell that installs hfgen from `source`."""
+    """Return the shell command that installs hfgen from `source`."""
     return f"pip install {shlex.quote(source)}"
 
 
 def install_lines(source: str | None) -> list[str]:
-    """Return the lines of Markdown that tell a reader of a card where to get hfgen."""
+    """Return the Markdown lines on the installation of hfgen for a card."""
     if source is None:
         return [f"{NOT_OURS}, and do not install the name from an index."]
     text = "hfgen is installed from the source that the publisher of this model names; the name on PyPI is not ours:"
@@ -72,9 +72,9 @@ def install_lines(source: str | None) -> list[str]:
 
 
 def shim(name: str, source: str | None) -> str:
-    """Return the code of a shim: it lets stock diffusers find hfgen's class `name`, and names what is missing.
+    """Return the code of a shim, through which diffusers finds hfgen's class `name`.
 
-    Python prints the line of an import that fails, so the comment at its end reaches the reader.
+    Python prints the line of a failed import, so its comment tells the reader how to install hfgen.
     """
     hint = NOT_OURS if source is None else install_command(source)
     return f"# Needs hfgen. {hint}\nfrom hfgen import {name}  # {hint}\n"

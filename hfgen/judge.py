@@ -20,7 +20,7 @@ from hfgen.judging.report import Report, require_matplotlib, unique_names, write
 from hfgen.judging.result import Evaluation
 from hfgen.judging.settings import Settings, known_groups
 from hfgen.judging.subject import Subject, open_subject
-from hfgen.staging import run_of
+from hfgen.package import run_of
 
 __all__ = ["Evaluation", "Report", "compare", "evaluate"]
 

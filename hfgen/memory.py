@@ -1,4 +1,4 @@
-"""Memory that tensors on the CPU give back stays with the process, for the next tensors."""
+"""Allocation of CPU tensors: freed memory is kept by the process for later tensors."""
 
 import ctypes
 import sys
@@ -7,15 +7,14 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of mallopt, as in glibc's malloc.h."""
 
 KEPT = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20, M_MMAP_MAX: 0}
-"""Free bytes at the heap's end from which they go back to the system; bytes asked for at a time; no mapping for one
-tensor alone."""
+"""Free bytes at the heap's end before memory is returned; bytes of one request; number of separate mappings."""
 
 
 def keep_memory() -> bool:
-    """Tell glibc to keep freed memory until the process ends; return whether it could be told.
+    """Return whether glibc keeps freed memory until the process ends; without glibc nothing is changed.
 
-    By default it gives the memory of every large activation back to the system and asks for zeroed pages for the next,
-    tens of thousands a training step on the CPU. The peak grows by a few percent. Nothing happens without glibc.
+    glibc's default returns the memory of every large activation to the system and requests zeroed pages for the next,
+    tens of thousands in a training step on the CPU. Peak memory grows by a few percent.
     """
     if sys.platform != "linux":
         return False

@@ -1,4 +1,4 @@
-"""A model goes to the Hub: staged, described by its card, committed once, read back and compared."""
+"""Publishing of models on the Hub: packaged, described by a card, committed once, downloaded and compared."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,10 +9,10 @@ from hfgen import hub, safe_load
 from hfgen.card import write_card
 from hfgen.errors import HfgenError
 from hfgen.install import checked_source
+from hfgen.package import is_published, package, run_of
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.safe_files import read_json
-from hfgen.staging import is_published, run_of, stage
 from hfgen.upload import (
     TEMPORARY,
     Published,
@@ -28,17 +28,18 @@ from hfgen.upload import (
 def publish(
     model: str | Path, repo_id: str, *, public: bool = False, message: str | None = None, source: str | None = None
 ) -> Published:
-    """Return where `model`, a run folder, a pipeline folder or a Hub id, was published.
+    """Return the published commit of `model`: a run folder, a pipeline folder or a Hub id.
 
-    One commit, none where nothing has changed; the repository is made if need be, private unless `public`. What was
-    pushed is downloaded at its commit, loaded, and compared bit for bit. Card and shims say that pip installs hfgen
-    from `source`. Default: HFGEN_SOURCE, else no install line. Any HfgenError names the command to retry.
+    An unchanged model makes no commit. The repository is created if it does not exist, private unless `public`. The
+    published files are downloaded at their commit, loaded, and compared bit for bit. Card and shims name `source`, from
+    which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set). Every HfgenError names the
+    command to retry.
     """
     check_repo_id(repo_id)
     source = checked_source(source)
     folder, run = hub.resolve(model), run_of(Path(model))
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
-        stage(folder, Path(temporary, "model"), run, source)
+        package(folder, Path(temporary, "model"), run, source)
         with saying(on_disk(model, repo_id, public, message, source)):
             return _push(Path(temporary), repo_id, public, message, source, run)
 
@@ -52,7 +53,7 @@ def push_pipeline(
     variant: str | None = None,
     source: str | None = None,
 ) -> Published:
-    """Return where `pipeline` was published from memory; otherwise as `publish`."""
+    """Return the published commit of a `pipeline` in memory; otherwise as `publish`."""
     check_repo_id(repo_id)
     source = checked_source(source)
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
@@ -61,7 +62,7 @@ def push_pipeline(
 
 
 def publish_finished(run: Path, repo_id: str) -> None:
-    """Publish the model of a finished run and print where it is; whatever goes wrong is only printed."""
+    """Publish the model of a finished run and print its place; errors are printed, not raised."""
     try:
         print(publish(run, repo_id))
     except HfgenError as error:
@@ -88,9 +89,9 @@ def _push(
 
 
 def _replaced(repository: Repository, staged: Path, cache: Path) -> list[str]:
-    """Return the files of a pipeline that are on the Hub and that the new one, with the same or others, has not."""
+    """Return the files of a pipeline on the Hub that the new pipeline does not have."""
     _, parts = safe_load.read_index(staged)
-    with suppress(HfgenError):                                      # an index that cannot be read names no parts
+    with suppress(HfgenError):                                      # an unreadable index names no parts
         parts |= read_json(index) if (index := repository.fetch(safe_load.INDEX, cache)) else {}
-    there = {file for file in repository.files if is_published(file, parts)}
-    return sorted(there - set(files_of(staged)))
+    published = {file for file in repository.files if is_published(file, parts)}
+    return sorted(published - set(files_of(staged)))

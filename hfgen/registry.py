@@ -1,4 +1,4 @@
-"""The one static table of public names: where each class lives and under which name it is saved.
+"""Static table of public names: the module of each class, and the name under which it is saved.
 
 `MODULES` serves the lazy names of `import hfgen`. `SAVED_NAMES` gives the `[library, name]` pair that stands in
 `model_index.json` and the `_class_name` of a component's configuration: the stock pair where diffusers has the same
@@ -7,7 +7,7 @@ thing, so that a saved folder is a stock folder. Loading goes the other way and 
 
 SHIM = "hfgen_shim"
 PIPELINE_SHIM = "pipeline"
-"""The only two file names of code in a saved folder: for stock diffusers; hfgen itself never runs them."""
+"""File names of the only code in a saved folder. It is for diffusers; hfgen never runs it."""
 
 MODULES: dict[str, str] = {
     "AutoPipeline": "hfgen.pipelines.auto",
@@ -42,7 +42,7 @@ MODULES: dict[str, str] = {
 }
 
 FUNCTIONS: tuple[str, ...] = ("compare", "evaluate")
-"""Public names that are no classes; nothing is saved under them."""
+"""Public functions; nothing is saved under their names."""
 
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,
@@ -55,7 +55,7 @@ PIPELINES: dict[str, str | None] = {
     "TranslationPipeline": None,
     "VAEPipeline": None,
 }
-"""Every pipeline of hfgen and the stock pipeline whose folders it loads; None where diffusers has no twin."""
+"""Every pipeline of hfgen and the stock pipeline whose folders it loads; None if diffusers has no twin."""
 
 SAVED_NAMES: dict[str, tuple[str, str]] = {
     "AutoencoderKL": ("diffusers", "AutoencoderKL"),
@@ -128,7 +128,7 @@ def saved_name(name: str) -> tuple[str, str]:
 
 
 def class_for(library: str, name: str) -> str | None:
-    """Return the hfgen class name that loads what was saved as `(library, name)`; None where there is none."""
+    """Return the hfgen class name that loads what was saved as `(library, name)`; None if there is no such class."""
     if library == SHIM:
         apart = name in SAVED_NAMES or name in PIPELINES or name in FUNCTIONS
         return name if name in MODULES and not apart else None

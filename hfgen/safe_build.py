@@ -1,4 +1,4 @@
-"""Networks built as untrusted settings say: without memory first, compared with their files' headers, then filled."""
+"""Building of networks from untrusted settings: on the meta device, compared with the files' headers, then filled."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from hfgen.safe_files import read_weights, shape_of, tensor_of
 
 MAX_PARAMETERS = 10**10
 MAX_TORCH_CALLS = 10_000
-"""Building a network may call torch this often: four times what the largest U-Net in use needs; 0.3 s."""
+"""Maximal number of torch calls that build a network: four times those of the largest U-Net in use; 0.3 s."""
 
 
 class _MetaBuild(TorchFunctionMode):
-    """Builds a network without starting values, and stops a configuration that would go on building for ever."""
+    """Mode that builds a network without initial values, and stops a configuration that would never finish."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _MetaBuild(TorchFunctionMode):
 
 
 def build(path: Path, make: Callable[[], Any]) -> Any:
-    """Return `make()`, with whatever a constructor says against its settings as a ConfigError that names the file."""
+    """Return `make()`; any error of a constructor becomes a ConfigError that names the file."""
     try:
         return make()
     except HfgenError as error:
@@ -43,7 +43,7 @@ def build(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def build_without_memory(path: Path, make: Callable[[], Any]) -> Any:
-    """Return the network `make()` on torch's meta device: shapes only, whatever the settings in `path` ask for."""
+    """Return the network `make()` on torch's meta device: shapes without memory, for any settings in `path`."""
     with torch.device("meta"), _MetaBuild(path):
         return build(path, make)
 
@@ -58,8 +58,8 @@ def fill(
 ) -> Any:
     """Return `net`, built without memory, with the tensors of `files` and in evaluation mode.
 
-    `rename` turns keys of the files into keys of the network. Tables that are computed and not stored come from
-    `make()`. Raises ConfigError or CheckpointError before anything is allocated if the files do not fit the network.
+    `rename`: maps keys of the files to keys of the network. Buffers that are computed, not stored, are taken from
+    `make()`. Raises ConfigError or CheckpointError before any allocation if the files do not fit the network.
     """
     tied = getattr(net, "all_tied_weights_keys", {})                 # second names of tensors, stored once
     _compare(path, files, net, rename(read_weights(files, shape_of)), tied)
@@ -82,12 +82,12 @@ def _compute_tables(path: Path, net: Any, make: Callable[[], Any], dtype: torch.
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a copy in torch's own memory: the alignment, in a file any, decides the last bit of what is computed."""
+    """Return a copy in torch's own memory: the alignment of a mapped file would change the last bit of results."""
     return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 def _compare(path: Path, files: list[Path], net: Any, held: dict[str, Any], tied: dict[str, str]) -> None:
-    """Raise unless `held`, the shapes in the files' headers, are exactly those of the tensors of `net`."""
+    """Raise unless `held`, the shapes in the files' headers, equal the shapes of the tensors of `net`."""
     wanted = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items() if key not in tied}
     computed = [tuple(buffer.shape) for name, buffer in net.named_buffers() if name not in wanted]
     asked, stored = sum(map(math.prod, [*wanted.values(), *computed])), sum(map(math.prod, held.values()))

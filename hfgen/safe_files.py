@@ -13,14 +13,14 @@ from hfgen.errors import CheckpointError, ConfigError, UnsafeContentError
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
 TRANSFORMERS_WEIGHTS = "model"
-"""What the weight files of a network are called, before `.safetensors`."""
+"""Stems of the weight files of a network, before `.safetensors`."""
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 MAX_JSON_BYTES = 16 * 2**20
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in the file `path`; ConfigError when it is missing, too large or anything else."""
+    """Return the JSON object in the file `path`; ConfigError if the file is missing, too large or not an object."""
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: {size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
@@ -79,7 +79,7 @@ def tensor_of(handle: Any, key: str) -> torch.Tensor:
 
 
 def read_weights(files: list[Path], what: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """Return `{key: what(handle, key)}` over the tensors of safetensors files; CheckpointError names a broken file."""
+    """Return `{key: what(handle, key)}` over the tensors of safetensors files; CheckpointError names a corrupt file."""
     found: dict[str, Any] = {}
     for file in files:
         try:

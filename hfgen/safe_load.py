@@ -1,6 +1,6 @@
-"""Model folders read as what they are, untrusted data: JSON and safetensors, checked before anything is built.
+"""Loading of model folders as untrusted data: JSON and safetensors, checked before anything is built.
 
-Nothing named in a file is ever imported: names are looked up in the static table. A network is first built without
+No name from a file is imported: names are looked up in the static table. A network is first built without
 memory (torch's meta device), compared with the headers of its weight files, and only then filled.
 """
 
@@ -36,10 +36,10 @@ from hfgen.safe_files import DIFFUSERS_WEIGHTS, read_json, weight_files
 INDEX = "model_index.json"
 
 LARGEST = {"num_train_timesteps": 10**6, "sample_size": 2**14}
-"""Upper bounds of settings that decide how much memory a scheduler's tables or the first noise take."""
+"""Upper bounds of settings that determine the memory of a scheduler's tables and of the initial noise."""
 
 OLD_SCHEDULER_KEYS = {"tensor_format": ("pt", "np"), "timestep_values": (None,), "predict_epsilon": (True,)}
-"""Settings of early diffusers that say what is now the only way, and the values that say so."""
+"""Settings of early diffusers, and their values that today's diffusers always uses."""
 
 
 def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -52,9 +52,8 @@ def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
 def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
     """Return the components in `entries` as `{name: (library, class name)}`, and the settings of pipeline `cls`.
 
-    A setting is an entry that `cls` has a default for; every other entry must be a pair of strings, or of nulls for an
-    optional component that is not there. ConfigError names the entry that is neither, and the setting whose value `cls`
-    cannot have.
+    A setting is an entry for which `cls` has a default; every other entry must be a pair of strings, or of nulls for a
+    missing optional component. Raises ConfigError for any other entry, and for a setting whose value `cls` refuses.
     """
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
@@ -89,7 +88,7 @@ def _pipeline_name(path: Path, found: Any) -> str:
 
 
 def component_class(path: Path, name: str, library: str, saved: str) -> type:
-    """Return the class that the table has for component `name`, saved as `[library, saved]` in the file `path`."""
+    """Return the class in the table for component `name`, saved as `[library, saved]` in the file `path`."""
     if library == "diffusers" and saved in STOCK_SCHEDULERS:
         return getattr(import_module("diffusers"), saved)
     if library == "transformers" and saved in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
@@ -106,7 +105,7 @@ def load_component(
 ) -> Any:
     """Return component `name` of the pipeline in `folder`, in evaluation mode; `saved` is its `_class_name`.
 
-    Old flat folders keep a component's files beside `model_index.json`. `dtype` defaults to float32.
+    Old flat folders keep a component's files beside `model_index.json`. `dtype`. Default: float32.
     """
     home = folder / name if (folder / name).is_dir() else folder
     if saved in TRANSFORMERS_TOKENIZERS:
@@ -126,8 +125,8 @@ def load_alone(
 ) -> Any:
     """Return the network, in evaluation mode, or the scheduler of class `cls` whose files are in the folder `home`.
 
-    Its `_class_name` must be one of `names`. `dtype` of a network defaults to float32. Raises ConfigError for settings
-    that `cls` cannot have, CheckpointError for weights that are not its own, UnsafeContentError for pickles alone.
+    Its `_class_name` must be one of `names`. `dtype` of a network. Default: float32. Raises ConfigError for settings
+    that `cls` does not have, CheckpointError for weights that do not fit, UnsafeContentError for pickles.
     """
     path = home / cls.config_name  # type: ignore[attr-defined]
     config = read_json(path)
@@ -142,7 +141,7 @@ def load_alone(
 
 
 def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings in `config`, private keys dropped; ConfigError naming the field that `cls` cannot have."""
+    """Return the settings in `config`, without private keys; ConfigError naming the field that `cls` does not have."""
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     old = OLD_SCHEDULER_KEYS if issubclass(cls, SchedulerMixin) else {}
@@ -161,7 +160,7 @@ def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, A
 
 @cache
 def _keys_of_relatives(cls: type) -> set[str]:
-    """Schedulers pass on the settings of the scheduler that they were made from; they use them not, but keep them."""
+    """Return the settings of related schedulers: schedulers keep those of the scheduler they were created from."""
     relatives = [c for c in getattr(cls, "_compatibles", []) if c in STOCK_SCHEDULERS or c == "DDPMScheduler"]
     stock = import_module("diffusers")
     return {key for c in relatives for key in inspect.signature(getattr(stock, c).__init__).parameters} - {"self"}
@@ -179,7 +178,7 @@ def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a JSON value can stand where a constructor wants `hint`; hints that are no JSON take anything."""
+    """Return whether a JSON value fits the annotation `hint`; any value fits a hint that is not JSON."""
     kind, options = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return any(_fits(value, option) for option in options)

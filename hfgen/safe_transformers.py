@@ -1,7 +1,7 @@
-"""Networks of transformers from their own folder, `config.json` and `model.safetensors`, without its `from_pretrained`.
+"""Loading of networks of transformers from `config.json` and `model.safetensors`, without its `from_pretrained`.
 
-The configuration's class is that of the network's class in the static table; a file names no code and no kernel to
-fetch, and weights come only from the headers that were compared.
+The configuration's class is given by the network's class in the static table; no code and no kernel named in a file is
+fetched, and only weights whose headers were compared are loaded.
 """
 
 import math
@@ -24,12 +24,12 @@ NOTES = frozenset({
     "architectures", "dtype", "model_type", "output_attentions", "output_hidden_states", "return_dict", "torch_dtype",
     "transformers_version",
 })
-"""What transformers notes in a configuration beside the network's settings; hfgen checks it or leaves it out."""
+"""Keys of a configuration that are not settings of the network; hfgen checks or ignores them."""
 
 PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
 MAX_NUMBER = 2**24
 MAX_REPEATS = 2**10
-"""Upper bounds of whole numbers in a configuration; and of how many layers, blocks or entries of a list it counts."""
+"""Upper bounds: of integers in a configuration; of its layers, blocks and list entries."""
 
 REPEATS = ("layer", "depth", "block", "repeat", "stage", "heads", "window")
 
@@ -37,7 +37,7 @@ REPEATS = ("layer", "depth", "block", "repeat", "stage", "heads", "window")
 def load_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None = None) -> Any:
     """Return the network of class `cls` saved in `folder`, in evaluation mode and in `dtype`.
 
-    Raises ConfigError for settings that `cls` cannot have, CheckpointError for weights that are not its own and
+    Raises ConfigError for settings that `cls` does not have, CheckpointError for weights that do not fit and
     UnsafeContentError for pickles.
     """
     path = folder / CONFIG
@@ -46,10 +46,10 @@ def load_model(folder: Path, cls: Any, dtype: torch.dtype, variant: str | None =
 
 
 def load_half(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
-    """Return the network of class `cls` that the whole CLIP model saved in `folder` has for texts, or for images.
+    """Return the text or image network, of class `cls`, of the complete CLIP model saved in `folder`.
 
-    Old files list for each half the settings that any model of their day had: only those of `cls` are read, and of the
-    weights only its own. Raises as `load_model`.
+    Old files list settings of any model for each half: only the settings and the weights of `cls` are read. Raises as
+    `load_model`.
     """
     path, key = folder / CONFIG, cls.config_class.base_config_key
     config = read_json(path)
@@ -67,7 +67,7 @@ def load_half(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
 def _filled(
     path: Path, cls: Any, settings: dict[str, Any], files: list[Path], dtype: torch.dtype, own: bool = False
 ) -> Any:
-    """Return the network of checked settings with the weights in `files`, of which those that are its `own` only."""
+    """Return the network with checked settings and the weights in `files`; `own`: other weights there are ignored."""
 
     def make() -> Any:
         return cls(cls.config_class.from_dict(dict(settings)))
@@ -83,10 +83,9 @@ def _filled(
 
 
 def load_tokenizer(folder: Path, cls: Any) -> Any:
-    """Return the byte-pair tokenizer of class `cls` saved in `folder`, from its vocabulary and merges alone.
+    """Return the byte-pair tokenizer of class `cls` saved in `folder`, from its vocabulary and merges.
 
-    They stand in `tokenizer.json`, or in `vocab.json` and `merges.txt`. Raises ConfigError for files that are no such
-    tables.
+    They are in `tokenizer.json`, or in `vocab.json` and `merges.txt`. Raises ConfigError for files of another form.
     """
     where = folder / TOKENIZER_CONFIG
     config = read_json(where)
@@ -105,7 +104,7 @@ def load_tokenizer(folder: Path, cls: Any) -> Any:
 
 
 def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, ...]], Path]:
-    """Return vocabulary and merges, the latter as pairs of tokens, and the file that the vocabulary is in."""
+    """Return the vocabulary, the merges as pairs of tokens, and the file of the vocabulary."""
     path = folder / TOKENIZER
     if path.is_file():
         model = read_json(path).get("model")
@@ -124,7 +123,7 @@ def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, ...]], Path]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file; ConfigError where it is missing, too large or no text."""
+    """Return the lines of a text file; ConfigError if it is missing, too large or not text."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: larger than the {MAX_JSON_BYTES} bytes that are read")
@@ -134,12 +133,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _text(token: Any) -> Any:
-    """Return a special token, which may stand in an object together with how it is stripped."""
+    """Return a special token, given as a text or as an object with `content`."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def check_model_settings(path: Path, cls: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings in `config` that decide what is built; ConfigError names one that `cls` cannot have."""
+    """Return the settings of the network in `config`; ConfigError names one that `cls` does not have."""
     for key, wanted in (("architectures", [cls.__name__]), ("model_type", cls.config_class.model_type)):
         if config.get(key) != wanted:
             raise ConfigError(f"{path}: {key!r} must be {wanted!r} for a {cls.__name__}, found {config.get(key)!r}")
@@ -161,12 +160,12 @@ def _settings(cls: Any) -> frozenset[str]:
 
 @cache
 def known_keys(cls: Any) -> frozenset[str]:
-    """Return the keys of a saved configuration: settings, notes, and what is computed from the settings again."""
+    """Return the keys of a saved configuration: settings, notes, and values computed from the settings."""
     return _settings(cls) | NOTES | cls.config_class().to_dict().keys()
 
 
 def _check_value(path: Path, key: str, value: Any) -> None:
-    """Raise ConfigError for what the configuration's class does not check, and for numbers that it would choke on."""
+    """Raise ConfigError for values that the configuration's class does not check, and for numbers out of bounds."""
     if key in ("id2label", "label2id") and not isinstance(value, dict | None):
         raise ConfigError(f"{path}: {key!r} must be an object, found {value!r}")
     if key == "problem_type" and value not in PROBLEMS:
@@ -189,10 +188,10 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def _renamer(net: Any, stored: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return what turns keys of transformers' files into those of `net`, which its newer releases call otherwise.
+    """Return a function that maps keys of transformers' files to keys of `net`, which newer releases have renamed.
 
-    transformers renames on the way out, and a renamed tensor is still the same object: that tells which is which. The
-    halves of CLIP are saved as in the whole, `text_model.` in front; tables that are computed now were once stored.
+    transformers renames keys when it saves, and keeps the tensor objects, which identify the pairs. The halves of CLIP
+    are saved with the prefix of the complete model (`text_model.`); buffers that are computed today were once stored.
     """
     from transformers.core_model_loading import revert_weight_conversion
 

@@ -1,4 +1,4 @@
-"""What `hfgen sample` does: generate in batches and write a grid, a folder of images, or points."""
+"""Functions of `hfgen sample`: samples in batches, written as a grid, a folder of images, or points."""
 
 import inspect
 from collections.abc import Iterator
@@ -27,27 +27,28 @@ def write_samples(
     batch_size: int,
     sampler: str | None = None,
     eta: float | None = None,
-    **told: Any,
+    **conditions: Any,
 ) -> None:
-    """Write `number` samples of `model` to `output`: one sheet for an image suffix, `.npy` for points, else a folder.
+    """Write `number` samples of `model` to `output`: a grid for an image suffix, an array for `.npy`, else a folder.
 
-    Sample i comes from a generator seeded with (seed, i): it does not change with the number or the batch size. `told`
-    are further arguments of the pipeline: prompt, guidance_scale, negative_prompt.
+    Sample i is drawn from a generator seeded with (seed, i); it does not depend on the number or the batch size.
+    `conditions`: further arguments of the pipeline: prompt, guidance_scale, negative_prompt.
     """
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
-    pipeline = open_model(model, sampler=sampler, eta=eta, **told)
-    samples = torch.cat(list(batches(pipeline, number, num_steps, seed, label, batch_size, sampler, eta, **told)))
+    pipeline = open_model(model, sampler=sampler, eta=eta, **conditions)
+    samples = torch.cat(list(batches(pipeline, number, num_steps, seed, label, batch_size, sampler, eta, **conditions)))
     if samples.ndim == 2:
         write_points(samples, output)
     else:
         write_images(samples, output)
 
 
-def open_model(model: str | Path, **told: Any) -> Pipeline:
-    """Return the pipeline of `model`, on the GPU if there is one; ConfigError if it cannot sample as asked.
+def open_model(model: str | Path, **conditions: Any) -> Pipeline:
+    """Return the pipeline of `model`, on the GPU if there is one.
 
-    `told`: arguments of the pipeline, and None for those that are left to it.
+    `conditions`: arguments of the pipeline; None for its default. Raises ConfigError for a pipeline that needs images,
+    and for an argument that it does not have.
     """
     pipeline = AutoPipeline.from_pretrained(model)
     parameters = inspect.signature(pipeline.__call__).parameters
@@ -55,9 +56,9 @@ def open_model(model: str | Path, **told: Any) -> Pipeline:
     if needed:
         wanted = f"{type(pipeline).__name__} makes no images from noise alone, it needs {', '.join(needed)}"
         raise ConfigError(f"{model}: {wanted}; use Python")
-    for name, value in told.items():
+    for name, value in conditions.items():
         if value is not None and name not in parameters:
-            raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} takes none; leave it out")
+            raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} does not take it; leave it out")
     if torch.cuda.is_available():
         pipeline.to("cuda")
     return pipeline
@@ -72,13 +73,13 @@ def batches(
     batch_size: int,
     sampler: str | None = None,
     eta: float | None = None,
-    **told: Any,
+    **conditions: Any,
 ) -> Iterator[torch.Tensor]:
     """Yield `number` samples in batches on the CPU: images (B, C, H, W) in [0, 1], or points (B, 2).
 
-    `labels`: one class for all, or one for each sample. `told` as of `write_samples`.
+    `labels`: one class for all samples, or one for each. `conditions` as in `write_samples`.
     """
-    given = {"num_steps": num_steps, "sampler": sampler, "eta": eta, **told}
+    given = {"num_steps": num_steps, "sampler": sampler, "eta": eta, **conditions}
     choices: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for first in range(0, number, batch_size):
         last = min(number, first + batch_size)
@@ -90,7 +91,7 @@ def batches(
 
 
 def write_points(points: torch.Tensor, output: Path) -> None:
-    """Write (N, 2) points as a `.npy` array, or as a picture of them."""
+    """Write points (N, 2) as a `.npy` array, or as a scatter plot."""
     if output.suffix == ".npy":
         np.save(output, points.numpy())
         return
@@ -100,7 +101,7 @@ def write_points(points: torch.Tensor, output: Path) -> None:
 
 
 def write_images(samples: torch.Tensor, output: Path) -> None:
-    """Write (N, C, H, W) images in [0, 1] as one sheet, an array, or numbered PNG files in a folder."""
+    """Write images (N, C, H, W) in [0, 1] as one grid, an array, or numbered PNG files in a folder."""
     pictures = images.to_pil(samples * 2 - 1)
     if output.suffix == ".npy":
         np.save(output, samples.permute(0, 2, 3, 1).numpy())

@@ -1,6 +1,6 @@
-"""A folder as one commit of a repository on the Hub, and the proof that it arrived there whole.
+"""Upload of a folder as one commit of a repository on the Hub, verified by download.
 
-The Hub's own client finds the token: `hf auth login` or HF_TOKEN. What it raises becomes one line that says what to do.
+The Hub's client finds the token: `hf auth login` or HF_TOKEN. Its errors become one line with the next step.
 """
 
 import filecmp
@@ -25,12 +25,12 @@ TEMPORARY = "hfgen-publish-"
 TEXT_FILES = (".json", ".md", ".py", ".txt")
 
 NOT_YOURS = "the name may be someone else's, the token invalid, expired or read-only"
-"""What a 401, 403 or 404 means for somebody who wants to write."""
+"""Meaning of a 401, 403 or 404 response to an upload."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where a folder went: commit `oid` of `repo_id`; `changed` is whether there was anything to commit."""
+    """A published commit `oid` of `repo_id`; `changed`: whether the commit is new."""
 
     repo_id: str
     oid: str
@@ -46,7 +46,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub as it was when opened: its newest commit `head`, and the names of the files in that."""
+    """A repository on the Hub when it was opened: its newest commit `head`, and the names of its `files`."""
 
     name: str
     kind: Literal["model", "dataset"]
@@ -55,7 +55,7 @@ class Repository:
     files: frozenset[str]
 
     def fetch(self, file: str, cache_dir: Path) -> Path | None:
-        """Return a local copy of `file` at `head`; None where the repository has no such file."""
+        """Return a local copy of `file` at `head`; None if the repository has no such file."""
         if file not in self.files:
             return None
         with explained(self.name):
@@ -72,20 +72,20 @@ def check_repo_id(name: str) -> None:
 
 
 def logged_in() -> bool:
-    """Return whether the Hub's client finds a token; nothing is asked of the Hub."""
+    """Return whether the Hub's client finds a token; no request is sent."""
     return get_token() is not None
 
 
 def require_login() -> None:
-    """Raise ConfigError where no token is found."""
+    """Raise ConfigError if there is no token."""
     if not logged_in():
         raise ConfigError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN to a token that may write")
 
 
 def open_repository(name: str, kind: Literal["model", "dataset"] = "model", public: bool = False) -> Repository:
-    """Return the repository `name`, made if there is none: private unless `public`.
+    """Return the repository `name`, created if it does not exist: private unless `public`.
 
-    One that exists keeps its visibility, and must have the one that is asked for: ConfigError.
+    Raises ConfigError if an existing repository has another visibility.
     """
     check_repo_id(name)
     require_login()
@@ -106,10 +106,10 @@ def open_repository(name: str, kind: Literal["model", "dataset"] = "model", publ
 
 
 def commit_folder(repository: Repository, folder: Path, message: str, stale: Iterable[str] = ()) -> Published:
-    """Return the one commit that puts every file of `folder` into the repository and takes the `stale` ones out.
+    """Return the one commit that adds every file of `folder` to the repository and deletes the `stale` ones.
 
-    Files that are there already are not sent again; where all are, there is no commit. Raises UnsafeContentError where
-    a file holds the user's token, ResourceError where somebody else committed in between.
+    Unchanged files are not uploaded again; if all are unchanged, there is no commit. Raises UnsafeContentError if a
+    file holds the user's token, ResourceError if another commit was made in between.
     """
     refuse_token(folder)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -135,11 +135,11 @@ def publish_folder(
     stale: Callable[[Repository], Iterable[str]],
     load: Callable[[Path, str | None], object],
 ) -> Published:
-    """Return where the model in the folder `temporary / "model"` was published: one commit, with a card, read back.
+    """Return the published commit of the model in the folder `temporary / "model"`, with a card, verified by download.
 
-    `describe(folder)` writes the card beside the text of one that is on the Hub already, `stale(repository)` names the
-    files there that the model replaces, `load(folder, variant)` loads what arrived. Raises as `open_repository` and
-    `commit_folder`, and CheckpointError where a bit of what arrived differs.
+    `describe(folder)` writes the card, merged with the card on the Hub; `stale(repository)` returns the files there
+    that the model replaces; `load(folder, variant)` loads the downloaded files. Raises as `open_repository` and
+    `commit_folder`, and CheckpointError if the downloaded files differ.
     """
     staged, cache = temporary / "model", temporary / "cache"
     repository = open_repository(repo_id, "model", public)
@@ -172,7 +172,7 @@ def refuse_token(folder: Path) -> None:
 
 
 def compare(sent: Path, arrived: Path, names: Iterable[str]) -> None:
-    """Raise CheckpointError naming the files in which two folders differ by a bit."""
+    """Raise CheckpointError naming the files that differ between two folders."""
     differing = [name for name in names if not _same(sent / name, arrived / name)]
     if differing:
         raise CheckpointError(f"what arrived on the Hub is not what was sent: {', '.join(differing)}")
@@ -185,7 +185,7 @@ def _same(one: Path, other: Path) -> bool:
 def on_disk(
     what: str | Path, repo_id: str, public: bool = False, message: str | None = None, source: str | None = None
 ) -> str:
-    """Return the sentence that nothing is lost, with the command that publishes `what` again."""
+    """Return the sentence that everything is on disk, with the command that publishes `what` again."""
     words = ["hfgen", "publish", str(what), repo_id, *(["--public"] if public else [])]
     for option, value in (("--message", message), ("--source", source)):
         words += [option, value] if value else []
@@ -194,7 +194,7 @@ def on_disk(
 
 @contextmanager
 def saying(more: str) -> Iterator[None]:
-    """Add a sentence to the message of an HfgenError."""
+    """Context that adds a sentence to the message of an HfgenError."""
     try:
         yield
     except HfgenError as error:
@@ -203,7 +203,7 @@ def saying(more: str) -> Iterator[None]:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn what the Hub's client raises while writing to `name` into an HfgenError of one line."""
+    """Context that turns errors of the Hub's client on `name` into an HfgenError of one line."""
     try:
         yield
     except HfgenError:

@@ -1,4 +1,4 @@
-"""One entrance for every saved pipeline."""
+"""Loading of any saved pipeline."""
 
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from hfgen.registry import MODULES
 
 
 class AutoPipeline:
-    """Finds the pipeline class of a folder, a run or a Hub id; never instantiated itself."""
+    """Loader of pipelines: finds the class of a pipeline folder, a run folder or a Hub id. It has no instances."""
 
     @classmethod
     def from_pretrained(
@@ -28,7 +28,7 @@ class AutoPipeline:
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> Pipeline:
-        """Return the pipeline saved in `model`, whatever its class; arguments and errors as of every pipeline."""
+        """Return the pipeline saved in `model`, of any class; arguments and errors as in `Pipeline.from_pretrained`."""
         folder = hub.resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
         name, _ = safe_load.read_index(folder)
         pipeline: Any = getattr(import_module(MODULES[name]), name)

@@ -1,6 +1,5 @@
-"""What an autoencoder makes of images: codes, reconstructions, images without noise, images completed."""
+"""Autoencoding of images: codes, reconstructions, denoised images, completed images."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ Output = ImagePipelineOutput | tuple[Any]
 
 
 class AutoencoderPipeline(Pipeline):
-    """Images through a code and back, x' = d(e(x)), brought to the size and channels of the network first.
+    """Images to codes and back, x' = d(e(x)), resized to the network's size and channels first.
 
-    Everywhere `images` are a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1];
-    `batch_size` images go through the network at a time, which changes nothing else. What comes back are PIL images, an
-    array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1], by `output_type` "pil", "np" or "pt". Errors: ConfigError, or
-    ConfigTypeError (a TypeError too) for what holds no images.
+    `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
+    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np"
+    for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError (also a
+    TypeError) for arguments that are not images.
     """
 
     model_cpu_offload_seq = "autoencoder"
@@ -45,10 +44,10 @@ class AutoencoderPipeline(Pipeline):
         return self._output(as_output(self._reconstructed(x, batch_size), output_type), return_dict)
 
     def denoise(self, images: Any, batch_size: int = 256, output_type: str = "pil", return_dict: bool = True) -> Output:
-        """Return noisy images without their noise, `.images`: d(e(x)) of a network trained so (Vincent et al. 2008).
+        """Return denoised images d(e(x)), `.images` (Vincent et al. 2008).
 
-        The network has to have been trained on such noise (--corruption gaussian or salt_pepper). A tensor may leave
-        [0, 1], as images with Gaussian noise do.
+        The network must be trained on such noise (--corruption gaussian or salt_pepper). A tensor may exceed [0, 1], as
+        images with Gaussian noise do.
         """
         check_output_type(output_type)
         x = self.prepare(checked(images, noisy=True))
@@ -57,11 +56,11 @@ class AutoencoderPipeline(Pipeline):
     def complete(
         self, images: Any, mask: Any, batch_size: int = 256, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return images whose missing pixels are filled in, `.images`: d(e(X - {x})) there, the given pixels elsewhere.
+        """Return completed images, `.images`: d(e(X - {x})) at missing pixels, the given pixels elsewhere.
 
-        `mask`: what is missing, for each image or one for all: a PIL image or a list of them, white where missing, or a
-        bool or float tensor (B, 1, H, W) or (H, W), 1 where missing. It is brought to the network's size as the images
-        are, so it should have theirs. The network has to have been trained on missing patches (--corruption patch).
+        `mask`: one for all images or one for each; a PIL image or a list of them, white where pixels are missing, or a
+        bool or float tensor (B, 1, H, W) or (H, W), 1 where pixels are missing. It is resized as the images are, so it
+        should have their size. The network must be trained on missing patches (--corruption patch).
         """
         check_output_type(output_type)
         x = self.prepare(checked(images))
@@ -92,13 +91,9 @@ class AutoencoderPipeline(Pipeline):
         return self._output(as_output(x, output_type), return_dict)
 
     def prepare(self, images: Given) -> torch.Tensor:
-        """Return images as the network takes them: float32 (B, C, H, W) in [-1, 1], on its device."""
+        """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
         height, width = self.autoencoder.sides
         return prepared(images, self.autoencoder.config.channels, height, width, self._execution_device)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Raise ConfigError: an autoencoder makes no images from nothing."""
-        raise ConfigError("an autoencoder makes images from images: call it with some, or decode latents")
 
     @torch.no_grad()
     def _reconstructed(self, x: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -108,7 +103,7 @@ class AutoencoderPipeline(Pipeline):
         return torch.cat([self.autoencoder(part).sample.float() for part in parts])
 
     def _missing(self, mask: Any, count: int) -> torch.Tensor:
-        """Return which pixels are missing, bool (B, 1, H, W) or (1, 1, H, W), at the network's size."""
+        """Return the mask of missing pixels, bool (B, 1, H, W) or (1, 1, H, W), at the network's size."""
         if isinstance(mask, torch.Tensor):
             mask = mask.float() if mask.dtype == torch.bool else mask
             mask = mask[None, None] if mask.ndim == 2 else mask

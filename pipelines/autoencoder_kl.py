@@ -1,6 +1,5 @@
-"""What the autoencoder of latent diffusion makes of images: latents of mean 0 and variance 1, and images again."""
+"""Autoencoding for latent diffusion: images to latents of mean 0 and variance 1, and back."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,12 +16,12 @@ Output = ImagePipelineOutput | tuple[Any]
 
 
 class AutoencoderKLPipeline(Pipeline):
-    """Images to latents and back (Rombach et al. 2022, section 3.1), brought to the network's `sample_size` first.
+    """Images to latents and back (Rombach et al. 2022, section 3.1), resized to the network's `sample_size` first.
 
-    `images` are a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]; `batch_size`
-    images go through the network at a time, which changes nothing else. What comes back are PIL images, an array
-    (B, H, W, C) or a tensor (B, C, H, W) in [0, 1], by `output_type` "pil", "np" or "pt". Errors: ConfigError, or
-    ConfigTypeError (a TypeError too) for what holds no images.
+    `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
+    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np"
+    for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError (also a
+    TypeError) for arguments that are not images.
     """
 
     model_cpu_offload_seq = "vae"
@@ -38,13 +37,13 @@ class AutoencoderKLPipeline(Pipeline):
     def reconstruct(
         self, images: Any, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return images through the means of their latents and back, `.images`."""
+        """Return reconstructions, `.images`: decoded means of the latents."""
         check_output_type(output_type)
         return self.decode(self.encode(images, batch_size), batch_size, output_type, return_dict)
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 64) -> Tensor:
-        """Return the latents of images as a diffusion model takes them, (B, D, h, w) float32, of mean 0, variance 1."""
+        """Return the latents of images, scaled to mean 0 and variance 1 for a diffusion model, float32 (B, D, h, w)."""
         check_int("batch_size", batch_size, 1)
         x = self.prepare(checked(images)).to(self.vae.dtype)
         latents = torch.cat([self.vae.to_latents(part).float() for part in x.split(batch_size)])
@@ -70,11 +69,7 @@ class AutoencoderKLPipeline(Pipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def prepare(self, images: Given) -> Tensor:
-        """Return images as the network takes them: float32 (B, C, H, W) in [-1, 1], on its device."""
+        """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
         size = self.vae.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return prepared(images, self.vae.config.in_channels, height, width, self._execution_device)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[Tensor]:
-        """Raise ConfigError: an autoencoder makes no images from nothing."""
-        raise ConfigError("an autoencoder makes images from images: call it with some, or decode latents")

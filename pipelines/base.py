@@ -1,10 +1,10 @@
-"""What all pipelines share: loading, saving, checked arguments, and sampling as a generator of states."""
+"""Base class of all pipelines: loading, saving and publishing; checks of common arguments."""
 
 import json
 import numbers
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -36,20 +36,20 @@ Generators = torch.Generator | list[torch.Generator] | None
 class Pipeline(DiffusionPipeline):
     """Base of hfgen's pipelines: a `DiffusionPipeline` that loads without running code and saves stock folders.
 
-    A subclass has `__init__` annotated with the classes of its components, `states(...)` that yields x_T, ..., x_0,
-    `__call__` that keeps the last of them, and `model_cpu_offload_seq`. Arguments of `__init__` with a default are
-    settings, plain JSON, which go through `register_to_config` into `model_index.json`.
+    A subclass has `__init__` annotated with the classes of its components, `__call__`, and `model_cpu_offload_seq`.
+    Arguments of `__init__` with a default are settings, plain JSON, which `register_to_config` saves in
+    `model_index.json`.
     """
 
     model_cpu_offload_seq: str | None = None  # type: ignore[assignment]
     __call__: Callable[..., Any]
 
     def stock_twin(self) -> str | None:
-        """Return the name of the stock pipeline that can run this one as it is; None where only hfgen can."""
+        """Return the name of the diffusers pipeline that loads this one without hfgen; None if there is none."""
         return None
 
     def register_modules(self, **parts: Any) -> None:
-        """Take the components over; a stock KL-autoencoder, as stock's loader builds it, becomes hfgen's own."""
+        """Register the components; a KL-autoencoder of diffusers is replaced by hfgen's with the same weights."""
         super().register_modules(**{name: _own(part) for name, part in parts.items()})
 
     @classmethod
@@ -66,10 +66,11 @@ class Pipeline(DiffusionPipeline):
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> Self:
-        """Return the pipeline saved in `model`: a pipeline folder, a run folder or a Hub id. No code of it is run.
+        """Return the pipeline saved in `model`: a pipeline folder, a run folder or a Hub id. None of its code is run.
 
-        `variant` picks weight files such as "fp16"; `dtype` defaults to float32, `device` to the CPU. Raises
-        ConfigError, CheckpointError or UnsafeContentError for a folder that is not what it should be.
+        `variant` selects weight files such as "fp16". `dtype`. Default: float32. `device`. Default: the CPU. Raises
+        ConfigError for a folder or settings that are not a pipeline's, CheckpointError for weights that do not fit, and
+        UnsafeContentError for pickles and code.
         """
         folder = hub.resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
         name, entries = safe_load.read_index(folder)
@@ -87,7 +88,7 @@ class Pipeline(DiffusionPipeline):
 
     @classmethod
     def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
-        """Return the class of each component, every name looked up in the table and checked against `__init__`."""
+        """Return the class of each component, from the table, checked against the annotations of `__init__`."""
         types, (components, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
         wanted, optional = {part: types[part] for part in components}, set(cls._optional_components)
         found = {part: safe_load.component_class(path, part, *pair) for part, pair in saved.items()}
@@ -111,9 +112,10 @@ class Pipeline(DiffusionPipeline):
     ) -> None:
         """Write the pipeline to a folder of safetensors and JSON; stock diffusers loads it too.
 
-        Where stock needs hfgen for that, the folder says that pip installs it from `source`. Default: HFGEN_SOURCE.
-        The folder is written under a hidden name beside `save_directory` and renamed when whole. An older pipeline in
-        its place is replaced, other files there (a README) are kept; any other non-empty folder is a ConfigError.
+        If diffusers needs hfgen to load it, the folder names `source`, from which pip installs hfgen. Default:
+        HFGEN_SOURCE. The folder is written under a hidden name beside `save_directory` and renamed when it is complete.
+        An older pipeline in its place is replaced; other files there (a README) are kept. Raises ConfigError for any
+        other folder that is not empty.
         """
         if not safe_serialization:
             raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
@@ -136,9 +138,9 @@ class Pipeline(DiffusionPipeline):
             (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
         for part, component in self.components.items():
             if component is None:
-                index |= {} if twin else {part: [None, None]}                           # which the twin does not know
+                index |= {} if twin else {part: [None, None]}                           # the twin has no such component
                 continue
-            component = getattr(component, "_orig_mod", component)                      # what torch.compile wrapped
+            component = getattr(component, "_orig_mod", component)                      # without torch.compile
             index[part] = list(_known_name(part, component))
             component.save_pretrained(folder / part, **({"variant": variant} if _has_weights(component) else {}))
             if index[part][0] == SHIM:
@@ -161,12 +163,13 @@ class Pipeline(DiffusionPipeline):
         variant: str | None = None,
         source: str | None = None,
     ) -> "Published":
-        """Return where the pipeline is on the Hub: the commit `oid` of `repo_id`, and its `commit_url`.
+        """Return the published commit of the pipeline: `oid`, `repo_id` and `commit_url`.
 
-        The token is that of `hf auth login` or HF_TOKEN. The repository is made if need be; one commit holds the
-        pipeline and its card, and there is none where nothing has changed. What arrived is downloaded and compared bit
-        for bit. Card and shims say that pip installs hfgen from `source`. Default: HFGEN_SOURCE, else no install line.
-        Raises ConfigError where the user may not write there, ResourceError where the Hub cannot be reached.
+        The token is that of `hf auth login` or HF_TOKEN. The repository is created if it does not exist; one commit
+        holds the pipeline and its card, and an unchanged pipeline makes no commit. The published files are downloaded
+        and compared bit for bit. Card and shims name `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no
+        install line if it is not set). Raises ConfigError if the user may not write there, ResourceError if the Hub
+        cannot be reached.
         """
         from hfgen.publish import push_pipeline
 
@@ -174,18 +177,14 @@ class Pipeline(DiffusionPipeline):
             self, repo_id, public=not private, message=commit_message, variant=variant, source=source
         )
 
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Return an iterator over x_T, ..., x_0 in model coordinates."""
-        raise NotImplementedError
-
     def _output(self, images: Any, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
-        """Return the images as callers expect them, after offloaded models have left the device."""
+        """Return `images` as a pipeline output or a tuple, after offloaded models have left the device."""
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 def _own(part: Any) -> Any:
-    """Return hfgen's KL-autoencoder for a stock one, with the same tensors; any other component as it is."""
+    """Return hfgen's KL-autoencoder for one of diffusers, with the same tensors; other components unchanged."""
     if type(part).__name__ != "AutoencoderKL" or not type(part).__module__.startswith("diffusers."):
         return part
     cls: Any = import_module(MODULES["AutoencoderKL"]).AutoencoderKL
@@ -200,7 +199,7 @@ def _has_weights(component: Any) -> bool:
 
 
 def _known_name(part: str, component: Any) -> tuple[str, str]:
-    """Return the saved name of a component; ConfigError for a class that could not be loaded again."""
+    """Return the saved name of a component; ConfigError for a class that hfgen cannot load."""
     name = type(component).__name__
     library, saved = saved_name(name)
     if library == SHIM and name not in MODULES:
@@ -210,9 +209,9 @@ def _known_name(part: str, component: Any) -> tuple[str, str]:
 
 
 def _tidy_config(folder: Path, component: Any) -> None:
-    """Take the local path, and what a transformers network does not know, out of a component's configuration.
+    """Remove the local path, and keys unknown to a network of transformers, from a component's configuration.
 
-    Stock `from_pretrained` leaves the path there, and in a network of transformers every key that it met in a file.
+    `from_pretrained` of diffusers writes the path there; transformers keeps every key of the file that it loaded.
     """
     cls: Any = type(component)
     stock = cls.__name__ in TRANSFORMERS_MODELS
@@ -229,7 +228,7 @@ def _replaceable(folder: Path) -> bool:
 
 
 def _put_in_place(new: Path, target: Path) -> None:
-    """Rename the folder `new` to `target`; what an older pipeline there did not write itself moves along."""
+    """Rename the folder `new` to `target`; files there that an older pipeline did not write are kept."""
     if not (target / safe_load.INDEX).is_file():
         if target.is_dir():                                                             # an empty one
             target.rmdir()
@@ -270,15 +269,15 @@ def check_labels(
 ) -> torch.Tensor | None:
     """Return class labels as a tensor (B,) of int64; None for a network without classes.
 
-    One int serves the whole batch. Labels are in [0, num_classes); they are required exactly if there are classes.
-    Errors call them `name`.
+    One int is repeated for the whole batch. Labels are in [0, num_classes); they are required exactly if the network
+    has classes. `name` is the argument in error messages.
     """
     if num_classes is None:
         if labels is not None:
-            raise ConfigError(f"{name} must be None, this network knows no classes; got {labels!r}")
+            raise ConfigError(f"{name} must be None, this network has no classes; got {labels!r}")
         return None
     if labels is None:
-        raise ConfigError(f"{name} must be given, this network knows classes: ints in [0, {num_classes - 1}]")
+        raise ConfigError(f"{name} must be given, this network has classes: ints in [0, {num_classes - 1}]")
     try:
         given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,14 +1,11 @@
-"""Classes of images: what the small classifier sees in PIL images or tensors of any size."""
+"""Classification of images: PIL images or tensors of any size."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
-from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline, check_int
 from hfgen.pipelines.inputs import checked, prepared
@@ -16,8 +13,8 @@ from hfgen.pipelines.inputs import checked, prepared
 
 @dataclass
 class ClassifierOutput(BaseOutput):
-    """What a classifier saw: `labels` (B,) int64; `probabilities` (B, K) float32, each row of sum 1; `names`, the class
-    name of each label, None where the classes have none."""
+    """Predictions: `labels` (B,) int64; `probabilities` (B, K) float32, each row of sum 1; `names`, the class name of
+    each label, None if the classes have no names."""
 
     labels: torch.Tensor
     probabilities: torch.Tensor
@@ -25,7 +22,7 @@ class ClassifierOutput(BaseOutput):
 
 
 class ClassifierPipeline(Pipeline):
-    """Labels and probabilities of images, brought to the size and channels of the network first."""
+    """Labels and probabilities of images, resized to the network's size and channels first."""
 
     model_cpu_offload_seq = "classifier"
 
@@ -43,9 +40,9 @@ class ClassifierPipeline(Pipeline):
         """Return the most probable class of each image and the probabilities of all, `batch_size` images at a time.
 
         `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1], as pipelines
-        return for "pt". Other sizes are resized as training data are: shortest side to the network's, bicubic and
-        antialiased, centre kept. Transparency becomes white, colours grey and grey colours as the network needs.
-        Errors: ConfigError, or ConfigTypeError (a TypeError too) for what holds no images.
+        return for "pt". Images of other sizes are resized as training data are: shortest side to the network's, bicubic
+        and antialiased, centre crop. Transparent pixels become white; RGB becomes grey, and grey RGB, as the network
+        requires. Raises ConfigError, or ConfigTypeError (also a TypeError) for arguments that are not images.
         """
         check_int("batch_size", batch_size, 1)
         given = checked(images)
@@ -59,11 +56,7 @@ class ClassifierPipeline(Pipeline):
         return ClassifierOutput(labels, probabilities, names) if return_dict else (labels, probabilities, names)
 
     def prepare(self, images: list[Image.Image] | torch.Tensor) -> torch.Tensor:
-        """Return images as the network takes them: (B, C, H, W) in [-1, 1], on its device and in its precision."""
+        """Return images as inputs of the network: (B, C, H, W) in [-1, 1], on its device and in its dtype."""
         height, width = self.classifier.sides
         x = prepared(images, self.classifier.config.channels, height, width, self._execution_device)
         return x.to(self.classifier.dtype)
-
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Raise ConfigError: a classifier makes no images."""
-        raise ConfigError("a classifier makes no images; call it with images to get their classes")

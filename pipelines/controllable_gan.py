@@ -1,4 +1,4 @@
-"""Images with a wanted feature: the gradient of a classifier leads a GAN's latents to where it sees the feature."""
+"""Controllable generation: gradient ascent in the latents of a GAN until a classifier predicts the target."""
 
 import math
 from collections.abc import Iterator
@@ -18,17 +18,18 @@ from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
 from hfgen.pipelines.base import Generators, check_int, check_labels
 from hfgen.pipelines.gan import GANPipeline, Labels, check_positive, evaluating
+from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
 
 
 @dataclass
 class ControllableOutput(BaseOutput):
-    """What `ControllableGANPipeline` returns.
+    """Output of `ControllableGANPipeline`.
 
-    `images` as its call says, `latents` (B, D), `reached` (B,): whether the classifier sees the target, `steps` (B,):
-    how many each image took, `probabilities` (B, K) of the classifier at the end, and `entanglement` (B,) in [0, 1]:
-    how much the other features moved.
+    `images`; `latents` (B, D); `reached` (B,) bool, whether the classifier predicts the target; `steps` (B,),
+    the steps that each image took; `probabilities` (B, K) of the classifier at the end; `entanglement` (B,) in
+    [0, 1], how much the other features changed.
     """
 
     images: Any
@@ -41,7 +42,7 @@ class ControllableOutput(BaseOutput):
 
 @dataclass
 class Moment:
-    """One step on the way: latents (B, D), images, logits (B, K), what is reached (B,), after how many steps (B,)."""
+    """State of the ascent: latents z (B, D), images x, logits (B, K), reached (B,) bool, steps taken (B,)."""
 
     z: torch.Tensor
     x: torch.Tensor
@@ -51,11 +52,12 @@ class Moment:
 
 
 class ControllableGANPipeline(GANPipeline):
-    """Images of a GAN that a classifier recognises as `target`, found by gradient ascent in z.
+    """Images of a GAN that a classifier predicts as `target`, by gradient ascent in z.
 
-    The classifier is hfgen's or one of transformers' image classifiers. It sees the images in its own size, grey ones
-    in three channels if it wants three. `image_mean` and `image_std` are what a classifier of transformers was trained
-    with, one number or one for each channel, for images in [0, 1]; the default, 0.5 each, is the range [-1, 1].
+    The classifier is hfgen's, or an image classifier of transformers. Images are resized to its input size, and grey
+    images are repeated in three channels if it takes three. `image_mean` and `image_std`: normalisation that a
+    classifier of transformers was trained with, for images in [0, 1], one number or one for each channel. Default: 0.5,
+    the range [-1, 1].
     """
 
     model_cpu_offload_seq = "generator->classifier"
@@ -76,7 +78,7 @@ class ControllableGANPipeline(GANPipeline):
         self,
         batch_size: int = 1,
         target: Labels = None,
-        num_steps: int | None = 100,
+        num_steps: int | None = None,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
@@ -87,23 +89,26 @@ class ControllableGANPipeline(GANPipeline):
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
     ) -> ControllableOutput | tuple[Any, ...]:
-        """Return `batch_size` samples that show feature `target`, and what finding them did (ControllableOutput).
+        """Return `batch_size` samples with the feature `target`, a `ControllableOutput`.
 
-        From z, drawn or given as `latents`, each of at most `num_steps` >= 1 (default 100) goes `step_size` along the
-        unit gradient of log p(target | G(z)) - prior_weight |z|^2 / 2 in z; an image rests as soon as p >= `threshold`
-        (which a classifier trained with label smoothing may never be). `prior_weight` >= 0 keeps latents likely: with 1
-        it is the posterior under z ~ N(0, I) that is climbed. `exploration` s in [0, 1): step k of N mixes fresh noise
-        into z, which leaves the prior as it is (Cotter et al. 2013, eq. 4.4), sqrt(1 - s_k^2) z + s_k n with
-        s_k = s k / N: the longer an image is stuck, the further it looks; 0 is the gradient alone.
-        `target`: an int for all or one for each sample, a class or, for a multi-label classifier, a label. The others
-        as in `GANPipeline`. Entanglement: with a softmax the total variation distance, from start to end, between the
-        probabilities of the other classes, renormalised; with many labels the mean change of the other labels'
-        probabilities. Errors: ConfigError, which is a ValueError.
+        Gradient ascent in z, drawn or given as `latents`: each step moves z by `step_size` along the unit gradient of
+        log p(target | G(z)) - prior_weight |z|^2 / 2. An image stops as soon as p >= `threshold` (a classifier trained
+        with label smoothing may never reach it). `num_steps` (`num_inference_steps` in diffusers): maximal number of
+        steps, >= 1. Default: 100. `prior_weight`: >= 0; larger values keep latents likely, and 1 ascends the posterior
+        under z ~ N(0, I). `exploration`: s in [0, 1); step k of N mixes noise n into z, sqrt(1 - s_k^2) z + s_k n with
+        s_k = s k / N, which preserves the prior (Cotter et al. 2013, eq. 4.4); 0 is the gradient alone. `target`: an
+        int for all samples, or one for each; a class, or a label of a multi-label classifier. Other arguments as in
+        `GANPipeline`. Entanglement: for a softmax, the total variation distance between the renormalised probabilities
+        of the other classes before and after; for a multi-label classifier, the mean change of the other labels'
+        probabilities. Raises ConfigError, a ValueError.
         """
         check_output_type(output_type)
-        goal, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
-                              exploration, prior_weight, generator)
+        goal, way = self._way(
+            batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
+            step_size, threshold, exploration, prior_weight, generator,
+        )  # fmt: skip
         first = last = next(way)
         for last in way:  # noqa: B007
             pass                                                                        # only the ends are kept
@@ -119,7 +124,7 @@ class ControllableGANPipeline(GANPipeline):
         self,
         batch_size: int = 1,
         target: Labels = None,
-        num_steps: int | None = 100,
+        num_steps: int | None = None,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
@@ -128,14 +133,17 @@ class ControllableGANPipeline(GANPipeline):
         exploration: float = 0.8,
         prior_weight: float = 0.0,
         generator: Generators = None,
+        num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Return an iterator over the images on the way, start and end included, each (B, C, H, W) in [-1, 1].
+        """Return an iterator over the images after each step, the start included, each (B, C, H, W) in [-1, 1].
 
-        There are `num_steps` + 1 of them, or fewer if every image reached the target. Arguments are those of a call,
-        and are checked at once.
+        There are `num_steps` + 1 states, or fewer if every image reached the target. The arguments are those of
+        `__call__`; they are checked before the first state.
         """
-        _, way = self._way(batch_size, target, num_steps, class_labels, latents, truncation, step_size, threshold,
-                           exploration, prior_weight, generator)
+        _, way = self._way(
+            batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
+            step_size, threshold, exploration, prior_weight, generator,
+        )  # fmt: skip
         return (moment.x for moment in way)
 
     def _way(
@@ -143,7 +151,7 @@ class ControllableGANPipeline(GANPipeline):
         truncation: float | None, step_size: float, threshold: float, exploration: float, prior_weight: float,
         generator: Generators,
     ) -> tuple[torch.Tensor, Iterator[Moment]]:
-        """Return the targets (B,) and the way there, every argument checked."""
+        """Return the targets (B,) and the states of the ascent; all arguments are checked."""
         steps = 100 if num_steps is None else check_int("num_steps", num_steps, 1)
         check_positive("step_size", step_size)
         check_positive("threshold", threshold, 1.0)
@@ -162,7 +170,7 @@ class ControllableGANPipeline(GANPipeline):
         self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, step_size: float, log_threshold: float,
         noise: list[float], prior_weight: float, generator: Generators,
     ) -> Iterator[Moment]:
-        x, logits, ascent = self._look(z, labels, goal)
+        x, logits, ascent = self._evaluate(z, labels, goal)
         reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
         steps = torch.zeros_like(goal)
         yield Moment(z, x, logits, reached, steps)
@@ -175,16 +183,16 @@ class ControllableGANPipeline(GANPipeline):
                 moved = math.sqrt(1 - s**2) * moved + s * n
             z = torch.where(reached[:, None], z, moved)
             steps = steps + ~reached
-            x, logits, ascent = self._look(z, labels, goal)
+            x, logits, ascent = self._evaluate(z, labels, goal)
             reached = reached | (self._log_probability(logits, goal) >= log_threshold)
             yield Moment(z, x, logits, reached, steps)
 
-    def _look(
+    def _evaluate(
         self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return G(z), the classifier's logits (B, K), and the gradient in z of log p(goal | G(z)), (B, D).
 
-        Gradients are switched on for z alone, also where the caller has switched them off.
+        Gradients are enabled for z alone, also if the caller has disabled them.
         """
         with torch.inference_mode(False), torch.enable_grad():
             z, goal = z.clone().requires_grad_(), goal.clone()                          # of no inference mode
@@ -194,7 +202,7 @@ class ControllableGANPipeline(GANPipeline):
         return x.detach(), logits.detach(), gradient
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K) in float32 of images (B, C, H, W) in [-1, 1], shown as the classifier wants them."""
+        """Return logits (B, K), float32, of images (B, C, H, W) in [-1, 1], adapted to the classifier's input."""
         if x.shape[1] < self._seen_channels:
             x = x.expand(-1, self._seen_channels, -1, -1)
         if self._seen_size not in (None, tuple(x.shape[2:])):
@@ -213,7 +221,7 @@ class ControllableGANPipeline(GANPipeline):
         return self._log_probabilities(logits).gather(1, goal[:, None])[:, 0]           # (B,)
 
     def _entanglement(self, before: torch.Tensor, after: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        """Return how much the features other than `goal` (B,) moved, (B,) in [0, 1], from logits (B, K)."""
+        """Return the change of the features other than `goal` (B,), (B,) in [0, 1], from logits (B, K)."""
         others = torch.ones_like(before, dtype=torch.bool).scatter(1, goal[:, None], False)
         if self._many_labels:
             moved = (after.sigmoid() - before.sigmoid()).abs() * others
@@ -246,24 +254,24 @@ class ControllableGANPipeline(GANPipeline):
         return (size, size) if isinstance(size, int) else size and tuple(size)
 
     def _check_parts(self) -> None:
-        """Raise ConfigError for networks that cannot work together."""
+        """Raise ConfigError for networks that do not fit together."""
         name = type(getattr(self.classifier, "_orig_mod", self.classifier)).__name__
         if self._of_transformers and name not in TRANSFORMERS_CLASSIFIERS:
             raise ConfigTypeError(f"classifier must be a Classifier of hfgen, or of transformers one of "
                                   f"{', '.join(TRANSFORMERS_CLASSIFIERS)}; got {name}")
         if in_plane(self.generator):
-            raise ConfigError("generator must make images, a classifier cannot see points; got "
+            raise ConfigError("generator must make images, a classifier takes images only; got "
                               f"{type(self.generator).__name__}")
         made, seen = self.generator.config.channels, self._seen_channels
         if made not in (1, seen):
-            raise ConfigError(f"classifier must see {made} channels, as the generator makes; it sees {seen}")
+            raise ConfigError(f"classifier must take {made} channels, those of the generator; it takes {seen}")
         if self._of_transformers:
             self._check_labels_and_range(seen)
 
     def _check_labels_and_range(self, channels: int) -> None:
         config = self.classifier.config
         if config.problem_type == "regression" or (self._num_labels < 2 and not self._many_labels):
-            raise ConfigError(f"classifier must tell classes apart or know labels, got problem_type="
+            raise ConfigError(f"classifier must have at least two classes, or labels; got problem_type="
                               f"{config.problem_type!r} with {self._num_labels} labels")
         for field in ("image_mean", "image_std"):
             value = self.config[field]

@@ -1,4 +1,4 @@
-"""What pipelines that denoise share: what their network is told, where they start, and the steps from noise to data."""
+"""Base class of the pipelines that denoise: conditions, the initial state, and the steps from noise to data."""
 
 import inspect
 from collections.abc import Iterator
@@ -7,21 +7,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.images import check_output_type
 from hfgen.models.text import token_ids
-from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
-from hfgen.pipelines.denoising_inputs import common_batch, share_of
+from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.guidance import check_guidance, guided, scale_at
-from hfgen.pipelines.inputs import checked, prepared
-from hfgen.pipelines.outputs import in_plane
-from hfgen.schedulers.samplers import OWN, SAMPLERS, make_sampler
+from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, share_of
+from hfgen.pipelines.outputs import decode, in_plane
+from hfgen.schedulers.samplers import SAMPLERS, make_sampler
+from hfgen.schedulers.traits import traits_of
 
 GUIDANCE = 3.0
-"""Guidance scale of images where a model can be guided and none is given."""
+"""Default guidance scale of images for a model that can be guided."""
 
 Prompt = str | list[str] | None
 Labels = int | list[int] | Tensor | None
@@ -31,92 +34,217 @@ EVERYWHERE: Interval = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Guide:
-    """What the network is told, what it is told in its place for guidance, and how strong that is."""
+    """Classifier-free guidance of one call.
 
-    told: dict[str, Tensor | None]
-    null: dict[str, Tensor | None]
+    `cond` and `uncond` are keyword arguments of the network: the conditions, and their replacements in the
+    unconditional prediction. `scale`, `interval` and `rescale` are those of `hfgen.pipelines.guidance`.
+    """
+
+    cond: dict[str, Tensor | None]
+    uncond: dict[str, Tensor | None]
     scale: float
     interval: Interval
     rescale: float
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where sampling starts: noise eps; the state x_0 of an image, if any; what of that is made anew, if not all: 1
-    there, (B or 1, 1, h, w)."""
+class InitialState:
+    """Initial state of sampling: noise `eps` (B, ...), and for image-to-image the clean state `x_0` of the image.
+
+    `mask` (B or 1, 1, h, w): 1 where the image is inpainted, 0 where it is kept; None inpaints everything.
+    """
 
     eps: Tensor
     x_0: Tensor | None = None
     mask: Tensor | None = None
 
 
-class DenoisingPipeline(Pipeline):
-    """Base of the pipelines that denoise, with any scheduler, told classes or texts, and from noise or from an image.
+class DenoisingPipeline(GenerativePipeline):
+    """Base of the pipelines that denoise: any scheduler, conditioned on classes or texts, from noise or an image.
 
-    `null_condition` says whether the network was trained without its conditions too, as guidance needs it to be: with
-    the empty text, and with the null class, the last of the unet's `num_class_embeds`.
+    `null_condition`: whether the network was also trained without its conditions, as guidance requires: with the empty
+    text, and with the null class, the last of the unet's `num_class_embeds`.
     """
 
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  (as diffusers declares it)
+    default_steps: int | None = None
+    """Number of steps of the pipeline's own scheduler if the caller gives none. None: all T steps of training."""
 
     def _register(
         self, unet: Any, text_encoder: CLIPTextModel | None, tokenizer: CLIPTokenizer | None, null_condition: bool,
         **parts: Any,
     ) -> None:  # fmt: skip
-        """Take the components over; ConfigError for those that do not fit together."""
+        """Register the components; ConfigError if they do not fit together."""
         text = unet.config.get("cross_attention_dim") is not None
         if text != (text_encoder is not None) or text != (tokenizer is not None):
             raise ConfigError("text_encoder and tokenizer must be given exactly if the unet has a cross_attention_dim")
         classes = unet.config.get("num_class_embeds")
         if null_condition and (classes == 1 or not (classes or text)):
-            raise ConfigError("null_condition needs a unet that is told texts, or classes and behind them the null "
-                              f"class; this one has {classes or 'none'}")  # fmt: skip
+            raise ConfigError("null_condition needs a unet that is conditioned on texts, or on classes followed by the "
+                              f"null class; this one has {classes or 'none'}")  # fmt: skip
         self.register_modules(unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, **parts)
         self.register_to_config(null_condition=null_condition)
 
-    def _sampled(
-        self, *, batch_size: int, num_steps: int | None, class_labels: Any, generator: Generators, sampler: str | None,
-        eta: float, latents: Any, prompt: Prompt, guidance_scale: float | None, negative_prompt: Prompt, image: Any,
-        strength: float | None, mask: Any, guidance_interval: Interval, guidance_rescale: float,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Return an iterator over the states x_T, ..., x_0; every argument is checked at once."""
+    def __call__(
+        self,
+        first: int | Prompt = None,
+        /,
+        *,
+        batch_size: int = 1,
+        num_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        class_labels: Labels = None,
+        prompt: Prompt = None,
+        negative_prompt: Prompt = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Interval = EVERYWHERE,
+        guidance_rescale: float = 0.0,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        latents: Tensor | None = None,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Return samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
+
+        For a model of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt").
+
+        Batch. The first argument is `batch_size` if it is an int, `prompt` if it is a text or a list. `batch_size`:
+        number of samples; lists, `latents` and `image` determine it too. `latents`: x_T, instead of noise.
+        `generator`: one, or a list with one for each sample, whose noise then does not depend on the batch.
+
+        Steps. `num_steps` (`num_inference_steps` in diffusers): an int in [1, T], or >= 1 for a scheduler in continuous
+        time. Default: the usual number of the `sampler`, at most T; T without a sampler (50 for latent diffusion).
+        `sampler`: a name in `hfgen.schedulers.samplers.SAMPLERS`. Default: the pipeline's own scheduler. `eta`: noise
+        of DDIM, in [0, 1].
+
+        Conditions. `class_labels`: an int for all samples, or one int for each. `prompt`: a text for all, or one for
+        each. Both are required if the network is conditioned on them, unless it was also trained without them: then
+        None is the null class and the empty text. `negative_prompt`: the text of the unconditional prediction.
+        `guidance_scale`: w in u + w (c - u); 1 is off. Default: 3 (1 for points, and for models that cannot be guided).
+        `guidance_interval`: the noise levels with guidance, in [0, 1], 1 being pure noise. `guidance_rescale`: phi in
+        [0, 1] (Lin et al. 2023).
+
+        Image to image. `image`: PIL images or a tensor (B, C, H, W) in [0, 1]; sampling starts from them with the noise
+        of the last `strength` of the steps (Meng et al. 2022). `strength`: in (0, 1]. Default: 0.8 (1 with a mask).
+        `mask`: 1, or white, where the image is inpainted, 0 where it is kept. Raises ConfigError, a ValueError.
+        """
+        check_output_type(output_type)
+        states = self.states(
+            first, batch_size=batch_size, num_steps=num_steps, num_inference_steps=num_inference_steps,
+            sampler=sampler, eta=eta, class_labels=class_labels, prompt=prompt, negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
+            image=image, strength=strength, mask=mask, latents=latents, generator=generator,
+        )  # fmt: skip
+        for x in states:  # noqa: B007
+            pass                                                                        # only the last is kept
+        return self._output(self._rendered(x, output_type, image, mask), return_dict)
+
+    def states(
+        self,
+        first: int | Prompt = None,
+        /,
+        *,
+        batch_size: int = 1,
+        num_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        class_labels: Labels = None,
+        prompt: Prompt = None,
+        negative_prompt: Prompt = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Interval = EVERYWHERE,
+        guidance_rescale: float = 0.0,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        latents: Tensor | None = None,
+        generator: Generators = None,
+    ) -> Iterator[Tensor]:
+        """Return an iterator over x_T, ..., x_0 (Ho et al. 2020, algorithm 2) in model coordinates.
+
+        Each state is (B, C, H, W), (B, 2) for points, (B, D, h, w) for latent diffusion, whose `decode` makes images
+        of it. The arguments are those of `__call__`; they are checked before the first state.
+        """
+        batch_size, prompt = _first_argument(first, batch_size, prompt)
+        # steps
         scheduler = self.scheduler if sampler is None else make_sampler(sampler, self.scheduler)
-        steps = self._steps(scheduler, num_steps, sampler)
+        steps = self._steps(scheduler, merge_steps(num_steps, num_inference_steps), sampler)
         choices = {"generator": generator, **checked_eta(eta, scheduler)}
+        # batch
         pixels = None if image is None else self._pixels(image)
         B = common_batch(batch_size, prompt=prompt, class_labels=class_labels, latents=latents, image=pixels)
         check_generator(generator, B)
+        # conditions
         choice = (guidance_scale, guidance_interval, guidance_rescale)
         guide = self._guide(prompt, negative_prompt, class_labels, B, *choice)
+        # initial state
         share = share_of(strength, image, mask)
         eps = self._noise(latents, B, generator)
-        missing = None if mask is None else F.adaptive_max_pool2d(self._missing(mask, B).to(eps), eps.shape[2:])
-        start = Start(eps, None if pixels is None else self._encoded(pixels).to(eps).expand_as(eps), missing)
-        return self._denoise(start, self._times(scheduler, steps, share), guide, scheduler, choices)
+        inpainted = None if mask is None else F.adaptive_max_pool2d(self._missing(mask, B).to(eps), eps.shape[2:])
+        x_0 = None if pixels is None else self._encoded(pixels).to(eps).expand_as(eps)
+        times = self._times(scheduler, steps, share)
+        return self._denoise(InitialState(eps, x_0, inpainted), times, guide, scheduler, choices)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample, (C, H, W) or (2,); ConfigError if the unet has no `sample_size`."""
+        return self._image_shape()
+
+    @property
+    def points(self) -> bool:
+        """Return whether the unet denoises points in the plane."""
+        return in_plane(self.unet)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes without the null class; None without classes."""
+        classes = self.unet.config.get("num_class_embeds")
+        return None if not classes else int(classes) - bool(self.config["null_condition"])
+
+    @property
+    def reads_text(self) -> bool:
+        """Return whether the unet is conditioned on texts."""
+        return self.text_encoder is not None
+
+    @property
+    def guidable(self) -> bool:
+        """Return whether the unet was also trained without its conditions."""
+        return bool(self.config["null_condition"])
 
     @torch.no_grad()
     def _denoise(
-        self, start: Start, times: list[tuple[Any, Tensor]], guide: Guide, scheduler: Any, choices: dict[str, Any]
-    ) -> Iterator[Tensor]:
+        self, start: InitialState, times: list[tuple[Any, Tensor]], guide: Guide, scheduler: Any,
+        choices: dict[str, Any],
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield the states x_T (or a noisy image), ..., x_0; `choices` are arguments of the scheduler's `step`."""
         taken, T = inspect.signature(scheduler.step).parameters, scheduler.config.num_train_timesteps
         choices = {name: value for name, value in choices.items() if name in taken}
-        wants_variance = type(scheduler).__name__.startswith("DDPM")
+        predicts_variance = traits_of(scheduler).predicts_variance
         dtype, eps = self.unet.dtype, start.eps
         x = eps * scheduler.init_noise_sigma
         if start.x_0 is not None:
             x = scheduler.add_noise(start.x_0, eps, times[0][1].expand(len(eps)))
         yield x
         for i, (t, on_device) in enumerate(self.progress_bar(times)):
-            def predict(x_in: Tensor, now: Tensor = on_device, **told: Tensor | None) -> Tensor:
-                return self.unet(x_in.to(dtype), now, return_dict=False, **told)[0].to(eps.dtype)
+            def predict(x_in: Tensor, now: Tensor = on_device, **conditions: Tensor | None) -> Tensor:
+                return self.unet(x_in.to(dtype), now, return_dict=False, **conditions)[0].to(eps.dtype)
 
+            # guided prediction
             scale = scale_at(guide.scale, guide.interval, float(t), T)
             x_in = scheduler.scale_model_input(x, t)
-            prediction = guided(predict, x_in, guide.told, guide.null, scale, guide.rescale)
-            if not wants_variance:
+            prediction = guided(predict, x_in, guide.cond, guide.uncond, scale, guide.rescale)
+            if not predicts_variance:
                 prediction = prediction[:, : x.shape[1]]                   # without the half that is the variance
+            # x_{t-1}
             x = scheduler.step(prediction, t, x, return_dict=False, **choices)[0]
+            # outside the mask: the image itself, with the noise of the next timestep
             if start.mask is not None and start.x_0 is not None:
                 last = i == len(times) - 1
                 known = start.x_0 if last else scheduler.add_noise(start.x_0, eps, times[i + 1][1].expand(len(eps)))
@@ -124,36 +252,35 @@ class DenoisingPipeline(Pipeline):
             yield x
 
     def _steps(self, scheduler: Any, num_steps: int | None, sampler: str | None) -> int:
+        """Return the number of steps, checked; the default depends on the sampler."""
         T = int(scheduler.config.num_train_timesteps)
-        high = None if type(scheduler).__name__ == "VPSDEScheduler" else T
         if num_steps is None:
-            return T if sampler is None else min(T, SAMPLERS[sampler].steps)
-        return check_int("num_steps", num_steps, 1, high)
+            return min(T, (self.default_steps or T) if sampler is None else SAMPLERS[sampler].steps)
+        return check_int("num_steps", num_steps, 1, None if traits_of(scheduler).continuous else T)
 
     def _times(self, scheduler: Any, steps: int, share: float) -> list[tuple[Any, Tensor]]:
-        """Return the last `share` of the times to visit, each for the scheduler and for the network.
+        """Return the last `share` of the timesteps, each as the scheduler and as the network takes it.
 
-        No step then waits for a device: hfgen's schedulers count in Python numbers, others in tensors; the network gets
-        tensors on its device, always.
+        No step waits for a device: hfgen's schedulers take Python numbers, those of diffusers tensors; the network
+        takes tensors on its device.
         """
-        own, device = type(scheduler).__name__ in OWN, self._execution_device
-        own = own and type(scheduler).__module__.startswith("hfgen.")
-        scheduler.set_timesteps(steps, device="cpu" if own else device)
+        traits, device = traits_of(scheduler), self._execution_device
+        scheduler.set_timesteps(steps, device="cpu" if traits.on_cpu else device)
         times = scheduler.timesteps
-        multistep = type(scheduler).__name__.endswith("MultistepScheduler")
-        if multistep and len(times.unique()) < len(times):                 # two equal noise levels: no step between
+        if traits.multistep and len(times.unique()) < len(times):      # two equal noise levels: no step between them
             raise ConfigError(f"num_steps must be smaller with {type(scheduler).__name__}, got {steps}: it rounds two "
                               "steps to the same timestep")  # fmt: skip
         left_out = (steps - max(1, round(share * steps))) * getattr(scheduler, "order", 1)
         if left_out and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(left_out)
-        return list(zip(times.tolist() if own else times, times.to(device), strict=True))[left_out:]
+        return list(zip(times.tolist() if traits.on_cpu else times, times.to(device), strict=True))[left_out:]
 
     def _guide(
         self, prompt: Prompt, negative: Prompt, labels: Any, B: int, scale: float | None, interval: Any, rescale: Any
     ) -> Guide:
+        """Return conditions and guidance for B samples, checked."""
         null = self.config["null_condition"]
-        scale = (GUIDANCE if null and not in_plane(self.unet) else 1.0) if scale is None else scale
+        scale = (GUIDANCE if null and not self.points else 1.0) if scale is None else scale
         check_guidance(scale, interval, rescale)
         if scale != 1 and not null:
             raise ConfigError(f"guidance_scale must be 1: this model was not trained without conditions, got {scale}")
@@ -163,37 +290,39 @@ class DenoisingPipeline(Pipeline):
             hint = "" if null else ", which this model, never trained without conditions, cannot have"
             raise ConfigError(f"negative_prompt: needs a guidance_scale other than 1{hint}; got {negative!r}")
         if prompt is None and negative is None and labels is None:
-            scale = 1.0                                    # nothing to lead to or away from: u + w (u - u) = u, at once
-        told: dict[str, Tensor | None] = {}
-        instead: dict[str, Tensor | None] = {}
+            scale = 1.0                                                # c = u, so u + w (c - u) = u in one evaluation
+        cond: dict[str, Tensor | None] = {}
+        uncond: dict[str, Tensor | None] = {}
         if (classes := self._labels(labels, B)) is not None:
-            told["class_labels"] = classes
-            instead["class_labels"] = self._labels(None, B) if null else None
+            cond["class_labels"] = classes
+            uncond["class_labels"] = self._labels(None, B) if null else None
         if (text := self._text("prompt", prompt, B)) is not None:
-            told["encoder_hidden_states"] = text
+            cond["encoder_hidden_states"] = text
         if scale != 1 or negative is not None:
-            instead["encoder_hidden_states"] = self._text("negative_prompt", negative, B)
-        return Guide(told, instead, float(scale), tuple(interval), float(rescale))
+            uncond["encoder_hidden_states"] = self._text("negative_prompt", negative, B)
+        return Guide(cond, uncond, float(scale), tuple(interval), float(rescale))
 
     def _labels(self, labels: Any, B: int) -> Tensor | None:
-        """Return labels (B,) on the network's device, the null class for None where that was trained, None without
-        classes."""
+        """Return labels (B,) int64 on the network's device, the null class for None if it was trained.
+
+        None for a network without classes.
+        """
         config, null = self.unet.config, self.config["null_condition"]
         classes = config["num_class_embeds"]
         if config.get("class_embed_type") is not None:                 # times or embeddings, for the network to check
-            found = None if labels is None else torch.as_tensor(labels)
+            result = None if labels is None else torch.as_tensor(labels)
         elif labels is None and null and classes is not None:
-            found = torch.full((B,), classes - 1)
+            result = torch.full((B,), classes - 1)
         else:
-            found = check_labels(labels, None if classes is None else classes - null, B)
-        return None if found is None else found.to(self._execution_device)
+            result = check_labels(labels, None if classes is None else classes - null, B)
+        return None if result is None else result.to(self._execution_device)
 
     @torch.no_grad()
     def _text(self, name: str, texts: Prompt, B: int) -> Tensor | None:
-        """Return the features of texts, (B, L, F), one text serving all; None for a model without texts."""
+        """Return text features (B, L, F), those of one text repeated; None for a model without texts."""
         if self.text_encoder is None:
             if texts is not None:
-                raise ConfigError(f"{name} must be None, this model knows no texts; got {texts!r}")
+                raise ConfigError(f"{name} must be None, this model is not conditioned on texts; got {texts!r}")
             return None
         listed = [texts or ""] * B if texts is None or isinstance(texts, str) else texts
         if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
@@ -205,42 +334,46 @@ class DenoisingPipeline(Pipeline):
         return features.expand(B, -1, -1)
 
     def _noise(self, latents: Any, B: int, generator: Generators) -> Tensor:
-        """Return x_T, given or drawn, shaped like B states, at least in float32 whatever the network's."""
+        """Return x_T for B samples, `latents` or a draw from N(0, I), at least in float32."""
         shape, device = (B, *self._shape()), self._execution_device
         dtype = torch.promote_types(self.unet.dtype, torch.float32)
         if latents is None:
             return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         if not isinstance(latents, Tensor) or tuple(latents.shape) != shape:
-            found = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-            raise ConfigError(f"latents must be a tensor of shape {list(shape)}, got {found}")
+            given = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            raise ConfigError(f"latents must be a tensor of shape {list(shape)}, got {given}")
         return latents.to(device, dtype)
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one state: (C, H, W) or (2,)."""
         size, channels = self.unet.config["sample_size"], self.unet.config["in_channels"]
-        if in_plane(self.unet):
+        if self.points:
             return (channels,)
         if size is None:
-            raise ConfigError("unet.config.sample_size is None; set it to the side or (height, width) of what it sees")
+            raise ConfigError("unet.config.sample_size is None; set it to the side or (height, width) of its input")
         return (channels, size, size) if isinstance(size, int) else (channels, *size)
 
     def _image_shape(self) -> tuple[int, ...]:
-        """Return the shape of one image, (C, H, W); of points (2,)."""
+        """Return the shape of one image, (C, H, W), or of one point, (2,)."""
         return self._shape()
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """Return the states x_0 of images (B, C, H, W) in [-1, 1]."""
         return pixels
 
+    def _rendered(self, x_0: Tensor, output_type: str, image: Any = None, mask: Any = None) -> Any:
+        """Return states x_0 as images of the `output_type`, or as points in data coordinates."""
+        return decode(x_0, self.unet, output_type)
+
     def _pixels(self, image: Any) -> Tensor:
-        """Return images (B, C, H, W) in [-1, 1], in the size and with the channels of those that are made."""
-        if in_plane(self.unet):
+        """Return images (B, C, H, W) in [-1, 1], with the size and the channels of the samples."""
+        if self.points:
             raise ConfigError("image must be None, this model makes points")
         channels, height, width = self._image_shape()
         return prepared(checked(image, "image"), channels, height, width, self._execution_device)
 
     def _missing(self, mask: Any, B: int) -> Tensor:
-        """Return which pixels are made anew, bool (B, 1, H, W) or (1, 1, H, W)."""
+        """Return the mask of inpainted pixels, bool (B, 1, H, W) or (1, 1, H, W)."""
         if isinstance(mask, Tensor):
             mask = mask.float() if mask.dtype == torch.bool else mask
             mask = mask[None, None] if mask.ndim == 2 else mask
@@ -251,12 +384,12 @@ class DenoisingPipeline(Pipeline):
         return prepared(given, 1, height, width, self._execution_device) > 0
 
 
-def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
-    """Return {"eta": eta} where the scheduler's steps take it; ConfigError if it is outside [0, 1], or of no use."""
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
-        raise ConfigError(f"eta must be a number in [0, 1], got {eta!r}")
-    if "eta" in inspect.signature(scheduler.step).parameters and scheduler.config.get("method", "ddim") == "ddim":
-        return {"eta": float(eta)}
-    if eta:
-        raise ConfigError(f"eta is the noise of DDIM: {type(scheduler).__name__} has none; use sampler 'ddim'")
-    return {}
+def _first_argument(first: Any, batch_size: int, prompt: Prompt) -> tuple[int, Prompt]:
+    """Return `batch_size` and `prompt`, one of them given by position: a text or a list is the prompt."""
+    if first is None:
+        return batch_size, prompt
+    texts = isinstance(first, str | list)
+    if prompt is not None if texts else batch_size != 1:
+        raise ConfigTypeError(f"{'prompt' if texts else 'batch_size'} must be given once; the first argument is "
+                              f"{first!r}, the keyword {prompt if texts else batch_size!r}")  # fmt: skip
+    return (batch_size, first) if texts else (first, prompt)

@@ -1,4 +1,4 @@
-"""Sampling in one step from the generator of a GAN (Goodfellow et al. 2014), and what can be done with its latents."""
+"""Sampling from the generator of a GAN in one step (Goodfellow et al. 2014), and editing of its latents."""
 
 import numbers
 from collections.abc import Iterator
@@ -15,27 +15,37 @@ from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
-from hfgen.pipelines.given_latents import batch_of, checked_latents, one_latent, one_step
-from hfgen.pipelines.latents import class_normals, factorised_directions, move, slerp, truncate
-from hfgen.pipelines.outputs import decode
+from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.generative import GenerativePipeline, merge_steps
+from hfgen.pipelines.latents import (
+    batch_of,
+    checked_latents,
+    class_normals,
+    factorised_directions,
+    move,
+    one_latent,
+    one_step,
+    slerp,
+    truncate,
+)
+from hfgen.pipelines.outputs import decode, in_plane
 
 Labels = int | list[int] | torch.Tensor | None
 
 
 @dataclass
 class GANOutput(BaseOutput):
-    """What `GANPipeline` returns: `images`, as its call says, and `latents` (B, D), which make them again."""
+    """Output of `GANPipeline`: `images`, and `latents` (B, D), from which the same images are generated again."""
 
     images: Any
     latents: torch.Tensor
 
 
-class GANPipeline(Pipeline):
-    """Images, or points, from latents z ~ N(0, I) in one step: x = G(z).
+class GANPipeline(GenerativePipeline):
+    """Images or points from latents z ~ N(0, I) in one step: x = G(z).
 
-    Latents come out with the images, are tensors (B, D), and go in again, so that arithmetic on them is plain
-    arithmetic (Radford et al. 2016, section 6.3.2):
+    Latents (B, D) are returned with the images and accepted as an argument, for arithmetic on latents (Radford et al.
+    2016, section 6.3.2):
 
         smiling_woman, woman, man = (pipe(8).latents.mean(dim=0) for _ in range(3))   # means of several chosen ones
         smiling_man = smiling_woman - woman + man
@@ -54,22 +64,23 @@ class GANPipeline(Pipeline):
         class_labels: Labels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
     ) -> GANOutput | tuple[Any, ...]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
-        Of a network for the plane `.images` is (B, 2) in data coordinates, an array (a tensor for "pt"). `.latents`
-        is (B, D); given as `latents`, they decide the batch and make the same images. `truncation` t > 0 draws from
-        the normal cut off at |z_i| = t (Brock et al. 2018): better and less varied images the smaller it is.
-        `class_labels`: an int for all or one for each sample, required exactly if the network knows classes.
+        For a network of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt"). `.latents` is
+        (B, D); passed as `latents`, they determine the batch size and give the same images. `truncation`: t > 0; z_i is
+        drawn from the normal truncated to |z_i| <= t (Brock et al. 2018); smaller t gives better, less varied images.
+        `class_labels`: an int for all samples, or one for each; required exactly if the network has classes.
         `generator`: one, or a list with one for each sample, whose latents then do not depend on the batch.
-        `num_steps` can only be 1. Errors: ConfigError, which is a ValueError.
+        `num_steps` (`num_inference_steps` in diffusers): 1 is the only value. Raises ConfigError, a ValueError.
         """
         check_output_type(output_type)
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
 
@@ -79,14 +90,15 @@ class GANPipeline(Pipeline):
         class_labels: Labels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
+        num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the one state x_0 = G(z), (B, C, H, W) or (B, 2), in model coordinates.
 
-        Arguments are those of a call, and are checked at once.
+        The arguments are those of `__call__`; they are checked before the first state.
         """
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return (self._made(z, labels) for _ in range(1))
 
@@ -99,10 +111,10 @@ class GANPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> GANOutput | tuple[Any, ...]:
-        """Return `n` >= 2 samples on the way from latents `a` to `b`, (D,) or (1, D) each, both ends included.
+        """Return `n` >= 2 samples interpolated from latents `a` to `b`, (D,) or (1, D) each, both ends included.
 
-        The way is the great circle (Shoemake 1985), on which latents stay as likely as the ends are; the straight line
-        between them would lead through the middle, where a normal distribution in many dimensions has no mass.
+        Interpolation is spherical (Shoemake 1985): latents stay as likely as the ends. A straight line would pass near
+        the origin, where a normal distribution in many dimensions has almost no mass.
         """
         check_output_type(output_type)
         check_int("n", n, 2)
@@ -114,11 +126,11 @@ class GANPipeline(Pipeline):
     def find_directions(
         self, n: int | None = None, latents: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return unit directions of z that mean something, (n, D).
+        """Return semantic directions of z, unit vectors (n, D).
 
-        Without labels, the `n` (default: all D) that the network's first layer stretches most, most first (SeFa, Shen
-        and Zhou 2021). With labelled `latents` (N, D) and `labels`, N ints, one for each class in ascending order, from
-        the other classes towards it (InterFaceGAN, Shen et al. 2020); `n` is then left out.
+        Without labels: the `n` directions that the network's first layer amplifies most, in descending order (SeFa,
+        Shen and Zhou 2021). Default: all D. With labelled `latents` (N, D) and `labels`, N ints: one direction for each
+        class in ascending order, from the other classes towards it (InterFaceGAN, Shen et al. 2020); `n` is then None.
         """
         if latents is None and labels is None:
             D = self._latent_dim
@@ -138,13 +150,27 @@ class GANPipeline(Pipeline):
         return move(checked_latents(latents, D), one_latent("direction", direction, D), strength)
 
     @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample: (C, H, W), or (2,) for points."""
+        config = self.generator.config
+        if in_plane(self.generator):
+            return (config.dim,)
+        side = config.resolution
+        return (config.channels, *((side, side) if isinstance(side, int) else side))
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes of the generator; None without classes."""
+        return self.generator.config.num_classes
+
+    @property
     def _latent_dim(self) -> int:
         return int(self.generator.config.latent_dim)
 
     def _prepare(
         self, batch_size: int, class_labels: Labels, truncation: float | None, latents: Any, generator: Generators
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return latents (B, D), given or drawn, and labels (B,), on the device; every argument is checked."""
+        """Return latents (B, D), given or drawn, and labels (B,), on the device; all arguments are checked."""
         check_int("batch_size", batch_size, 1)
         if latents is not None:
             if truncation is not None:
@@ -155,7 +181,7 @@ class GANPipeline(Pipeline):
             check_positive("truncation", truncation)
         labels = check_labels(class_labels, self.generator.config.num_classes, batch_size)
         device = self._execution_device
-        dtype = torch.promote_types(self.generator.dtype, torch.float32)   # of the latents, whatever the network's
+        dtype = torch.promote_types(self.generator.dtype, torch.float32)   # dtype of the latents
         labels = None if labels is None else labels.to(device)
         if latents is not None:
             return latents.detach().to(device, dtype), labels
@@ -167,7 +193,7 @@ class GANPipeline(Pipeline):
         return self._generate(z, labels)
 
     def _generate(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """Return G(z), (B, C, H, W) in [-1, 1] or (B, 2); gradients flow where they are switched on."""
+        """Return G(z), (B, C, H, W) in [-1, 1] or (B, 2), with gradients if they are enabled."""
         with evaluating(self.generator):
             return self.generator(z.to(self.generator.dtype), class_labels=labels).to(z.dtype)
 
@@ -182,7 +208,7 @@ class GANPipeline(Pipeline):
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into evaluation mode, so that no statistics of batches are used or kept, and back again."""
+    """Context in which networks are in evaluation mode: batch statistics are neither used nor updated."""
     training = [part for net in networks for part in net.modules() if part.training]
     for part in training:
         part.training = False

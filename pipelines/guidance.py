@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2021): away from what a network says unconditioned, in one call of it."""
+"""Classifier-free guidance (Ho and Salimans 2021): conditional minus unconditional prediction, in one evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,21 +12,20 @@ from hfgen.errors import ConfigError, ConfigTypeError
 def guided(
     predict: Callable[..., Tensor],
     x: Tensor,
-    conditions: dict[str, Tensor | None],
-    unconditions: dict[str, Tensor | None],
+    cond: dict[str, Tensor | None],
+    uncond: dict[str, Tensor | None],
     scale: float,
     rescale: float = 0.0,
 ) -> Tensor:
     """Return u + w (c - u), w = `scale` (Ho and Salimans 2021, eq. 6, with 1 + their w), shaped like x (B, C, ...).
 
-    c = predict(x, **conditions) and u = predict(x, **unconditions) come from one call with 2 B rows. At scale 1 only c
-    is computed. `rescale` in [0, 1] goes that far towards the prediction with c's standard deviation in each sample
-    (Lin et al. 2023, eq. 15 and 16), against the overexposure of large scales. What a network predicts in channels
-    beyond those of x, a variance, is c's.
+    c = predict(x, **cond) and u = predict(x, **uncond) come from one call with 2 B rows. At scale 1 only c is computed.
+    `rescale` in [0, 1] interpolates towards the prediction with c's standard deviation in each sample (Lin et al. 2023,
+    eq. 15 and 16), against the overexposure of large scales. Channels beyond those of x, a learned variance, are c's.
     """
     if scale == 1:
-        return predict(x, **conditions)
-    both = {name: _joined(unconditions[name], given) for name, given in conditions.items()}
+        return predict(x, **cond)
+    both = {name: _joined(uncond[name], value) for name, value in cond.items()}
     u, whole = predict(torch.cat([x, x]), **both).chunk(2)
     u, c, variance = u[:, : x.shape[1]], whole[:, : x.shape[1]], whole[:, x.shape[1] :]
     mixed = u + scale * (c - u)
@@ -44,15 +43,15 @@ def rescaled(mixed: Tensor, c: Tensor, rescale: float) -> Tensor:
 def scale_at(scale: float, interval: tuple[float, float], t: float, T: int) -> float:
     """Return the guidance scale at timestep t: `scale` where t / (T - 1) is in `interval`, 1 (no guidance) elsewhere.
 
-    Guidance only at some noise levels (Kynkaanniemi et al. 2024, section 3). The interval is in [0, 1], 1 being pure
-    noise, both ends included.
+    Guidance at some noise levels only (Kynkaanniemi et al. 2024, section 3). `interval` is (low, high) in [0, 1], both
+    ends included; 1 is pure noise.
     """
     low, high = interval
     return scale if low <= t / max(1, T - 1) <= high else 1.0
 
 
 def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
-    """Raise ConfigError, or ConfigTypeError, naming the argument, for values that guidance cannot have."""
+    """Raise ConfigError or ConfigTypeError, naming the argument, for a value outside its range."""
     for name, value, high in (("guidance_scale", scale, 1e3), ("guidance_rescale", rescale, 1.0)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigTypeError(f"{name} must be a number in [0, {high:g}], got {value!r}")
@@ -64,5 +63,5 @@ def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
         raise ConfigError(f"guidance_interval must be (low, high) with 0 <= low <= high <= 1, got {interval!r}")
 
 
-def _joined(without: Tensor | None, given: Tensor | None) -> Tensor | None:
-    return None if given is None or without is None else torch.cat([without, given])
+def _joined(uncond: Tensor | None, cond: Tensor | None) -> Tensor | None:
+    return None if cond is None or uncond is None else torch.cat([uncond, cond])

@@ -1,5 +1,6 @@
-"""Images that go into pipelines: PIL images or tensors of any size, brought to what a network takes."""
+"""Arguments of pipelines, checked: images of any size made to fit a network, the batch size, the strength."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from PIL import Image, ImageOps
 
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import from_pil
+from hfgen.pipelines.base import check_int
 from hfgen.resizing import fitted, with_channels
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -16,17 +18,18 @@ Given = list[Image.Image] | torch.Tensor
 
 
 def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
-    """Return one PIL image as a list, others as they are; ConfigError or ConfigTypeError for what holds no images.
+    """Return images unchanged, a single PIL image as a list; ConfigError or ConfigTypeError for anything else.
 
-    A tensor must be float (B, C, H, W) in [0, 1], or finite if the images may be `noisy`. Errors call them `name`.
+    A tensor must be float (B, C, H, W) in [0, 1], or any finite float if `noisy`. `name` is the argument in
+    error messages.
     """
     images = [images] if isinstance(images, Image.Image) else images
     if isinstance(images, torch.Tensor):
         _check_tensor(images, name, noisy)
     elif not isinstance(images, list) or not all(isinstance(image, Image.Image) for image in images):
-        found = type(images).__name__
+        given = type(images).__name__
         kinds = f" of {', '.join(sorted({type(i).__name__ for i in images}))}" if isinstance(images, list) else ""
-        raise ConfigTypeError(f"{name} must be PIL images or a float tensor (B, C, H, W) in [0, 1], got {found}{kinds}")
+        raise ConfigTypeError(f"{name} must be PIL images or a float tensor (B, C, H, W) in [0, 1], got {given}{kinds}")
     if not len(images):
         raise ConfigError(f"{name} must hold at least one image, got none")
     return images
@@ -35,15 +38,58 @@ def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
 def prepared(images: Given, channels: int, height: int, width: int, device: torch.device) -> torch.Tensor:
     """Return checked images as networks take them: float32 (B, channels, height, width) in [-1, 1] on `device`.
 
-    Other sizes are resized as training data are: shortest side to the network's, bicubic and antialiased, centre kept.
-    Transparency becomes white, colours grey and grey colours as the channels need.
+    Images of other sizes are resized as training data are: shortest side to the network's, bicubic and antialiased,
+    centre crop. Transparent pixels become white; RGB becomes grey, and grey RGB, as `channels` requires.
     """
     if isinstance(images, torch.Tensor):
         return fitted(with_channels(images.to(device, torch.float32), channels), height, width) * 2 - 1
     if channels not in MODES:
-        raise ConfigError(f"PIL images have 1, 3 or 4 channels, this network wants {channels}; give a tensor")
+        raise ConfigError(f"PIL images have 1, 3 or 4 channels, this network takes {channels}; give a tensor")
     flat = [_flattened(image, MODES[channels]) for image in images]
     return from_pil([ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC) for image in flat]).to(device)
+
+
+def common_batch(batch_size: int, **given: Any) -> int:
+    """Return the number of samples: the number of rows of the lists and tensors `given`, or `batch_size`.
+
+    One row is repeated for all samples, except in `latents`. Raises ConfigError if the numbers differ.
+    """
+    check_int("batch_size", batch_size, 1)
+    listed = {n: len(v) for n, v in given.items() if isinstance(v, list) or (isinstance(v, torch.Tensor) and v.ndim)}
+    counts = {name: count for name, count in listed.items() if count != 1 or name == "latents"}
+    counts |= {"batch_size": batch_size} if batch_size != 1 else {}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise ConfigError(f"these must agree: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    return next(iter(counts.values()), 1)
+
+
+def share_of(strength: Any, image: Any, mask: Any) -> float:
+    """Return the share of the steps, in (0, 1], that sampling takes: `strength` for an image, 1 without one.
+
+    Default: 0.8 (1 with a mask). Raises ConfigError, naming the argument.
+    """
+    if image is None:
+        if mask is not None or strength is not None:
+            raise ConfigError("mask and strength go with an image, which is missing")
+        return 1.0
+    value = (0.8 if mask is None else 1.0) if strength is None else strength
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"strength must be a number in (0, 1], got {strength!r}")
+    return float(value)
+
+
+def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
+    """Return {"eta": eta} if the scheduler's `step` takes it, else {}.
+
+    Raises ConfigError if eta is outside [0, 1], or not 0 for a scheduler without it.
+    """
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
+        raise ConfigError(f"eta must be a number in [0, 1], got {eta!r}")
+    if "eta" in inspect.signature(scheduler.step).parameters and scheduler.config.get("method", "ddim") == "ddim":
+        return {"eta": float(eta)}
+    if eta:
+        raise ConfigError(f"eta is the noise of DDIM: {type(scheduler).__name__} has none; use sampler 'ddim'")
+    return {}
 
 
 def _check_tensor(images: torch.Tensor, name: str, noisy: bool) -> None:
@@ -59,7 +105,7 @@ def _check_tensor(images: torch.Tensor, name: str, noisy: bool) -> None:
 
 
 def _flattened(image: Image.Image, mode: str) -> Image.Image:
-    """Return an image in the mode L, RGB or RGBA; for the first two its transparency shows white."""
+    """Return an image in the mode L, RGB or RGBA; for L and RGB transparent pixels become white."""
     if image.mode == "F" or image.mode.startswith("I"):
         raise ConfigError(f"images must have 8 bits a channel, found mode {image.mode}; give a tensor in [0, 1]")
     if mode != "RGBA" and image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""From an image to the noise that makes it, and from there between images (Song et al. 2021, section 4.3)."""
+"""Inversion of images to noise by the probability-flow ODE, and interpolation (Song et al. 2021, section 4.3)."""
 
 from typing import Any, NamedTuple
 
@@ -9,19 +9,19 @@ from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
 from hfgen.pipelines.base import check_int
 from hfgen.pipelines.denoising import EVERYWHERE, DenoisingPipeline, Prompt
+from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.inputs import checked, prepared
-from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.pipelines.latents import slerp
-from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.schedulers.samplers import make_sampler
 
 STEPS = 50
+"""Default number of steps, in each direction."""
 
 
 class Inversion(NamedTuple):
-    """`latents`: x_T; `reconstructed`: x_0 made of them; `error` (B,): its mean squared error, in model coordinates.
+    """`latents`: x_T; `reconstructed`: x_0 from x_T; `error` (B,): its mean squared error, in model coordinates.
 
-    Of latent diffusion x_0 are the autoencoder's latents, and the error is measured on those; `pipe.decode` shows them.
+    In latent diffusion x_0 are latents of the autoencoder, and so is the error; `pipe.decode` makes images of them.
     """
 
     latents: Tensor
@@ -30,20 +30,26 @@ class Inversion(NamedTuple):
 
 
 def invert(
-    pipe: DenoisingPipeline, images: Any, num_steps: int = STEPS, class_labels: Any = None, prompt: Prompt = None
+    pipe: DenoisingPipeline,
+    images: Any,
+    num_steps: int | None = None,
+    class_labels: Any = None,
+    prompt: Prompt = None,
+    num_inference_steps: int | None = None,
 ) -> Inversion:
-    """Return the x_T that the probability-flow ODE leads `images` to, and how exactly it leads back.
+    """Return the noise x_T of `images` under the probability-flow ODE, and the error of solving it back.
 
-    `images`: PIL images, a float tensor (B, C, H, W) in [0, 1], or points (B, 2) in data coordinates. Both ways take
-    `num_steps` steps of Heun, two evaluations each, of the same ODE; the error falls with their square. An item's
-    `class_labels` and `prompt` are those of the way there and back, without guidance. Raises ConfigError for a pipeline
-    that does not denoise, and for what it cannot be told.
+    `images`: PIL images, a float tensor (B, C, H, W) in [0, 1], or points (B, 2) in data coordinates. The ODE is solved
+    in both directions by `num_steps` steps of Heun (`num_inference_steps` in diffusers), two evaluations each. Default:
+    50. The error falls with the square of `num_steps`. Both directions are conditioned on the same `class_labels` and
+    `prompt`, without guidance. Raises ConfigError for a pipeline that does not denoise, and for conditions that it does
+    not have.
     """
-    check_int("num_steps", num_steps, 1)
+    steps = _steps(num_steps, num_inference_steps)
     x = to_model(pipe, images)
-    told = conditions(pipe, class_labels, prompt, len(x))
-    latents = follow(pipe, x, num_steps, told, inverse=True)
-    reconstructed = follow(pipe, latents, num_steps, told)
+    cond = conditions(pipe, class_labels, prompt, len(x))
+    latents = follow(pipe, x, steps, cond, inverse=True)
+    reconstructed = follow(pipe, latents, steps, cond)
     return Inversion(latents, reconstructed, (reconstructed - x).double().square().flatten(1).mean(1))
 
 
@@ -51,47 +57,53 @@ def interpolate(
     pipe: DenoisingPipeline,
     images: Any,
     n: int = 8,
-    num_steps: int = STEPS,
+    num_steps: int | None = None,
     class_labels: Any = None,
     output_type: str = "pil",
     prompt: Prompt = None,
+    num_inference_steps: int | None = None,
 ) -> Any:
-    """Return `n` >= 2 images on the way from the first of two `images` to the second, both included.
+    """Return `n` >= 2 images interpolated between two `images`, both ends included.
 
-    Their x_T are joined along a great circle and led back by the ODE (Song et al. 2021, section 4.3; `slerp`). The
-    class and the text, one for all, are the same on the whole way.
+    The x_T of both are interpolated along a great circle (`slerp`), and the ODE is solved from each (Song et al. 2021,
+    section 4.3). All images are conditioned on the same class and text. Steps and errors as in `invert`.
     """
+    steps = _steps(num_steps, num_inference_steps)
     check_int("n", n, 2)
     check_output_type(output_type)
-    ends = invert(pipe, images, num_steps, class_labels, prompt).latents
+    ends = invert(pipe, images, steps, class_labels, prompt).latents
     if len(ends) != 2:
-        raise ConfigError(f"images must be two, to go from the one to the other; got {len(ends)}")
+        raise ConfigError(f"images must be two, the ends of the interpolation; got {len(ends)}")
     between = slerp(ends[0].flatten(), ends[1].flatten(), torch.linspace(0, 1, n)).view(n, *ends.shape[1:])
-    x_0 = follow(pipe, between, num_steps, conditions(pipe, class_labels, prompt, n))
-    latent = isinstance(pipe, LatentDiffusionPipeline)
-    made = pipe.decode(x_0, output_type).images if latent else decode(x_0, pipe.unet, output_type)
+    x_0 = follow(pipe, between, steps, conditions(pipe, class_labels, prompt, n))
+    samples = pipe._rendered(x_0, output_type)
     pipe.maybe_free_model_hooks()
-    return made
+    return samples
+
+
+def _steps(num_steps: Any, num_inference_steps: Any) -> int:
+    steps = merge_steps(num_steps, num_inference_steps)
+    return STEPS if steps is None else check_int("num_steps", steps, 1)
 
 
 @torch.no_grad()
 def follow(
-    pipe: DenoisingPipeline, x: Tensor, num_steps: int, told: dict[str, Tensor | None], inverse: bool = False
+    pipe: DenoisingPipeline, x: Tensor, num_steps: int, cond: dict[str, Tensor | None], inverse: bool = False
 ) -> Tensor:
-    """Return x at the other end of the probability-flow ODE: from x_T to the state at t_min, or the `inverse` way."""
+    """Return x at the other end of the probability-flow ODE: at t_min from x_T, or with `inverse` x_T from x_0."""
     heun = make_sampler("ode_heun", pipe.scheduler)
     heun = type(heun).from_config(heun.config, denoise=False)
     heun.set_timesteps(num_steps, inverse=inverse)
     for tau in heun.timesteps.tolist():
         timestep = torch.tensor(tau, device=x.device)
-        output = pipe.unet(x.to(pipe.unet.dtype), timestep, return_dict=False, **told)[0]
+        output = pipe.unet(x.to(pipe.unet.dtype), timestep, return_dict=False, **cond)[0]
         x = heun.step(output[:, : x.shape[1]].to(x.dtype), tau, x).prev_sample
     return x
 
 
 def conditions(pipe: DenoisingPipeline, class_labels: Any, prompt: Prompt, B: int) -> dict[str, Tensor | None]:
-    """Return what the network is told of B states, by argument: the classes and the features of the texts it knows."""
-    return pipe._guide(prompt, None, class_labels, B, 1.0, EVERYWHERE, 0.0).told
+    """Return the conditions of B states as keyword arguments of the network: class labels and text features."""
+    return pipe._guide(prompt, None, class_labels, B, 1.0, EVERYWHERE, 0.0).cond
 
 
 def to_model(pipe: DenoisingPipeline, images: Any) -> Tensor:
@@ -99,7 +111,7 @@ def to_model(pipe: DenoisingPipeline, images: Any) -> Tensor:
     if not isinstance(pipe, DenoisingPipeline):
         raise ConfigError(f"pipe must be a pipeline that denoises, got {type(pipe).__name__}")
     shape, device = pipe._image_shape(), pipe._execution_device                        # (C, H, W) or (2,)
-    if not in_plane(pipe.unet):
+    if not pipe.points:
         channels, height, width = shape
         return pipe._encoded(prepared(checked(images), channels, height, width, device)).float()
     points = torch.as_tensor(images, dtype=torch.float32, device=device)

@@ -1,18 +1,20 @@
-"""Latents as points of a space: truncated draws, great circles, directions that mean something. Pure functions."""
+"""Latents: checks of those that callers pass, truncated draws, great circles, meaningful directions."""
 
 import math
+from typing import Any
 
 import torch
 
-from hfgen.errors import ConfigError
+from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.pipelines.base import check_int
 
 
 def truncate(z: torch.Tensor, limit: float) -> torch.Tensor:
-    """Return normal draws `z` moved, one by one and in order, to the normal truncated to |z| <= `limit`.
+    """Return standard normal `z`, any shape, mapped elementwise to the normal truncated to |z| <= `limit`.
 
-    The truncation trick (Brock et al. 2018, section 3.1) without drawing again: the inverse of the distribution
-    function, z' = Phi^-1(Phi(-t) + Phi(z) (Phi(t) - Phi(-t))), which tends to z as t grows. Computed in float64 on
-    the half below zero, where Phi keeps its digits; the map is odd.
+    The truncation trick (Brock et al. 2018, section 3.1) by the inverse distribution function instead of rejection:
+    z' = Phi^-1(Phi(-t) + Phi(z) (Phi(t) - Phi(-t))), which tends to z as t grows. It is computed in float64 for -|z|,
+    where Phi keeps its digits; the map is odd.
     """
     low = -z.detach().cpu().double().abs()
     t = torch.tensor(limit, dtype=torch.float64)
@@ -22,16 +24,16 @@ def truncate(z: torch.Tensor, limit: float) -> torch.Tensor:
 
 
 def _normal_below(x: torch.Tensor) -> torch.Tensor:
-    """Return Phi(x) with all its digits for x << 0, where torch's own `ndtr` has none left."""
+    """Return Phi(x), accurate for x << 0, where `torch.special.ndtr` is not."""
     return torch.special.erfc(-x / math.sqrt(2)) / 2
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, fractions: torch.Tensor) -> torch.Tensor:
-    """Return (n, D): the points at `fractions` (n,) in [0, 1] of the way from `a` to `b`, (D,), along a great circle.
+    """Return points (n, D) interpolated from `a` to `b`, (D,) each, along a great circle at `fractions` (n,) in [0, 1].
 
-    Spherical interpolation (Shoemake 1985): sin((1 - f) w) / sin w of the one direction and sin(f w) / sin w of the
-    other, w being the angle between them. Lengths are interpolated linearly, so that both ends are exact. Between
-    parallel vectors, or if one is 0, there is no single great circle: the way is the straight line.
+    Spherical interpolation (Shoemake 1985): sin((1 - f) w) / sin w a + sin(f w) / sin w b for unit vectors with the
+    angle w. Lengths are interpolated linearly, so both ends are exact. Interpolation is linear between parallel
+    vectors, and if one is 0, where the great circle is not unique.
     """
     start, end, f = a.double(), b.double(), fractions.to(a.device, torch.float64)[:, None]   # f: (n, 1)
     u, v = (vector / vector.norm().clamp_min(1e-300) for vector in (start, end))
@@ -44,10 +46,10 @@ def slerp(a: torch.Tensor, b: torch.Tensor, fractions: torch.Tensor) -> torch.Te
 
 
 def factorised_directions(matrix: torch.Tensor, n: int) -> torch.Tensor:
-    """Return (n, D) unit rows: the directions of z that the first layer, `matrix` (F, D), stretches most, most first.
+    """Return unit rows (n, D): the directions of z that the first layer A, `matrix` (F, D), amplifies most.
 
-    Closed-form factorisation (SeFa, Shen and Zhou 2021, eq. 5): eigenvectors of A^T A, largest eigenvalue first. Of
-    the two signs it is the one whose coordinate of largest size is positive.
+    Closed-form factorisation (SeFa, Shen and Zhou 2021, eq. 5): eigenvectors of A^T A, largest eigenvalue first. The
+    sign makes the coordinate of largest magnitude positive.
     """
     A = matrix.detach().double().cpu()
     _, vectors = torch.linalg.eigh(A.T @ A)                                             # (D, D), smallest first
@@ -57,18 +59,18 @@ def factorised_directions(matrix: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def class_normals(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return (K, D) unit rows: for each of the K classes in `labels`, ascending, the way from the others towards it.
+    """Return unit rows (K, D): for each of the K classes in `labels` (N,), ascending, the direction towards the class.
 
-    The normal of the plane that a logistic regression puts between the class and all others, among labelled latents
-    (N, D) (InterFaceGAN, Shen et al. 2020, section 2.1). ConfigError if there is only one class.
+    Normal of the plane by which a logistic regression separates the class from all others, on `latents` (N, D)
+    (InterFaceGAN, Shen et al. 2020, section 2.1). Raises ConfigError if there is only one class.
     """
     from sklearn.linear_model import LogisticRegression
 
-    points, found = latents.detach().double().cpu().numpy(), labels.cpu().numpy()
-    classes = sorted(set(found.tolist()))
+    points, targets = latents.detach().double().cpu().numpy(), labels.cpu().numpy()
+    classes = sorted(set(targets.tolist()))
     if len(classes) < 2:
         raise ConfigError(f"labels must hold at least two classes to tell apart, found only {classes}")
-    planes = [LogisticRegression(max_iter=1000).fit(points, found == one).coef_[0] for one in classes]
+    planes = [LogisticRegression(max_iter=1000).fit(points, targets == one).coef_[0] for one in classes]
     normals = torch.stack([torch.from_numpy(plane) for plane in planes])
     return torch.nn.functional.normalize(normals, dim=1).to(latents)
 
@@ -79,3 +81,36 @@ def move(latents: torch.Tensor, direction: torch.Tensor, strength: float) -> tor
     if not (length > 0 and torch.isfinite(length)):
         raise ConfigError(f"direction must have a length that is finite and not 0, got {float(length)}")
     return latents + strength * (direction / length).to(latents)
+
+
+def checked_latents(latents: Any, D: int) -> torch.Tensor:
+    """Return `latents` unchanged; ConfigError unless they are floats (B, D), B > 0."""
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+        kind = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
+        raise ConfigTypeError(f"latents must be a tensor of floats (B, {D}), got {kind}")
+    if latents.ndim != 2 or latents.shape[1] != D or not len(latents):
+        raise ConfigError(f"latents must have shape (B, {D}), got {list(latents.shape)}")
+    return latents
+
+
+def one_latent(name: str, given: Any, D: int) -> torch.Tensor:
+    """Return one latent (D,) for one of shape (D,) or (1, D). `name` is the argument in error messages."""
+    fits = isinstance(given, torch.Tensor) and given.is_floating_point() and given.shape in ((D,), (1, D))
+    if not fits:
+        got = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+        raise ConfigError(f"{name} must be a tensor of floats ({D},) or (1, {D}), got {got}")
+    return given.reshape(D)
+
+
+def batch_of(latents: Any, batch_size: int, D: int) -> int:
+    """Return B, the number of `latents` (B, D); ConfigError unless `batch_size` is B or 1."""
+    B = len(checked_latents(latents, D))
+    if batch_size not in (1, B):
+        raise ConfigError(f"batch_size must be {B}, the number of latents given, or left out; got {batch_size}")
+    return B
+
+
+def one_step(num_steps: Any) -> None:
+    """Raise ConfigError unless `num_steps` is 1, or None."""
+    if num_steps is not None:
+        check_int("num_steps", num_steps, 1, 1)

@@ -1,4 +1,4 @@
-"""What comes out of a network, in the coordinates of the data: images, or points of the plane."""
+"""Outputs of networks in data coordinates: images, or points in the plane."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from hfgen.images import as_output
 
 
 def in_plane(net: Any) -> bool:
-    """Return whether `net` makes points, not images: its configuration then says how the data are spread."""
+    """Return whether `net` makes points; its configuration then holds the mean and standard deviation of the data."""
     return "data_mean" in net.config
 
 
 def decode(x: torch.Tensor, net: Any, output_type: str) -> Any:
-    """Return x_0, as `net` makes it, as what a pipeline promises.
+    """Return x_0 of `net` in data coordinates.
 
-    Images (B, C, H, W) in [-1, 1] become what `output_type` says (hfgen.images). Points (B, dim) become data:
-    x_data = data_std * x + data_mean, a tensor for "pt", an array else.
+    Images (B, C, H, W) in [-1, 1] are converted to the `output_type` (`hfgen.images.as_output`). Points (B, dim) become
+    x_data = data_std * x + data_mean, a tensor for "pt", otherwise an array.
     """
     if not in_plane(net):
         return as_output(x, output_type)

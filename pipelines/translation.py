@@ -1,6 +1,5 @@
-"""Images of one domain translated into another, and back."""
+"""Translation of images from one domain to another, and back."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,16 @@ Output = ImagePipelineOutput | tuple[Any]
 
 
 class TranslationPipeline(Pipeline):
-    """Images of domain A as images of domain B ("a2b"), or of B as A ("b2a"); one folder holds both directions.
+    """Translation of images of domain A to domain B ("a2b"), or B to A ("b2a"); one folder holds both directions.
 
-    Everywhere `images` are a PIL image or a list of them, all of one size, a float tensor (B, C, H, W) or array
-    (B, H, W, C) in [0, 1]; they keep their order and size. What comes back are PIL images, an array (B, H, W, C) or a
-    tensor (B, C, H, W) in [0, 1], by `output_type` "pil", "np" or "pt". `batch_size` images go through a network at a
-    time, which changes nothing else.
+    `images`: a PIL image or a list of them, all of one size, a float tensor (B, C, H, W) or an array (B, H, W, C) in
+    [0, 1]; translations have their order and size. `output_type`: "pil" for PIL images, "np" for an array (B, H, W, C),
+    "pt" for a tensor (B, C, H, W), in [0, 1]. `batch_size`: number of images in one evaluation of a network; it does
+    not change the result.
 
-    Every size works: images that a network cannot halve as often as it does get a border, reflected, or repeated where
-    they are too small, which is cut off what it makes of them. Errors: ConfigError, or ConfigTypeError (a TypeError
-    too) for what holds no images.
+    Every size is allowed: images whose sides the network cannot halve are padded by reflection (by replication if they
+    are too small), and the padding is cropped from the result. Raises ConfigError, or ConfigTypeError (also a
+    TypeError) for arguments that are not images.
     """
 
     model_cpu_offload_seq = "generator_a2b->generator_b2a"
@@ -60,15 +59,11 @@ class TranslationPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> Output:
-        """Return the images translated in `direction` and back again, `.images`; at best what was given."""
+        """Return the images translated in `direction` and back, `.images`; ideally equal to `images`."""
         return self._translated(images, [direction, opposite(direction)], batch_size, output_type, return_dict)
 
-    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Raise ConfigError: a translator makes no images from nothing."""
-        raise ConfigError("a translator makes images from images: call it with some")
-
     def prepare(self, images: Any, direction: str) -> torch.Tensor:
-        """Return images as the network takes them: float32 (B, C, H, W) in [-1, 1], on its device."""
+        """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = torch.from_numpy(images).permute(0, 3, 1, 2)
         given = checked(images)
@@ -80,7 +75,7 @@ class TranslationPipeline(Pipeline):
     def _translated(
         self, images: Any, directions: list[str], batch_size: int, output_type: str, return_dict: bool
     ) -> Output:
-        """Return the images after one network after the other."""
+        """Return the images after the networks of all `directions` in turn."""
         check_output_type(output_type)
         opposite(directions[0])
         check_int("batch_size", batch_size, 1)
@@ -92,9 +87,9 @@ class TranslationPipeline(Pipeline):
 
 
 def through(net: Any, x: torch.Tensor) -> torch.Tensor:
-    """Return float32 (B, C', H, W), what `net` makes of x (B, C, H, W), by way of a border where it needs one.
+    """Return net(x), float32 (B, C', H, W), of x (B, C, H, W), padded to sides that `net` can halve.
 
-    A reflection shows a pixel but the outermost once: a border wider than side - 1 repeats the outermost instead.
+    Padding is by reflection; by replication if it is wider than side - 1, which reflection does not allow.
     """
     factor, least = net.sides
     height, width = x.shape[2:]
@@ -108,7 +103,7 @@ def through(net: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def opposite(direction: str) -> str:
-    """Return the other direction. Raises ConfigError for what is none."""
+    """Return the other direction. Raises ConfigError unless it is "a2b" or "b2a"."""
     if direction not in DIRECTIONS:
         raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
     return DIRECTIONS[1 - DIRECTIONS.index(direction)]

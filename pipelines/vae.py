@@ -1,4 +1,4 @@
-"""Sampling from variational autoencoders (Kingma and Welling 2014), and ways through their latents."""
+"""Sampling from variational autoencoders (Kingma and Welling 2014), and traversal of their latents."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from PIL import Image
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, Pipeline, check_generator, check_int, check_labels
-from hfgen.pipelines.given_latents import batch_of, checked_latents, one_latent, one_step
+from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
-from hfgen.pipelines.latents import slerp
+from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
 
 Labels = int | list[int] | torch.Tensor | None
 
 
 @dataclass
 class VAEOutput(BaseOutput):
-    """What `VAEPipeline` returns: `images`, as its call says, and `latents` (B, D), which make them again."""
+    """Output of `VAEPipeline`: `images`, and `latents` (B, D), from which the same images are generated again."""
 
     images: Any
     latents: torch.Tensor
 
 
-class VAEPipeline(Pipeline):
-    """Images, or points, from latents z ~ N(0, I) in one step, the mean of p(x|z); and from images to latents.
+class VAEPipeline(GenerativePipeline):
+    """Images or points from latents z ~ N(0, I) in one step, the mean of p(x|z); and latents from images.
 
-    Latents (B, D) are standard normal under the prior. Of a model with several layers of latents they are those of
-    all layers, the last first, each as its distance from the mean in units of sigma: z_l = mu + sigma latent_l, mu and
-    sigma being those of p(z_l|z_l+1). Images come in as PIL images, one or a list, of any sizes, or as a float tensor
-    (B, C, H, W) in [0, 1]; points as a tensor (B, dim) in data coordinates. `class_labels`: an int for all or one for
-    each, given exactly if the model knows classes. Errors: ConfigError, which is a ValueError.
+    Latents (B, D) are standard normal under the prior. In a model with several layers of latents they are those of all
+    layers, the last first, each standardised: z_l = mu + sigma latent_l with mu and sigma of p(z_l|z_l+1). `images`: a
+    PIL image or a list of them, of any sizes, a float tensor (B, C, H, W) in [0, 1], or for points a tensor (B, dim) in
+    data coordinates. `class_labels`: an int for all samples, or one for each; required exactly if the model has
+    classes. Raises ConfigError, a ValueError.
     """
 
     model_cpu_offload_seq = "vae"
@@ -49,19 +49,21 @@ class VAEPipeline(Pipeline):
         batch_size: int = 1,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        num_inference_steps: int | None = None,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
-        Of a model of points `.images` is (B, dim) in data coordinates, an array (a tensor for "pt"). `.latents` is
-        (B, D); given as `latents`, they decide the batch and make the same images. `generator`: one, or a list with
-        one for each sample, whose latents then do not depend on the batch. `num_steps` can only be 1.
+        For a model of points `.images` is (B, dim) in data coordinates, an array (a tensor for "pt"). `.latents` is
+        (B, D); passed as `latents`, they determine the batch size and give the same images. `generator`: one, or a list
+        with one for each sample, whose latents then do not depend on the batch. `num_steps` (`num_inference_steps` in
+        diffusers): 1 is the only value.
         """
         check_output_type(output_type)
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._drawn(batch_size, class_labels, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
 
@@ -70,11 +72,12 @@ class VAEPipeline(Pipeline):
         batch_size: int = 1,
         class_labels: Labels = None,
         latents: torch.Tensor | None = None,
-        num_steps: int | None = 1,
+        num_steps: int | None = None,
         generator: Generators = None,
+        num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the one state x_0, (B, C, H, W) or (B, dim), in model coordinates."""
-        one_step(num_steps)
+        one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._drawn(batch_size, class_labels, latents, generator)
         return (self._made(z, labels) for _ in range(1))
 
@@ -86,17 +89,17 @@ class VAEPipeline(Pipeline):
         generator: Generators = None,
         batch_size: int = 256,
     ) -> torch.Tensor:
-        """Return the latents (B, D) of images: the means of q(z|x), or, if `sample`, draws from it."""
+        """Return the latents (B, D) of images: the means of q(z|x), or draws from it if `sample`."""
         check_int("batch_size", batch_size, 1)
         x = self._input(images)
         labels = self._labels(class_labels, len(x))
         check_generator(generator, len(x))
         if not sample and generator is not None:
-            raise ConfigError("generator must be None where sample is False: the mean of q(z|x) is no draw")
+            raise ConfigError("generator must be None if sample is False: the mean of q(z|x) is not random")
         eps = [self._normal((len(x), 1, D), generator) for D in self.vae.sizes] if sample else None
-        found = self._inferred(x, labels, eps, batch_size)
+        latents = self._inferred(x, labels, eps, batch_size)
         self.maybe_free_model_hooks()
-        return found
+        return latents
 
     def reconstruct(
         self,
@@ -106,7 +109,7 @@ class VAEPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
-        """Return images through their latents and back, `.images`: the mean of p(x|z) at the mean of q(z|x)."""
+        """Return reconstructions, `.images`: the mean of p(x|z) at the mean of q(z|x)."""
         check_output_type(output_type)
         z = self.encode(images, class_labels, batch_size=batch_size)
         return self._rendered(z, self._labels(class_labels, len(z)), output_type, return_dict)
@@ -120,9 +123,9 @@ class VAEPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
-        """Return `n` >= 2 samples on the way from latents `a` to `b`, (D,) or (1, D) each, both ends included.
+        """Return `n` >= 2 samples interpolated from latents `a` to `b`, (D,) or (1, D) each, both ends included.
 
-        The way is the great circle (Shoemake 1985), on which latents stay as likely as the ends are.
+        Interpolation is spherical (Shoemake 1985): latents stay as likely as the ends.
         """
         check_output_type(output_type)
         check_int("n", n, 2)
@@ -140,9 +143,9 @@ class VAEPipeline(Pipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
-        """Return `n` >= 2 samples that differ in one latent only: latent `dim` goes evenly from -`span` to `span`.
+        """Return `n` >= 2 samples whose latent `dim` takes equally spaced values from -`span` to `span`.
 
-        The others stay as in `latents`, (D,) or (1, D); by default 0, the prior's mean.
+        The other latents are those of `latents`, (D,) or (1, D). Default: 0, the prior's mean.
         """
         check_output_type(output_type)
         check_int("n", n, 2)
@@ -155,13 +158,13 @@ class VAEPipeline(Pipeline):
         return self._rendered(z, labels, output_type, return_dict)
 
     def manifold(self, n: int = 20, class_labels: int | None = None) -> Image.Image:
-        """Return the plane of latents as one picture of n x n images (Kingma and Welling 2014, fig. 4).
+        """Return a grid of n x n images over the plane of latents (Kingma and Welling 2014, fig. 4).
 
-        The cell in column i of n shows z_1 = Phi^-1((i + 1/2) / n), so that all cells are equally likely under the
-        prior; z_2 grows upwards in the same way. ConfigError unless the model has two latents, and makes images.
+        Column i of n has z_1 = Phi^-1((i + 1/2) / n), so that all cells are equally likely under the prior; z_2 grows
+        upwards in the same way. Raises ConfigError unless the model has two latents and makes images.
         """
         check_int("n", n, 1)
-        if self.vae.latent_size != 2 or self.vae.config["dim"] is not None:
+        if self.vae.latent_size != 2 or self.points:
             raise ConfigError(f"manifold is for images of two latents, this model has {self.vae.latent_size}; "
                               "traverse(dim) and interpolate(a, b, n) are for any number")  # fmt: skip
         quantiles = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
@@ -171,10 +174,20 @@ class VAEPipeline(Pipeline):
         self.maybe_free_model_hooks()
         return grid(pictures, columns=n, padding=0)
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample: (C, H, W), or (dim,) for points."""
+        return tuple(self.vae.shape)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes of the model; None without classes."""
+        return self.vae.config.num_classes
+
     def _drawn(
         self, batch_size: int, class_labels: Labels, latents: Any, generator: Generators
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return latents (B, D), given or drawn, and labels (B,), on the device; every argument is checked."""
+        """Return latents (B, D), given or drawn, and labels (B,), on the device; all arguments are checked."""
         check_int("batch_size", batch_size, 1)
         D = self.vae.latent_size
         if latents is not None:
@@ -190,15 +203,15 @@ class VAEPipeline(Pipeline):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return torch.promote_types(self.vae.dtype, torch.float32)                  # of latents, whatever the network's
+        return torch.promote_types(self.vae.dtype, torch.float32)                  # dtype of the latents
 
     def _labels(self, class_labels: Labels, batch_size: int) -> torch.Tensor | None:
         labels = check_labels(class_labels, self.vae.config["num_classes"], batch_size)
         return None if labels is None else labels.to(self._execution_device)
 
     def _input(self, images: Any) -> torch.Tensor:
-        """Return images, or points, as the network takes them."""
-        if self.vae.config["dim"] is None:
+        """Return images or points as inputs of the network."""
+        if not self.points:
             channels, height, width = self.vae.shape
             x = prepared(checked(images), channels, height, width, self._execution_device)
         else:
@@ -208,20 +221,20 @@ class VAEPipeline(Pipeline):
 
     @torch.no_grad()
     def _inferred(
-        self, x: torch.Tensor, labels: torch.Tensor | None, eps: list[torch.Tensor] | None, at_once: int
+        self, x: torch.Tensor, labels: torch.Tensor | None, eps: list[torch.Tensor] | None, batch_size: int
     ) -> torch.Tensor:
-        found = []
-        for rows in torch.arange(len(x), device=x.device).split(at_once):
+        latents = []
+        for rows in torch.arange(len(x), device=x.device).split(batch_size):
             part = None if eps is None else [e[rows] for e in eps]
-            found.append(self.vae.infer(x[rows], None if labels is None else labels[rows], part))
-        return torch.cat(found)
+            latents.append(self.vae.infer(x[rows], None if labels is None else labels[rows], part))
+        return torch.cat(latents)
 
     @torch.no_grad()
     def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return self.vae.generate(z, labels).to(z.dtype)
 
     def _coordinates(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean and the standard deviation that lead to data coordinates."""
+        """Return the mean and the standard deviation of the data."""
         mean, std = self.vae.config["data_mean"], self.vae.config["data_std"]
         like = torch.empty(0, dtype=self._dtype, device=self._execution_device)
         return like.new_tensor(0.0 if mean is None else mean), like.new_tensor(1.0 if std is None else std)
@@ -231,7 +244,7 @@ class VAEPipeline(Pipeline):
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         x = self._made(z, labels)
         self.maybe_free_model_hooks()
-        if self.vae.config["dim"] is None:
+        if not self.points:
             images = as_output(x, output_type)
         else:
             mean, std = self._coordinates()

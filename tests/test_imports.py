@@ -14,9 +14,9 @@ LAYERS = [
     LOADING | {"component", "card_text", "card_file", "card_component"},
     {"models", "schedulers", "losses"},
     {"data", "metrics", "card", "card_data", "card_families", "card_run"},
-    {"pipelines", "publish", "staging"},
+    {"pipelines", "publish", "package"},
     {"training"},
-    {"judge", "judging", "sampling", "generated"},
+    {"judge", "judging", "sampling", "sample_dataset"},
     {"cli", "app", "figures"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -47,7 +47,7 @@ def test_the_command_line_gives_the_samples_of_the_pipeline(model: Path, tmp_pat
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(derive_seed(1, i)) for i in range(5)]
     eta = 0.5 if extra else 0.0
-    expected = pipe(5, 4, generator=generators, output_type="np", sampler=sampler, eta=eta).images
+    expected = pipe(5, num_steps=4, generator=generators, output_type="np", sampler=sampler, eta=eta).images
     np.testing.assert_allclose(np.load(out), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -59,10 +59,10 @@ def test_the_table_of_samplers_needs_no_model() -> None:
 
 def test_a_sampler_for_a_model_of_one_step_and_an_unknown_one_are_refused(model: Path, tmp_path: Path) -> None:
     GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
-    with pytest.raises(ConfigError, match="--sampler: a GANPipeline takes none; leave it out"):
+    with pytest.raises(ConfigError, match="--sampler: a GANPipeline does not take it; leave it out"):
         write_samples(str(tmp_path / "gan"), tmp_path / "x.npy", 1, None, 0, None, 1, "ddim")
     done = CliRunner().invoke(app, ["sample", str(tmp_path / "gan"), "-o", str(tmp_path / "x.npy"), "--eta", "0.5"])
-    assert done.exit_code == 2 and "--eta: a GANPipeline takes none; leave it out" in done.output
+    assert done.exit_code == 2 and "--eta: a GANPipeline does not take it; leave it out" in done.output
     done = CliRunner().invoke(app, ["sample", str(model), "-o", str(tmp_path / "x.npy"), "--sampler", "nothing"])
     assert done.exit_code == 2 and "sampler must be one of ddpm, ddim" in done.output
 
@@ -84,13 +84,16 @@ def test_a_prompt_a_label_and_guidance_reach_the_pipeline_and_are_refused_by_mod
     done = CliRunner().invoke(app, ["sample", str(tmp_path / "told"), *start, *told])
     assert done.exit_code == 0, done.output
     generators = [torch.Generator().manual_seed(derive_seed(0, i)) for i in range(3)]
-    expected = pipe(3, 3, 1, generators, "np", prompt="a red circle", guidance_scale=2.5, negative_prompt="white")
+    expected = pipe(
+        3, num_steps=3, class_labels=1, generator=generators, output_type="np", prompt="a red circle",
+        guidance_scale=2.5, negative_prompt="white",
+    )  # fmt: skip
     np.testing.assert_allclose(np.load(out), expected.images, atol=1e-4)
     GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
     for name, extra, message in (
-        ("gan", told[:2], "error: --prompt: a GANPipeline takes none; leave it out"),
-        ("gan", told[4:6], "error: --guidance-scale: a GANPipeline takes none; leave it out"),
-        ("model", told[:2], "error: prompt must be None, this model knows no texts; got 'a red circle'"),
+        ("gan", told[:2], "error: --prompt: a GANPipeline does not take it; leave it out"),
+        ("gan", told[4:6], "error: --guidance-scale: a GANPipeline does not take it; leave it out"),
+        ("model", told[:2], "error: prompt must be None, this model is not conditioned on texts; got 'a red circle'"),
         ("model", told[4:6], "error: guidance_scale must be 1: this model was not trained without conditions, got 2.5"),
     ):
         done = CliRunner().invoke(app, ["sample", str(tmp_path / name), "-o", str(out), "--num-steps", "1", *extra])

@@ -263,7 +263,7 @@ class Clock:
 def _predictor(pipeline: DDPMPipeline, labels: Tensor | None, captions: list[str] | None) -> Predict:
     """Return the network, told these classes and captions, as a function of x_t and t; not guided."""
     count = len(labels) if labels is not None else len(captions) if captions else 1
-    told = pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).told
+    told = pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
     net: Any = pipeline.unet
     return lambda x_t, t: net(x_t, t, return_dict=False, **told)[0]
 

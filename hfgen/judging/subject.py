@@ -17,16 +17,16 @@ from torch import nn
 
 from hfgen.card_text import last_name
 from hfgen.errors import ConfigError
-from hfgen.generated import num_classes
 from hfgen.metrics.features import hash_of
+from hfgen.package import run_of
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.controllable_gan import ControllableGANPipeline
 from hfgen.pipelines.denoising import DenoisingPipeline
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.pipelines.outputs import in_plane
 from hfgen.pipelines.vae import VAEPipeline
+from hfgen.sample_dataset import num_classes
 from hfgen.sampling import open_model
-from hfgen.staging import run_of
 
 CLASSES = ("class_labels", "target")
 STOCK = "stock:"

@@ -236,11 +236,11 @@ def finish(figure: Any, axes: Any, output: Path) -> None:
 def cost_row(name: str, pipe: Any, steps: int | None = None) -> Row:
     """Return steps, evaluations and seconds for 64 images of a pipeline, after two steps that warm it up."""
     steps = steps or min(SAMPLERS[name].steps, int(pipe.scheduler.config.num_train_timesteps))
-    pipe(64, 2, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
+    pipe(64, num_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
     counted, seconds = Evaluations(pipe.unet), []
     for _ in range(REPEATS):
         before = time.perf_counter()
-        pipe(64, steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
+        pipe(64, num_steps=steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name)
         seconds.append(time.perf_counter() - before)
     evaluations = counted.count // REPEATS
     return {"sampler": name, "steps": steps, "evaluations": evaluations, "seconds": statistics.median(seconds)}

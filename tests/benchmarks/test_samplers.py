@@ -61,7 +61,7 @@ def test_a_row_of_the_toys_has_the_mean_distance_of_several_draws_and_counts_eva
     pipe.set_progress_bar_config(disable=True)
     row = toy_row({"dataset": "moons", "sampler": "ode_heun", "steps": 2, "draws": 3, "seed": 7}, tmp_path)
     generator = torch.Generator().manual_seed(7)
-    points = pipe(3000, 2, generator=generator, output_type="pt", sampler="ode_heun").images
+    points = pipe(3000, num_steps=2, generator=generator, output_type="pt", sampler="ode_heun").images
     found = [w2(some, real) for some, real in zip(points.chunk(3), sets("moons", 3, 7), strict=True)]
     mean = sum(found) / 3
     assert row["evaluations"] == 5 and abs(row["W2"] - mean) < 1e-6

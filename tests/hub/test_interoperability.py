@@ -239,7 +239,7 @@ def test_stock_repositories_load_in_hfgen_and_others_are_refused_by_name(hub: St
             if pipe.unet.config.sample_size == 32:
                 pipe.set_progress_bar_config(disable=True)
                 generator = torch.Generator().manual_seed(0)
-                images = pipe(2, 3, generator=generator, output_type="np").images
+                images = pipe(2, num_steps=3, generator=generator, output_type="np").images
                 found[f"{name}/images"] = torch.from_numpy(images).contiguous()
         save_file(found, f"{sys.argv[1]}/found.safetensors")
         for name in ("LDMPipeline", "DiTPipeline"):

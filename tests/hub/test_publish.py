@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hfgen import checkpoint
-from hfgen.staging import stage
+from hfgen.package import package
 from hfgen.upload import compare, files_of
 from tests.hub.models import FAMILIES, digest, make
 from tests.hub.repos import Blob
@@ -93,7 +93,7 @@ def test_a_run_may_be_resumed_with_another_place_to_publish_to(trained, ask, hub
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_staged_of_a_saved_pipeline_is_all_of_it(family: str, tmp_path: Path) -> None:
     make(family).save_pretrained(tmp_path / "saved")
-    stage(tmp_path / "saved", tmp_path / "staged")
+    package(tmp_path / "saved", tmp_path / "staged")
     compare(tmp_path / "saved", tmp_path / "staged", files_of(tmp_path / "saved"))
     assert files_of(tmp_path / "staged") == files_of(tmp_path / "saved")
 

@@ -29,8 +29,9 @@ def test_images_come_back_from_their_noise_better_with_more_steps(make_pipeline,
 def test_the_noise_of_an_image_makes_it_again_in_the_pipeline(make_pipeline, pictures):
     pipe = make_pipeline(num_class_embeds=3)
     found = invert(pipe, pictures, 60, class_labels=[0, 2])
-    again = pipe(2, 60, [0, 2], output_type="pt", sampler="ode_heun", latents=found.latents).images
-    alone = list(pipe.states(2, 60, [0, 2], sampler="ode_heun", latents=found.latents))[-2]
+    way_back = {"num_steps": 60, "class_labels": [0, 2], "sampler": "ode_heun", "latents": found.latents}
+    again = pipe(2, output_type="pt", **way_back).images
+    alone = list(pipe.states(2, **way_back))[-2]
     torch.testing.assert_close(alone, found.reconstructed, atol=1e-5, rtol=0)
     assert float((again - pictures).square().mean()) < 0.1           # the denoiser's last word is an untrained one's
 
@@ -51,7 +52,7 @@ def test_the_way_between_two_images_starts_and_ends_at_them_along_a_great_circle
     torch.testing.assert_close(path[[0, -1]], pictures, atol=0.02, rtol=0)
     ends = invert(pipe, pictures, 60).latents.flatten(1)
     middle = slerp(ends[0], ends[1], torch.tensor([0.5])).view(1, 1, 8, 8)
-    states = list(pipe.states(1, 60, sampler="ode_heun", latents=middle))
+    states = list(pipe.states(1, num_steps=60, sampler="ode_heun", latents=middle))
     torch.testing.assert_close(path[2:3], (states[-2] / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
     assert [type(picture) for picture in interpolate(pipe, pictures, 2, 2)] == [Image.Image] * 2
     assert isinstance(interpolate(pipe, pictures, 2, 2, output_type="np"), np.ndarray)
@@ -66,7 +67,7 @@ def test_wrong_images_numbers_and_labels_are_named(make_pipeline, plane_pipeline
         (lambda: invert(pipe, pictures, 2, class_labels=1), "class_labels must be None"),
         (lambda: invert(plane_pipeline, torch.zeros(3)), r"points must have shape \[B, 2\], got \[3\]"),
         (lambda: invert(pipe, pictures + 3, 2), "images must be in"),
-        (lambda: invert(pipe, pictures, 2, prompt="a"), "prompt must be None, this model knows no texts"),
+        (lambda: invert(pipe, pictures, 2, prompt="a"), "prompt must be None, this model is not conditioned on texts"),
         (lambda: invert(GANPipeline(MLPGenerator()), pictures), "pipe must be a pipeline that denoises, got GANPi"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -111,7 +111,6 @@ def test_the_saved_folder_loads_again_by_either_name(tmp_path):
         (lambda pipe, x: pipe.complete(x, 2 * torch.ones(8, 8)), ConfigError, r"mask must be in \[0, 1\]"),
         (lambda pipe, x: pipe.decode(torch.zeros(2, 7)), ConfigError, r"latents must be \(B, 6\)"),
         (lambda pipe, x: pipe.decode([0.0]), ConfigTypeError, "latents must be a float tensor"),
-        (lambda pipe, x: pipe.states(), ConfigError, "makes images from images"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_reason(call, error, message):

@@ -57,5 +57,3 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         pipe.encode(torch.rand(1, 3, 8, 12), batch_size=0)
     with pytest.raises(ConfigError, match="output_type"):
         pipe(torch.rand(1, 3, 8, 12), output_type="png")
-    with pytest.raises(ConfigError, match="makes images from images"):
-        pipe.states()

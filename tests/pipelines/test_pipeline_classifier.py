@@ -111,8 +111,3 @@ def test_what_holds_no_images_is_a_type_error_that_says_what_came(images):
 def test_images_that_cannot_be_read_are_refused_by_reason(images, message):
     with pytest.raises(ConfigError, match=message):
         pipeline()(images)
-
-
-def test_a_classifier_makes_no_images():
-    with pytest.raises(ConfigError, match="makes no images"):
-        pipeline().states()

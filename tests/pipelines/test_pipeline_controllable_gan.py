@@ -332,9 +332,9 @@ def test_wrong_arguments_are_named(argument, wrong, kind):
 
 def test_networks_that_cannot_work_together_are_refused():
     images, colour = DCGANGenerator(8, 1, 4), DCGANGenerator(8, 3, 4)
-    with pytest.raises(ConfigError, match="classifier cannot see points"):
+    with pytest.raises(ConfigError, match="a classifier takes images only"):
         ControllableGANPipeline(MLPGenerator(hidden=8), Classifier(8))
-    with pytest.raises(ConfigError, match="classifier must see 3 channels"):
+    with pytest.raises(ConfigError, match="classifier must take 3 channels"):
         ControllableGANPipeline(colour, Classifier(8))
     with pytest.raises(ConfigError, match=r"classifier must be .*ViTForImageClassification.* got ViTModel"):
         ControllableGANPipeline(images, ViTModel(vit().config))

@@ -140,15 +140,18 @@ def test_states_check_their_arguments_before_they_are_asked_for(make_pipeline):
 @pytest.mark.parametrize("labels", [3, [3, 3], torch.tensor([3, 3]), np.array([3, 3])])
 def test_one_label_serves_the_whole_batch(make_pipeline, labels):
     pipe = make_pipeline(num_class_embeds=4)
-    images = pipe(2, 3, labels, seed(0), "np").images
-    np.testing.assert_array_equal(images, pipe(2, 3, [3, 3], seed(0), "np").images)
-    assert np.abs(images - pipe(2, 3, [0, 0], seed(0), "np").images).max() > 1e-3
+    images, same, other = (
+        pipe(2, num_steps=3, class_labels=one, generator=seed(0), output_type="np").images
+        for one in (labels, [3, 3], [0, 0])
+    )
+    np.testing.assert_array_equal(images, same)
+    assert np.abs(images - other).max() > 1e-3
 
 
 def test_labels_reach_the_network_as_they_reach_a_stock_one(make_pipeline):
     pipe = make_pipeline(num_class_embeds=4)
     twin = stock(pipe)
-    x, *_, last = pipe.states(2, 5, [1, 2], seed(0))
+    x, *_, last = pipe.states(2, num_steps=5, class_labels=[1, 2], generator=seed(0))
     generator = seed(0)
     torch.randn(x.shape, generator=generator)
     twin.scheduler.set_timesteps(5)
@@ -169,7 +172,7 @@ def test_labels_reach_the_network_as_they_reach_a_stock_one(make_pipeline):
 )
 def test_wrong_labels_are_refused_with_their_range(make_pipeline, labels, kind, words):
     with pytest.raises(kind, match="class_labels.*" + words):
-        make_pipeline(num_class_embeds=4)(2, 3, labels)
+        make_pipeline(num_class_embeds=4)(2, num_steps=3, class_labels=labels)
 
 
 def test_labels_for_a_network_without_classes_are_refused(make_pipeline):
@@ -178,17 +181,19 @@ def test_labels_for_a_network_without_classes_are_refused(make_pipeline):
 
 
 def test_points_of_the_plane_come_in_data_coordinates(plane_pipeline):
-    x_0 = list(plane_pipeline.states(4, 5, generator=seed(0)))[-1]
-    points = plane_pipeline(4, 5, generator=seed(0), output_type="np").images
+    x_0 = list(plane_pipeline.states(4, num_steps=5, generator=seed(0)))[-1]
+    points = plane_pipeline(4, num_steps=5, generator=seed(0), output_type="np").images
     assert x_0.shape == points.shape == (4, 2)
     np.testing.assert_allclose(points, x_0.numpy() * [0.5, 3.0] + [1.0, -2.0], atol=1e-5, rtol=0)
-    assert isinstance(plane_pipeline(1, 1, output_type="pt").images, torch.Tensor)
-    assert isinstance(plane_pipeline(1, 1).images, np.ndarray)
+    assert isinstance(plane_pipeline(1, num_steps=1, output_type="pt").images, torch.Tensor)
+    assert isinstance(plane_pipeline(1, num_steps=1).images, np.ndarray)
 
 
 def test_output_types_agree_with_each_other(make_pipeline):
     pipe = make_pipeline()
-    pil, array, tensor = (pipe(2, 3, generator=seed(0), output_type=kind).images for kind in ("pil", "np", "pt"))
+    pil, array, tensor = (
+        pipe(2, num_steps=3, generator=seed(0), output_type=kind).images for kind in ("pil", "np", "pt")
+    )
     assert [(type(image), image.mode, image.size) for image in pil] == [(Image.Image, "L", (8, 8))] * 2
     assert array.shape == (2, 8, 8, 1) and tensor.shape == (2, 1, 8, 8)
     np.testing.assert_array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
@@ -197,8 +202,8 @@ def test_output_types_agree_with_each_other(make_pipeline):
 
 def test_a_tuple_comes_back_if_asked_for(make_pipeline):
     pipe = make_pipeline()
-    (images,) = pipe(1, 2, generator=seed(0), output_type="np", return_dict=False)
-    output = pipe(1, 2, generator=seed(0), output_type="np")
+    (images,) = pipe(1, num_steps=2, generator=seed(0), output_type="np", return_dict=False)
+    output = pipe(1, num_steps=2, generator=seed(0), output_type="np")
     assert isinstance(output, ImagePipelineOutput) and np.array_equal(images, output.images)
 
 
@@ -218,5 +223,5 @@ def test_a_unet_without_a_size_asks_for_one(make_pipeline):
 
 def test_the_plane_denoiser_takes_labels_too(make_pipeline):
     pipe = make_pipeline(unet=MLPDenoiser(num_class_embeds=2).eval())
-    first, second = (pipe(8, 5, label, seed(0)).images for label in (0, 1))
+    first, second = (pipe(8, num_steps=5, class_labels=label, generator=seed(0)).images for label in (0, 1))
     assert np.abs(first - second).max() > 1e-4

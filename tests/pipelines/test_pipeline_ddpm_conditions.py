@@ -125,7 +125,9 @@ def test_with_nothing_to_lead_to_or_away_from_guidance_costs_nothing(make_unet: 
 def test_of_a_learned_variance_the_noise_alone_is_guided(make_unet: Any) -> None:
     pipe, x = labelled(make_unet, out_channels=2), torch.randn(1, 1, 8, 8)
     pipe.scheduler = DDPMScheduler(num_train_timesteps=20, variance_type="learned_range")
-    first, second = list(pipe.states(1, 20, 1, torch.Generator().manual_seed(0), latents=x, guidance_scale=5.0))[:2]
+    generator = torch.Generator().manual_seed(0)
+    states = pipe.states(num_steps=20, class_labels=1, generator=generator, latents=x, guidance_scale=5.0)
+    first, second = list(states)[:2]
     scheduler = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
     with torch.no_grad():
         c, u = (pipe.unet(x, 19, torch.tensor([label])).sample for label in (1, 3))
@@ -220,8 +222,8 @@ def test_inversion_knows_the_null_class(make_unet: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt": "a"}, "prompt must be None, this model knows no texts"),
-        ({"negative_prompt": "a"}, "negative_prompt must be None, this model knows no texts"),
+        ({"prompt": "a"}, "prompt must be None, this model is not conditioned on texts"),
+        ({"negative_prompt": "a"}, "negative_prompt must be None, this model is not conditioned on texts"),
         ({"guidance_scale": 2.0}, "guidance_scale must be 1: this model was not trained without conditions"),
         ({"guidance_interval": (1, 0)}, "guidance_interval must be"),
         ({"strength": 0.5}, "mask and strength go with an image"),
@@ -235,7 +237,7 @@ def test_wrong_arguments_are_refused_by_name(make_pipeline: Any, arguments: dict
 
 
 def test_parts_that_do_not_fit_together_are_refused(make_unet: Any) -> None:
-    with pytest.raises(ConfigError, match="null_condition needs a unet that is told texts, or classes"):
+    with pytest.raises(ConfigError, match="null_condition needs a unet that is conditioned on texts, or on classes"):
         quiet(make_unet(), null_condition=True)
     with pytest.raises(ConfigError, match="text_encoder and tokenizer must be given exactly if"):
         quiet(told().unet)

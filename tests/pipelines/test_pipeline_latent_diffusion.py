@@ -265,7 +265,7 @@ def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ({}, {"prompt": "a"}, "prompt must be None, this model knows no texts"),
+        ({}, {"prompt": "a"}, "prompt must be None, this model is not conditioned on texts"),
         ({}, {"guidance_scale": 2.0}, "guidance_scale must be 1: this model was not trained without conditions"),
         ({}, {"class_labels": 1}, "class_labels must be None"),
         ({"classes": 3}, {}, "class_labels must be given"),
@@ -275,7 +275,7 @@ def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
         ({"text": True, "null": True}, {"negative_prompt": ["a", "b"]}, "negative_prompt must be one text or 1 of"),
         ({"text": True}, {}, "prompt must be given: this model was not trained without texts"),
         ({"text": True}, {"prompt": "a", "guidance_scale": 2.0}, "guidance_scale must be 1: this model was not"),
-        ({}, {"negative_prompt": "a"}, "negative_prompt must be None, this model knows no texts"),
+        ({}, {"negative_prompt": "a"}, "negative_prompt must be None, this model is not conditioned on texts"),
         ({"text": True, "null": True}, {"negative_prompt": "b", "guidance_scale": 1.0},
          "negative_prompt: needs a guidance_scale other than 1; got 'b'"),
         ({"text": True}, {"prompt": "a", "negative_prompt": "b"},

@@ -34,7 +34,8 @@ def sample(pipe, **arguments):
     """Return a sample of a pipeline, labelled if it knows classes."""
     pipe.set_progress_bar_config(disable=True)
     labels = {"class_labels": 1} if pipe.unet.config.num_class_embeds else {}
-    return pipe(2, 5, generator=torch.Generator().manual_seed(0), output_type="np", **labels, **arguments).images
+    generator = torch.Generator().manual_seed(0)
+    return pipe(2, num_steps=5, generator=generator, output_type="np", **labels, **arguments).images
 
 
 def files(folder):
@@ -119,7 +120,7 @@ def test_stock_diffusers_loads_the_other_folders_through_their_shims(make_pipeli
             pipe = diffusers.DiffusionPipeline.from_pretrained(f"{folder}/{name}", trust_remote_code=True)
             assert type(pipe).__module__ == "hfgen.pipelines.ddpm"
             generator = torch.Generator().manual_seed(0)
-            images = pipe(2, 5, generator=generator, output_type="np", **labels).images
+            images = pipe(2, num_steps=5, generator=generator, output_type="np", **labels).images
             np.save(f"{folder}/{name}.npy", images)
             pipe.save_pretrained(f"{folder}/{name}-again")
     """
@@ -148,7 +149,7 @@ def stock_pipeline(**changes):
 def assert_same_images(ours, theirs):
     ours.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    images = ours(2, 5, generator=generators[0], output_type="np").images
+    images = ours(2, num_steps=5, generator=generators[0], output_type="np").images
     expected = theirs(2, generators[1], 5, output_type="np").images
     np.testing.assert_allclose(images, expected, atol=1e-4, rtol=0)
 

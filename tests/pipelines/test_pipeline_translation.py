@@ -149,7 +149,6 @@ def test_every_size_is_translated_by_all_networks_and_unchanged_where_they_need_
         (lambda pipe: pipe.cycle(picture(0), None), ConfigError, "direction must be one of a2b, b2a, got None"),
         (lambda pipe: pipe(picture(0), output_type="jpg"), ConfigError, "output_type must be one of"),
         (lambda pipe: pipe(picture(0), batch_size=0), ConfigError, "batch_size must be an int >= 1"),
-        (lambda pipe: pipe.states(), ConfigError, "makes images from images"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_by_reason(call, error, message):

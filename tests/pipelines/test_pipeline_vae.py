@@ -229,7 +229,7 @@ def test_only_one_step_can_be_asked_for(wrong):
         (lambda p: p.traverse(0, torch.zeros(2, 3)), "latents must be a tensor of floats"),
         (lambda p: p.encode(torch.rand(2, 8, 8)), r"images must be \(B, C, H, W\)"),
         (lambda p: p.encode([]), "at least one image"),
-        (lambda p: p.encode(torch.rand(2, 1, 8, 8), generator=seed(0)), "generator must be None where sample is False"),
+        (lambda p: p.encode(torch.rand(2, 1, 8, 8), generator=seed(0)), "generator must be None if sample is False"),
         (lambda p: p.reconstruct(torch.rand(2, 1, 8, 8), output_type="x"), "output_type must be"),
         (lambda p: p.reconstruct(torch.rand(2, 1, 8, 8), batch_size=0), "batch_size must be an int >= 1"),
     ],

@@ -33,8 +33,8 @@ def test_every_sampler_runs_under_every_training_and_its_noise_does_not_depend_o
     make_pipeline, sde_pipeline, plane_pipeline, name
 ):
     for pipe in (make_pipeline(), sde_pipeline, plane_pipeline):
-        together = list(pipe.states(2, 6, generator=seed(5, 6), sampler=name))
-        alone = list(pipe.states(1, 6, generator=seed(6), sampler=name))
+        together = list(pipe.states(2, num_steps=6, generator=seed(5, 6), sampler=name))
+        alone = list(pipe.states(1, num_steps=6, generator=seed(6), sampler=name))
         assert torch.equal(together[0][1:], alone[0])
         torch.testing.assert_close(together[-1][1:], alone[-1], atol=1e-4, rtol=1e-4)
         assert bool(together[-1].isfinite().all())
@@ -42,8 +42,9 @@ def test_every_sampler_runs_under_every_training_and_its_noise_does_not_depend_o
 
 def test_ancestral_sampling_by_name_is_the_pipelines_own(make_pipeline):
     pipe = make_pipeline()
-    ours = pipe(2, 7, generator=seed(0), output_type="np").images
-    np.testing.assert_array_equal(ours, pipe(2, 7, generator=seed(0), output_type="np", sampler="ddpm").images)
+    ours = pipe(2, num_steps=7, generator=seed(0), output_type="np").images
+    named = pipe(2, num_steps=7, generator=seed(0), output_type="np", sampler="ddpm").images
+    np.testing.assert_array_equal(ours, named)
     assert type(pipe.scheduler) is DDPMScheduler and len(pipe.scheduler.timesteps) == 7
 
 
@@ -54,10 +55,10 @@ def test_a_network_with_a_learned_variance_runs_under_every_sampler(make_pipelin
         for key, value in plain.unet.state_dict().items():
             value.copy_(pipe.unet.state_dict()[key][: len(value)] if value.ndim else pipe.unet.state_dict()[key])
     for name in SAMPLERS:
-        images = pipe(2, 4, generator=seed(0), output_type="pt", sampler=name).images
+        images = pipe(2, num_steps=4, generator=seed(0), output_type="pt", sampler=name).images
         assert images.shape == (2, 1, 8, 8)
         if name != "ddpm":
-            expected = plain(2, 4, generator=seed(0), output_type="pt", sampler=name).images
+            expected = plain(2, num_steps=4, generator=seed(0), output_type="pt", sampler=name).images
             torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
@@ -66,20 +67,22 @@ def test_an_sde_pipeline_is_saved_with_its_scheduler_and_comes_back_bit_for_bit(
     again = AutoPipeline.from_pretrained(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     assert type(again.scheduler) is VPSDEScheduler and again.scheduler.config.num_train_timesteps == 20
-    images = [p(2, 5, generator=seed(0), output_type="np").images for p in (sde_pipeline, again)]
+    images = [p(2, num_steps=5, generator=seed(0), output_type="np").images for p in (sde_pipeline, again)]
     np.testing.assert_array_equal(*images)
     assert (tmp_path / "saved/pipeline.py").exists() and (tmp_path / "saved/scheduler/hfgen_shim.py").exists()
 
 
 def test_a_ddpm_checkpoint_runs_under_the_sde_and_back(make_pipeline):
     pipe = make_pipeline(scheduler={"beta_end": 0.3})
-    ours = pipe(3, 20, generator=seed(0), output_type="pt").images
+    ours = pipe(3, num_steps=20, generator=seed(0), output_type="pt").images
     sde = DDPMPipeline(pipe.unet, VPSDEScheduler.from_config(pipe.scheduler.config))
     sde.set_progress_bar_config(disable=True)
-    assert sde(3, 60, generator=seed(0), output_type="pt").images.shape == ours.shape      # more steps than training
+    more = sde(3, num_steps=60, generator=seed(0), output_type="pt").images              # more steps than training
+    assert more.shape == ours.shape
     back = DDPMPipeline(pipe.unet, DDPMScheduler.from_config(sde.scheduler.config))
     back.set_progress_bar_config(disable=True)
-    torch.testing.assert_close(back(3, 20, generator=seed(0), output_type="pt").images, ours, atol=1e-5, rtol=0)
+    again = back(3, num_steps=20, generator=seed(0), output_type="pt").images
+    torch.testing.assert_close(again, ours, atol=1e-5, rtol=0)
 
 
 def test_usual_steps_are_those_of_the_table_and_never_more_than_there_are(make_pipeline, sde_pipeline):
@@ -91,14 +94,17 @@ def test_usual_steps_are_those_of_the_table_and_never_more_than_there_are(make_p
 
 def test_given_latents_take_the_place_of_noise(make_pipeline):
     pipe, x_T = make_pipeline(), torch.randn(2, 1, 8, 8, generator=seed(4))
-    ours = pipe(2, 5, generator=seed(9), output_type="pt", sampler="ode_euler", latents=x_T).images
-    torch.testing.assert_close(ours, pipe(2, 5, generator=seed(4), output_type="pt", sampler="ode_euler").images)
+    ours = pipe(2, num_steps=5, generator=seed(9), output_type="pt", sampler="ode_euler", latents=x_T).images
+    drawn = pipe(2, num_steps=5, generator=seed(4), output_type="pt", sampler="ode_euler").images
+    torch.testing.assert_close(ours, drawn)
 
 
 def test_classes_reach_the_network_under_every_sampler(make_pipeline):
     pipe = make_pipeline(unet=MLPDenoiser(num_class_embeds=2).eval())
     for name in SAMPLERS:
-        first, second = (pipe(8, 5, label, seed(0), sampler=name).images for label in (0, 1))
+        first, second = (
+            pipe(8, num_steps=5, class_labels=label, generator=seed(0), sampler=name).images for label in (0, 1)
+        )
         assert np.abs(first - second).max() > 1e-5, name
 
 
@@ -163,5 +169,5 @@ def test_as_many_steps_as_timesteps_are_refused_where_a_stock_scheduler_would_vi
     pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, lambda_min_clipped=-5.1)
     pipe.set_progress_bar_config(disable=True)
     with pytest.raises(ConfigError, match=r"num_steps must be smaller with .*MultistepScheduler, got 50"):
-        pipe(2, 50)
-    assert pipe(2, 48, output_type="pt").images.isfinite().all()
+        pipe(2, num_steps=50)
+    assert pipe(2, num_steps=48, output_type="pt").images.isfinite().all()

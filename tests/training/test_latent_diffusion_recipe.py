@@ -134,7 +134,7 @@ def test_a_run_told_captions_learns_and_its_folder_samples_what_its_text_says(tm
 
     def sample(prompt: str) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return next(reversed(list(pipe.states(prompt, 1, num_steps=5, generator=generator))))
+        return next(reversed(list(pipe.states(prompt, class_labels=1, num_steps=5, generator=generator))))
 
     red, blue = (sample(f"a large filled {colour} circle in the centre on white") for colour in ("red", "blue"))
     assert (red - blue).abs().max() > 1e-4

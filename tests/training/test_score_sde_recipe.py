@@ -146,7 +146,8 @@ def test_points_train_and_samplers_of_all_kinds_land_on_the_modes() -> None:
     pipeline = trained.recipe.pipeline({name: net.eval() for name, net in nets.items()})
     pipeline.set_progress_bar_config(disable=True)
     for name, steps in (("reverse_sde", 200), ("ode_heun", 25), ("ddim", 50), ("predictor_corrector", 100)):
-        points = pipeline(500, steps, generator=torch.Generator().manual_seed(0), output_type="pt", sampler=name).images
+        generator = torch.Generator().manual_seed(0)
+        points = pipeline(500, num_steps=steps, generator=generator, output_type="pt", sampler=name).images
         distance, nearest = torch.cdist(points, dataset.modes).min(1)
         close = distance < 0.15
         assert close.float().mean() > 0.9, (name, close.float().mean())
@@ -189,7 +190,7 @@ def test_a_learned_variance_lowers_the_bound_of_the_same_mean_and_its_pipeline_s
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.unet.config.out_channels == 2
     for sampler in ("ddpm", "ddim"):
-        assert pipeline(2, 5, output_type="pt", sampler=sampler).images.shape == (2, 1, 8, 8)
+        assert pipeline(2, num_steps=5, output_type="pt", sampler=sampler).images.shape == (2, 1, 8, 8)
 
 
 def test_a_learned_variance_refuses_points_and_the_weights_of_a_fixed_one() -> None:

@@ -1,7 +1,7 @@
-"""Which files of a pipeline folder are published, collected in a folder of their own.
+"""Files of a pipeline folder that are published, collected in a new folder.
 
-An allow-list: `model_index.json`, of each component the files that its class reads, the two shims, written anew, and
-one picture. Nothing else in a folder is looked at, and nothing is written into it.
+The allow-list: `model_index.json`, the files that the class of each component reads, the two shims, written again, and
+one picture. No other file is read, and none is written into the pipeline folder.
 """
 
 import re
@@ -26,11 +26,12 @@ from hfgen.safe_transformers import CONFIG
 
 GRID = re.compile(r"step-\d+\.png", re.ASCII)
 
-def stage(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
-    """Fill the new folder `staged` with what is published of the pipeline in `folder`, and the picture of its `run`.
 
-    The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as of loading. The
-    shims say that pip installs hfgen from `source`.
+def package(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
+    """Fill the new folder `staged` with the published files of the pipeline in `folder` and the picture of its `run`.
+
+    The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as in loading. The
+    shims name `source`, from which pip installs hfgen.
     """
     index = folder / safe_load.INDEX
     name, entries = safe_load.read_index(folder)
@@ -72,26 +73,26 @@ def component_files(home: Path, cls: Any) -> list[str]:
 
 
 def is_published(file: str, parts: Iterable[str]) -> bool:
-    """Return whether `file` could have been staged for a pipeline with the components `parts`; not the card."""
+    """Return whether `package` writes `file` for a pipeline with the components `parts`; False for the card."""
     part, _, name = file.partition("/")
     return file == f"{PIPELINE_SHIM}.py" or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
 
 
 def run_of(model: Path) -> Path | None:
-    """Return the run folder that `model` is, or whose `model/` it is; None for anything else."""
+    """Return `model` if it is a run folder, its parent if `model` is `model/` of a run, else None."""
     model = model.expanduser().absolute()
     candidates = [model, *([model.parent] if model.name == "model" else [])]
     return next((path for path in candidates if model.is_dir() and (path / "config.yaml").is_file()), None)
 
 
 def newest_picture(folder: Path, run: Path | None) -> Path:
-    """Return the newest sample grid of the run; without any, where one would lie in the pipeline folder."""
+    """Return the newest sample grid of the run, or its path in the pipeline folder if the run has none."""
     grids = sorted(path for path in run.glob("samples/*.png") if GRID.fullmatch(path.name)) if run else []
     return grids[-1] if grids else folder / PICTURE
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, without a second copy of it where the system can."""
+    """Link `target` to the file `source`; copy it if the system does not allow links."""
     try:
         target.symlink_to(source.resolve())
     except OSError:                                                                     # Windows: needs a privilege

@@ -1,0 +1,61 @@
+"""Base class of the pipelines that sample: each describes the samples it makes and the conditions it accepts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from hfgen.errors import ConfigError
+from hfgen.pipelines.base import Pipeline
+
+
+class GenerativePipeline(Pipeline):
+    """A pipeline that samples: `__call__` returns samples, `states(...)` yields x_T, ..., x_0.
+
+    Its properties describe it without a sample being made: `sample_shape`, `points`, `num_classes`, `reads_text` and
+    `guidable`.
+    """
+
+    model_cpu_offload_seq: str | None = None
+
+    def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
+        """Return an iterator over x_T, ..., x_0 in model coordinates."""
+        raise NotImplementedError
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample: (C, H, W) for images, (dim,) for points."""
+        raise NotImplementedError
+
+    @property
+    def points(self) -> bool:
+        """Return whether samples are points in data coordinates; otherwise they are images."""
+        return len(self.sample_shape) == 1
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes that `class_labels` may name, without the null class; None without classes."""
+        return None
+
+    @property
+    def reads_text(self) -> bool:
+        """Return whether the network is conditioned on texts, the argument `prompt`."""
+        return False
+
+    @property
+    def guidable(self) -> bool:
+        """Return whether the network was also trained without its conditions, as guidance requires."""
+        return False
+
+
+def merge_steps(num_steps: Any, num_inference_steps: Any) -> Any:
+    """Return the number of steps under hfgen's or diffusers' name; None if neither is given.
+
+    Raises ConfigError if both are given and differ.
+    """
+    if num_steps is None or num_inference_steps is None:
+        return num_inference_steps if num_steps is None else num_steps
+    if num_steps != num_inference_steps:
+        raise ConfigError(f"num_steps is {num_steps!r} and num_inference_steps {num_inference_steps!r}; they are two "
+                          "names of one argument, give one of them")  # fmt: skip
+    return num_steps
