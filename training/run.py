@@ -33,7 +33,7 @@ from hfgen.training.runtime import (
     set_threads,
     share,
 )
-from hfgen.training.settings import AnySettings, Settings, check_same, parse, write_yaml
+from hfgen.training.settings import AnySettings, Settings, check_same, parse, small, write_yaml
 from hfgen.training.start import starting_from
 from hfgen.upload import logged_in
 
@@ -77,7 +77,7 @@ def train(settings: Settings, build: Build, recommend: Recommend, open_data: Ope
     """
     started = time.monotonic()
     keep_memory()
-    settings = dataclasses.replace(settings, mixed_precision=chosen_precision(settings))
+    settings = dataclasses.replace(small(settings), mixed_precision=chosen_precision(settings))
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
     stored = look_into_folder(settings)

@@ -2,10 +2,14 @@
 
 A recipe's settings are one flat dataclass. `tyro` alone parses them: the values of YAML files by the same types as the
 command line, whose defaults they become, so that the last one wins.
+
+HFGEN_SMALL=1 in the environment makes every run a trial of seconds: `small` caps the fields named in `SMALL`, and an
+evaluation makes 64 samples.
 """
 
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -114,6 +118,38 @@ def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
     """Return the settings with what is recommended in the place of every None that it has something for."""
     missing = {name: value for name, value in recommended.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, **missing)
+
+
+SMALL: dict[str, Any] = {
+    "max_steps": 4, "batch_size": 16, "num_train_timesteps": 50, "preview_images": 4, "preview_steps": 2,
+    "block_out_channels": (8, 16), "layers_per_block": 1, "width": 8, "blocks": 1, "text_width": 16, "threads": 1,
+}  # fmt: skip
+"""Largest values of fields under HFGEN_SMALL: four steps of tiny networks, which run everything and learn nothing."""
+
+
+def is_small() -> bool:
+    """Return whether HFGEN_SMALL is set."""
+    return bool(os.environ.get("HFGEN_SMALL"))
+
+
+def small(settings: AnySettings) -> AnySettings:
+    """Return the settings, under HFGEN_SMALL with no field above its value in `SMALL` and without a budget.
+
+    A field that is left open takes that value; of a tuple each number is capped by the last one of `SMALL`. Of shapes,
+    which are drawn one by one, 200 are read.
+    """
+    if not is_small():
+        return settings
+    capped: dict[str, Any] = {"budget": None}
+    if settings.dataset == "shapes" and settings.split == "train":
+        capped["split"] = "train[:200]"
+    for name, most in SMALL.items():
+        value = getattr(settings, name, most)
+        if isinstance(most, tuple):
+            capped[name] = most if value is None else tuple(min(number, most[-1]) for number in value)
+        else:
+            capped[name] = most if value is None else min(value, most)
+    return dataclasses.replace(settings, **{name: value for name, value in capped.items() if hasattr(settings, name)})
 
 
 @dataclass(kw_only=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 from hfgen.errors import ConfigError
 from hfgen.pipelines.base import check_int
+from hfgen.training.settings import is_small
 
 GROUPS = ("frechet", "kid", "prdc", "diversity", "likelihood", "usefulness", "privacy", "cost")
 DEFAULT = tuple(name for name in GROUPS if name != "usefulness")
 """Groups of metrics by name, and those that are computed if none are named: usefulness trains classifiers."""
 
-AT_MOST = 10_000
+AT_MOST = 64 if is_small() else 10_000
 """Samples, by default: as many as there are real items, and no more than this."""
 
 
