@@ -187,7 +187,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute everything an
 JUDGED = (
     "resolution", "channels", "image_column", "label_column", "caption_column", "background", "skip_bad_images",
 )  # fmt: skip
-"""What `evaluate` and `compare` share, and those of it that say how the real data are read."""
+"""The fields of `evaluate` and `compare` that say how the reference data are read."""
 
 
 @app.command(cls=Judging)

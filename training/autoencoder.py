@@ -57,7 +57,7 @@ class AutoencoderSettings(Settings):
     sparsity_rate: float = 0.05
     """Mean activity that --sparsity kl aims at."""
     corruption: Corruption = "none"
-    """What is done to the images that the network has to restore: gaussian, salt_pepper, or patch (a missing box)."""
+    """Corruption of the images that the network restores: gaussian, salt_pepper, or patch (a missing box)."""
     corruption_level: float | None = None
     """gaussian: standard deviation (pixels are in [-1, 1]); salt_pepper: share of pixels; patch: share of each side."""
 

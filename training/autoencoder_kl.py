@@ -70,7 +70,7 @@ class AutoencoderKLSettings(Settings):
     adversarial_start: int | None = None
     """Steps before the discriminator takes part; by default half of all."""
     loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
-    """What is played for with the discriminator."""
+    """Adversarial loss of the discriminator and the decoder."""
     discriminator_learning_rate: float | None = None
     """Peak learning rate of the discriminator."""
     discriminator_width: int = 64

@@ -23,7 +23,7 @@ Nets = Mapping[str, nn.Module]
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 DELTA, LARGEST = 1e-6, 1e4
-"""What keeps the adaptive weight finite (Esser et al. 2021, eq. 7), and its upper bound."""
+"""The delta of the adaptive weight (Esser et al. 2021, eq. 7), which keeps it finite, and its upper bound."""
 
 
 class Game:

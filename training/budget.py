@@ -47,7 +47,7 @@ DISK = 50e6
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a budget is spent on: `left(share)` are the seconds that remain of it, less a share."""
+    """A wall-clock budget: `left(share)` are the seconds that remain of it, less a share."""
 
     seconds: float
     started: float

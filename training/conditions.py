@@ -1,4 +1,4 @@
-"""What a denoiser is told of each sample: its class, its caption, or, at random, nothing, so that it can be guided."""
+"""The conditions of a denoiser: the class or the caption of each sample, dropped at random for guidance."""
 
 import shlex
 from collections.abc import Mapping

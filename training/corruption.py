@@ -1,4 +1,4 @@
-"""What a denoising or completing autoencoder has to undo: corrupted images, from draws that know no batch."""
+"""The corruptions that a denoising or completing autoencoder undoes: corrupted images, from draws per sample."""
 
 from typing import Literal
 

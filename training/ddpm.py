@@ -45,9 +45,9 @@ class DenoiserSettings(ConditionSettings):
     attention_head_dim: int = 32
     """Channels of each attention head."""
     prediction_type: PredictionType | None = None
-    """What the network predicts: the noise (epsilon), x_0 (sample), or the velocity (v_prediction). By default the
-    noise; of latents, and of points by score_sde, whose x_0 nothing clips, the velocity, which is exact at the noisiest
-    times."""
+    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction). Default:
+    epsilon (v_prediction for latents and for points by score_sde, whose x_0 is not clipped: it is exact at the noisiest
+    times)."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     weight_decay: float = 0.0

@@ -41,7 +41,7 @@ class GANSettings(Settings):
     loss: Literal[
         "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
     ] | None = None  # fmt: skip
-    """What is played for; by default what is recommended for the data. Other defaults depend on it."""
+    """Adversarial loss; other defaults depend on it. Default: non_saturating for images, relativistic for points."""
     discriminator_steps: int | None = None
     """Discriminator steps before each generator step, k."""
     discriminator_learning_rate: float | None = None
@@ -85,7 +85,7 @@ class GANSettings(Settings):
     r2: float | None = None
     """Weight of the zero-centred gradient penalty on generated samples."""
     penalty_end: float | None = None
-    """What the weights of R1 and R2 have been multiplied by at the last step, falling exponentially; 1 for constant."""
+    """Factor of the weights of R1 and R2 at the last step, reached exponentially; 1 keeps them constant."""
     penalty_every: int | None = None
     """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
     clip: float | None = None

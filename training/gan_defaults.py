@@ -1,4 +1,4 @@
-"""What a GAN is trained with where the user has not said otherwise: by the kind of data and by the loss."""
+"""The default settings of a GAN, by the kind of data and by the loss."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ OF_LOSS: dict[str, dict[str, Any]] = {
     "hinge": {"discriminator_norm": "spectral"},
     "relativistic": {"discriminator_norm": "none", "betas": (0.0, 0.99), "r1": 1.0, "r2": 1.0},
 }  # fmt: skip
-"""What goes with a loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
+"""The settings of each loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
 section 4; Huang et al. 2024, section 4."""
 
 POINTS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a recipe hands to the engine: networks, optimisers and the phases of one training step."""
+"""The interface between a recipe and the engine: networks, optimisers and the phases of one training step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -25,7 +25,7 @@ from hfgen.upload import check_repo_id
 FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
 FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers"}
 FREE_ON_RESUME |= {"preview_images", "preview_steps"}
-"""What may differ between a run and its resumption: where and how often things are written, not what is computed."""
+"""The settings that may differ when a run is resumed: where and how often to write, not what to compute."""
 
 
 @dataclass(kw_only=True)

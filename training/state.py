@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how a run is put back into that state.
+"""The state of a run: written to a checkpoint and restored from it.
 
 `model/` is the pipeline with the averaged weights, a model folder like any other; `nets.safetensors` and
 `optimizers.safetensors` are the rest of the state, by name; `state.json` has the step, the settings and the numbers

@@ -1,4 +1,4 @@
-"""What image translation is trained with where the user has not said otherwise: by pairs or not, and by size."""
+"""The default settings of image translation, by pairs or not, and by size."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ OF_LOSS: dict[str, dict[str, Any]] = {
     "wasserstein_gp": {"gradient_penalty": 10.0, "discriminator_norm": "layer"},
     "hinge": {"discriminator_norm": "spectral"},
 }
-"""What goes with a loss, as for other GANs."""
+"""The settings of each loss, as for other GANs."""
 
 
 def recommended(settings: "TranslationSettings", dataset: Unpaired) -> "TranslationSettings":

@@ -1,4 +1,4 @@
-"""What a run shows and measures of images translated and back: cycles, and the error where the truth is known."""
+"""The evaluation of image translation: pictures and errors of cycles, and the error where the truth is known."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -41,7 +41,7 @@ class VAESettings(Settings):
     """
 
     likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"] | None = None
-    """What p(x|z) is for pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
+    """Density p(x|z) of pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
     sigma: float | None = None
     """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. By default learned."""
     binarise: bool = True
@@ -52,7 +52,7 @@ class VAESettings(Settings):
     hidden: tuple[int, ...] | None = None
     """Units of the hidden layers, or channels of the stages, from the data to the (first) latents."""
     activation: Literal["tanh", "relu", "silu", "gelu"] | None = None
-    """What follows each hidden layer."""
+    """Activation after each hidden layer."""
     latent_dim: tuple[int, ...] | None = None
     """Dimensions of the latent z; several numbers make a hierarchy of layers, from the data up."""
     upper_hidden: tuple[int, ...] = (100, 100)

@@ -1,4 +1,4 @@
-"""What a variational autoencoder is trained with where the user has not said otherwise: by the kind of data."""
+"""The default settings of a variational autoencoder, by the kind of data."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What every dataset is: a name, a shape, a fingerprint, and endless batches in the seeded order."""
+"""The interface of every dataset: a name, a shape, a fingerprint, and endless batches in the seeded order."""
 
 import hashlib
 from abc import ABC, abstractmethod

@@ -37,7 +37,7 @@ Colour = tuple[int, int, int]
 
 
 class Header(NamedTuple):
-    """What an image says of itself before any pixel is decoded: size as displayed, colours, 16 bits or more."""
+    """The header of an image, read before any pixel is decoded: size as displayed, colours, 16 bits or more."""
 
     height: int
     width: int
@@ -47,7 +47,7 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What every image of a dataset becomes: (channels, height, width), uint16 if `deep`, else uint8."""
+    """The form of every image of a dataset: (channels, height, width), uint16 if `deep`, else uint8."""
 
     channels: int
     height: int

@@ -29,7 +29,7 @@ Bad = dict[int, str]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked images to become: size (None: as they are), channels (None: 1 if all are grey, else 3)."""
+    """The requested form of images: size (None: as they are), channels (None: 1 if all are grey, else 3)."""
 
     resolution: tuple[int, int] | None = None
     channels: int | None = None

@@ -22,7 +22,7 @@ POINTS = 100_000
 
 @dataclass(frozen=True)
 class Shape:
-    """What defines a toy set: c(u) for u in [0, 1), shape (N, 2); sigma; the number of centres, None for a curve.
+    """The definition of a toy set: c(u) for u in [0, 1), shape (N, 2); sigma; the number of centres, None for a curve.
 
     `pieces` is the number of separate curves, `length` bounds max |dc/du| / pieces (both only of curves).
     """

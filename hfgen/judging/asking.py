@@ -33,7 +33,7 @@ PROBES, PROBE_STEPS = 16, 2
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the samples 0, 1, ... are asked to be: `labels` (n,) int64 and `captions`; None: not asked.
+    """The conditions of the samples 0, 1, ...: `labels` (n,) int64 and `captions`; None: not conditioned.
 
     `source` says in words where they come from.
     """

@@ -1,4 +1,4 @@
-"""What has been computed before, by the hash of everything that it depends on.
+"""A cache of results, keyed by the hash of everything that they depend on.
 
 Entries lie in the folder HFGEN_CACHE, by default `hfgen` in XDG_CACHE_HOME (~/.cache): one safetensors file each, with
 facts as JSON and a checksum in its header. They can be deleted at any time; one that is damaged is computed anew.

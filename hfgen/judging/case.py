@@ -56,8 +56,8 @@ class Case:
 
 @dataclass
 class Found:
-    """What a group says: `metrics`, each with a `value` and what belongs to it, and `none`, the reason for each metric,
-    or for the whole group, that does not apply."""
+    """The result of a group: `metrics`, each with a `value` and its details, and `none`, the reason for each metric, or
+    for the whole group, that does not apply."""
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     none: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from hfgen.metrics.distances import Moments
 from hfgen.metrics.features import ClassifierFeatures, Extractor
 
 FEATURE_BYTES, IMAGE_BYTES = 2**30, 2**28
-"""What features, and images, may take that stay in memory."""
+"""Bytes that features, and images, may take in memory."""
 
 SHOWN = 64
 """Samples that always stay, for pictures."""
@@ -24,8 +24,8 @@ LARGEST_DIM = 4096
 
 @dataclass
 class Collected:
-    """What is known of `count` items: `features` (k, D) of the first k, which fit in memory, and `moments` of all where
-    that is not all; `images`, the first few; `seen` (count,), the classes that a classifier sees."""
+    """Features of `count` items: `features` (k, D) of the first k, which fit in memory, and `moments` of all unless those
+    are all; `images`, the first few; `seen` (count,), the classes that a classifier sees."""
 
     count: int
     features: Tensor

@@ -200,7 +200,7 @@ COMPUTE: dict[str, Callable[[Case], Found]] = {
     "frechet": frechet, "kid": kid, "prdc": prdc, "diversity": diversity, "likelihood": likelihood,
     "usefulness": usefulness, "privacy": privacy, "cost": cost,
 }  # fmt: skip
-"""What computes each of `hfgen.judging.settings.GROUPS`."""
+"""The function of each of `hfgen.judging.settings.GROUPS`."""
 
 DEPENDS: dict[str, tuple[str, ...]] = {
     "frechet": ("resamples",), "kid": ("resamples",), "prdc": ("resamples", "neighbours"), "diversity": (),

@@ -54,7 +54,7 @@ MOST_IMAGES, DRAWS, TOLERANCE = 64, 100, 1e-4
 small digits model by 0.01, which is far below the standard error."""
 
 Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
-"""What a diffusion model's likelihood of some items is computed by, (B,)."""
+"""A function that computes a diffusion model's likelihood of items, (B,)."""
 
 
 def likelihood(case: Case) -> Found:

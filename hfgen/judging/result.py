@@ -1,4 +1,4 @@
-"""What a model scores, and with what it was measured: as JSON, and as a table for people."""
+"""The scores of a model and how they were measured: as JSON, and as a table for people."""
 
 import json
 import math

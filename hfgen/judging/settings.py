@@ -1,4 +1,4 @@
-"""What is asked of the judge, checked before anything is sampled."""
+"""The settings of an evaluation, checked before anything is sampled."""
 
 import difflib
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ from hfgen.sampling import open_model
 
 CLASSES = ("class_labels", "target")
 STOCK = "stock:"
-"""What stands before a model that diffusers is to load, whatever pipeline it is."""
+"""The prefix of a model that diffusers loads, whatever pipeline it is."""
 STEPS = ("num_steps", "num_inference_steps")
 """Arguments by which pipelines are told classes, and steps."""
 

@@ -116,7 +116,7 @@ def squared_gradient(net: Critic, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """What two networks play for: `d(real, fake)` and `g(fake, real)` are minimised, on logits.
+    """The losses of two networks: `d(real, fake)` and `g(fake, real)` are minimised, on logits.
 
     `verdict(real, fake)` is what D says of real and of generated samples, (D(x), D(G(z))): probabilities for the
     losses that have them, which tell when one side wins; raw outputs for critics.

@@ -136,7 +136,7 @@ def binarised(x: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What p(x|z) is for pixels in [-1, 1], given a location for each pixel and, where `has_scale`, one log-scale.
+    """The density p(x|z) of pixels in [-1, 1], given a location for each pixel and, where `has_scale`, one log-scale.
 
     `log_prob(x, location, log_scale, levels)` sums over pixels; where not `discrete` it is a density over [-1, 1].
     `mean(location)` is the picture in [-1, 1] that stands for the distribution, `link` the inverse, for a start.

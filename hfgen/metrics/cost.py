@@ -1,4 +1,4 @@
-"""What a model costs: parameters, evaluations, seconds and memory of sampling; steps and seconds of training."""
+"""The cost of a model: parameters, evaluations, seconds and memory of sampling; steps and seconds of training."""
 
 import ctypes
 import gc
@@ -24,7 +24,7 @@ IMAGES = 64
 
 @dataclass(frozen=True)
 class SamplingCost:
-    """Of `images` images: `parameters` and `evaluations` per image of each network, `seconds`, the median of the
+    """Cost of `images` images: `parameters` and `evaluations` per image of each network, `seconds`, the median of the
     repeats, and `peak_bytes`, with `peak_of`, what they count, on `device`.
     """
 
@@ -39,9 +39,9 @@ class SamplingCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a run folder tells; None: not told. `steps` and `seconds`: all sessions together; `batch_size`: the global
-    one; `parameters`: of every network trained, discriminators and encoders too; `budget`: as asked for;
-    `autoencoder`: the run or model in whose latents this one was trained, which has a cost of its own.
+    """Cost of training as a run folder records it; None: not recorded. `steps` and `seconds`: all sessions together;
+    `batch_size`: the global one; `parameters`: of every network trained, discriminators and encoders too; `budget`: as
+    given; `autoencoder`: the run or model in whose latents this one was trained, which has a cost of its own.
     """
 
     steps: int | None = None

@@ -12,7 +12,7 @@ ELEMENTS = 2**24
 """Numbers of a table of distances or kernels that are held at once: 128 MiB in float64."""
 
 ROUNDING = 1e-12
-"""What rounding may add to a squared distance, as a share of the squared norms of the two; nearer ones are ties."""
+"""Rounding error of a squared distance, as a share of the squared norms of the two; nearer ones are ties."""
 
 
 class Moments:

@@ -17,7 +17,7 @@ COPY_QUANTILE = 0.01
 
 @dataclass(frozen=True)
 class Memorisation:
-    """What `memorisation` found. `distances`, `indices` (M,): to the nearest training item, and which that is.
+    """The result of `memorisation`. `distances`, `indices` (M,): to the nearest training item, and which that is.
 
     `ratio`, with its 95 % interval `ratio_low`, `ratio_high`: mean distance to the training data over mean distance to
     held-out data, at equal counts; 1 without memorisation, less for copies: 0 where there are at most as many training

@@ -1,4 +1,4 @@
-"""What synthetic images are good for: classifiers trained on them, judged on real images.
+"""Usefulness of synthetic images: classifiers trained on them and tested on real images.
 
 Every classifier is `hfgen.Classifier`, trained for the same number of steps of the same size whatever the data, so that
 more images never mean more training. Starting weights and order are functions of the seed: equal inputs give equal

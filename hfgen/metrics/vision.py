@@ -18,7 +18,7 @@ PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3                                            # Pillow's number for it
 LARGEST_SIDE = 2**12
 PART = "image_encoder"
-"""What a vision model is called where it is a part of a pipeline."""
+"""The name of a vision model where it is a component of a pipeline."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -27,7 +27,7 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to images in [0, 1] before the network: resized, cropped, (x - mean) / std.
+    """The preprocessing of images in [0, 1] before the network: resized, cropped, (x - mean) / std.
 
     `shortest` resizes the shorter side, `size` (height, width) both; at most one is not None. `crop`: (height, width).
     """

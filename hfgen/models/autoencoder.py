@@ -21,7 +21,7 @@ CODES: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "si
 
 @dataclass
 class AutoencoderOutput(BaseOutput):
-    """What `Autoencoder` returns: `sample`, (B, C, H, W) in [-1, 1], and `latents`, (B, D)."""
+    """The output of `Autoencoder`: `sample`, (B, C, H, W) in [-1, 1], and `latents`, (B, D)."""
 
     sample: Tensor
     latents: Tensor

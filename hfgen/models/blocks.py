@@ -71,7 +71,7 @@ class TimestepEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """What all blocks of one network have in common; `time_dim` is None where they know no time."""
+    """The settings that all blocks of one network share; `time_dim` is None without a time embedding."""
 
     time_dim: int | None
     groups: int

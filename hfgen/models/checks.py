@@ -1,4 +1,4 @@
-"""What the settings of a network may be: each error names the field, what was found and what is allowed."""
+"""Checks of a network's settings: each error names the field, what was found and what is allowed."""
 
 import math
 from typing import Any

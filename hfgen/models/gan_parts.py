@@ -1,4 +1,4 @@
-"""What generators and discriminators share, for images and for points."""
+"""The parts that generators and discriminators share, for images and for points."""
 
 from typing import Any, Literal
 

@@ -20,7 +20,7 @@ from hfgen.models.gan_parts import Norm, check_parts, packed, with_classes, with
 
 @dataclass
 class MLPOutput(BaseOutput):
-    """What `MLPDenoiser` returns: `sample`, (B, dim)."""
+    """The output of `MLPDenoiser`: `sample`, (B, dim)."""
 
     sample: torch.Tensor
 

@@ -10,7 +10,7 @@ from hfgen.models.attention import attention
 
 
 class AttentionPooling(nn.Module):
-    """What the mean of a sequence (B, L, F), plus a learned vector, sees in itself and in all tokens, (B, F)."""
+    """Attention of the mean of a sequence (B, L, F), plus a learned vector, to itself and all tokens, (B, F)."""
 
     def __init__(self, features: int, head_dim: int) -> None:
         super().__init__()

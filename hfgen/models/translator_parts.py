@@ -1,4 +1,4 @@
-"""What the networks of image translation share: normalised convolutions, starting weights, and checked inputs."""
+"""The parts that networks of image translation share: normalised convolutions, starting weights, and checked inputs."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -20,7 +20,7 @@ from hfgen.models.vae_parts import ACTIVATIONS, check_config, conv_decoder, conv
 
 
 class Terms(NamedTuple):
-    """What bounds are made of, in nats, of each of B items with each of k draws z ~ q(z|x).
+    """The terms of the bounds, in nats, for each of B items with each of k draws z ~ q(z|x).
 
     `log_px_z` (B, k): log p(x|z_1). `log_ratio` (B, k): log q(z|x) - log p(z), over all layers. `kl`: of each layer,
     from the data up, E[log q - log p] by dimension: (B, 1 or k, D_l), exact for the last layer, a draw for those below.
@@ -37,7 +37,7 @@ class Terms(NamedTuple):
 
 
 class LatentModel(ModelMixin):
-    """What `VAE` and `HierarchicalVAE` share: all but their settings.
+    """The base of `VAE` and `HierarchicalVAE`: everything but their settings.
 
     `x` is (B, C, H, W) in [-1, 1], or (B, dim). `class_labels` (B,) are given exactly if the model is conditional.
     `latents` (B, D), D over all layers, the last layer first, are what is drawn: standard normal under the prior.

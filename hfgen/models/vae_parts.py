@@ -1,4 +1,4 @@
-"""What variational autoencoders are built from: perceptrons, convolutions down and up, and checked settings."""
+"""The parts of variational autoencoders: perceptrons, convolutions down and up, and checked settings."""
 
 from collections.abc import Sequence
 from typing import Any

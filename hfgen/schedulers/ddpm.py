@@ -24,7 +24,7 @@ MIN_SIGNAL = 1e-18  # stands for signal = 0 in a division that is clipped afterw
 
 
 class DDPMSchedulerOutput(NamedTuple):
-    """What a step returns: `prev_sample` is x_{t-1}, `pred_original_sample` the (clipped) estimate of x_0.
+    """The output of a step: `prev_sample` is x_{t-1}, `pred_original_sample` the (clipped) estimate of x_0.
 
     Reads like diffusers' output of that name: by attribute, index, key or `to_tuple()`.
     """

@@ -1,4 +1,4 @@
-"""What a DDPM scheduler's settings may be."""
+"""Checks of a DDPM scheduler's settings."""
 
 import math
 import warnings
