@@ -24,8 +24,11 @@ LARGEST_DIM = 4096
 
 @dataclass
 class Collected:
-    """Features of `count` items: `features` (k, D) of the first k, which fit in memory, and `moments` of all unless those
-    are all; `images`, the first few; `seen` (count,), the classes that a classifier sees."""
+    """Features of `count` items.
+
+    `features` (k, D): of the first k, as many as fit in memory; `moments`: of all, if k is less; `images`: the first
+    few; `seen` (count,): the classes that a classifier predicts.
+    """
 
     count: int
     features: Tensor
