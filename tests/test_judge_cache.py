@@ -173,7 +173,7 @@ def test_a_pipeline_that_differs_only_in_its_code_or_in_a_late_sample_has_its_ow
 
     class Brighter(hfgen.DDPMPipeline):
         def __call__(self, batch_size: int = 1, num_steps: int | None = None, generator: Any = None) -> Any:  # type: ignore[override]
-            made = super().__call__(batch_size, num_steps, generator=generator, output_type="pt")
+            made = super().__call__(batch_size, num_steps=num_steps, generator=generator, output_type="pt")
             return (made.images * 0.5 + 0.5,)
 
     Brighter.__name__ = "DDPMPipeline"

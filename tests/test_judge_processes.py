@@ -36,11 +36,13 @@ def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     model, path = tmp_path / "model", tmp_path / "two.json"
     MAKERS["DDPMPipeline"]().save_pretrained(model)
     words = f"--dataset digits --num-samples 100 --batch-size 16 --num-steps 3 --resamples 50 -o {path}".split()
+    words += ["--likelihood-images", "8"]                                               # no bound on seconds
     done = launched(tmp_path, "-m", "hfgen.cli", "evaluate", str(model), *words, "--metrics", METRICS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("frechet ") == 1                                           # the first process prints
     two = json.loads(path.read_text())
     settings = {"num_samples": 100, "batch_size": 16, "num_steps": 3, "resamples": 50, "metrics": METRICS}
+    settings["likelihood_images"] = 8
     one = hfgen.evaluate(model, "digits", cache=False, progress=False, **settings).to_dict()
     assert two.pop("processes") == 2 and one.pop("processes") == 1
     assert len(one["metrics"]) >= 10 and close(one, two)

@@ -58,7 +58,7 @@ class TranslationSettings(Settings):
     loss: Literal[
         "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
     ] | None = None  # fmt: skip
-    """Adversarial loss of each patch. Default: least_squares (non_saturating with pairs)."""
+    """Adversarial loss of each patch; by default least_squares, and non_saturating with pairs."""
     adversarial_weight: float | None = None
     """Weight of the generators' part in the game; by default 1, 2 for least_squares, whose square has a factor 1/2."""
     cycle_weight: float | None = None

@@ -49,12 +49,16 @@ SAMPLERS: dict[str, Sampler] = {
 
 OWN = ("DDPMScheduler", "VPSDEScheduler")
 
+CLOSED_FORM = ("linear", "squaredcos_cap_v2")
+"""Schedules of `hfgen.schedulers.vp_rates.RATES`, whose module imports torch."""
+
 
 def make_sampler(name: str, trained: Any) -> Any:
     """Return the scheduler of method `name` for a network that was trained with the scheduler `trained`.
 
-    A table of betas becomes a continuous process that is exact at every whole timestep. Raises ConfigError for a name
-    that is not in the table, and for a scheduler without a table of noise levels alpha_bar.
+    The linear and the cosine schedule have continuous counterparts in closed form; any other table of betas becomes a
+    process that is exact at every whole timestep. Raises ConfigError for a name that is not in the table, and for a
+    scheduler without a table of noise levels alpha_bar.
     """
     if name not in SAMPLERS:
         raise ConfigError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
@@ -63,9 +67,15 @@ def make_sampler(name: str, trained: Any) -> Any:
     continuous = type(trained).__name__ == "VPSDEScheduler"
     if wanted == "DDPMScheduler":
         return cls.from_config((trained.discretised() if continuous else trained).config)
-    if not continuous:
+    if not continuous and not has_closed_form(trained):
         settings["trained_betas"] = betas_of(trained)
     return cls.from_config(trained.config, **settings)
+
+
+def has_closed_form(trained: Any) -> bool:
+    """Return whether a scheduler's table of betas is a named schedule with a continuous counterpart."""
+    replaced = trained.config.get("trained_betas") is not None or trained.config.get("rescale_betas_zero_snr")
+    return not replaced and trained.config.get("beta_schedule") in CLOSED_FORM and hasattr(trained, "alphas_cumprod")
 
 
 def betas_of(trained: Any) -> list[float]:

@@ -167,7 +167,8 @@ def toy_row(job: Row, models: Path) -> Row:
     pipe.set_progress_bar_config(disable=True)
     counted, draws = Evaluations(pipe.unet), job["draws"]
     generator = torch.Generator().manual_seed(job["seed"])
-    points = pipe(1000 * draws, job["steps"], generator=generator, output_type="pt", sampler=job["sampler"]).images
+    choices = {"num_steps": job["steps"], "sampler": job["sampler"]}
+    points = pipe(1000 * draws, generator=generator, output_type="pt", **choices).images
     return {"evaluations": counted.count, **distances(points.chunk(draws), sets(job["dataset"], draws, job["seed"]))}
 
 

@@ -102,7 +102,7 @@ def test_what_holds_no_images_is_a_type_error_that_says_what_came(images):
         (torch.zeros(0, 1, 8, 8), "at least one image"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "must be floats"),
         (torch.zeros(1, 8, 8), r"must be \(B, C, H, W\)"),
-        (torch.zeros(1, 2, 8, 8), "2 channels and the network wants 1"),
+        (torch.zeros(1, 2, 8, 8), "2 channels and the network takes 1"),
         (torch.full((1, 1, 8, 8), -1.0), r"from \[-1, 1\] use"),
         (torch.full((1, 1, 8, 8), float("nan")), r"must be in \[0, 1\]"),
         (Image.new("F", (8, 8)), "must have 8 bits a channel"),

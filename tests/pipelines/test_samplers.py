@@ -9,7 +9,8 @@ import torch
 
 from hfgen import AutoPipeline, DDPMPipeline, DDPMScheduler, MLPDenoiser, VPSDEScheduler
 from hfgen.errors import ConfigError
-from hfgen.schedulers.samplers import SAMPLERS, described, make_sampler
+from hfgen.schedulers.samplers import CLOSED_FORM, SAMPLERS, described, make_sampler
+from hfgen.schedulers.vp_rates import RATES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")               # diffusers with numpy 2
 
@@ -171,3 +172,9 @@ def test_as_many_steps_as_timesteps_are_refused_where_a_stock_scheduler_would_vi
     with pytest.raises(ConfigError, match=r"num_steps must be smaller with .*MultistepScheduler, got 50"):
         pipe(2, num_steps=50)
     assert pipe(2, num_steps=48, output_type="pt").images.isfinite().all()
+
+
+def test_the_schedules_with_a_closed_form_are_those_of_the_continuous_rates():
+    assert set(CLOSED_FORM) == set(RATES)
+    for name, rate in RATES.items():
+        assert type(make_sampler("dpmpp_2m", DDPMScheduler(beta_schedule=name)).rate) is rate

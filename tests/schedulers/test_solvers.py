@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hfgen import DDPMScheduler, VPSDEScheduler
-from hfgen.schedulers.samplers import SAMPLERS, make_sampler
+from hfgen.schedulers.samplers import SAMPLERS, betas_of, make_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")               # diffusers with numpy 2
 
@@ -57,7 +57,8 @@ def test_multistep_samplers_equal_those_of_diffusers_at_every_step(name, schedul
 @pytest.mark.parametrize("clip", [True, False])
 def test_ddim_equals_that_of_diffusers_at_every_step(eta, clip):
     trained = DDPMScheduler(beta_schedule="squaredcos_cap_v2" if clip else "linear", clip_sample=clip)
-    ours = VPSDEScheduler.from_config(make_sampler("ddim", trained).config, spacing="linspace", lambda_min_clipped=None)
+    table = {"trained_betas": betas_of(trained), "spacing": "linspace", "lambda_min_clipped": None}
+    ours = VPSDEScheduler.from_config(make_sampler("ddim", trained).config, **table)
     ours.set_timesteps(28)                                               # 999, 962, ..., 0
     stock = diffusers.DDIMScheduler.from_config(trained.config)
     stock.set_timesteps(27)                                              # 37 timesteps a step
