@@ -1,0 +1,2 @@
+# Needs hfgen. hfgen is not on PyPI under a name of ours: ask the publisher of this model for the source
+from hfgen import VAEPipeline  # hfgen is not on PyPI under a name of ours: ask the publisher of this model for the source
