@@ -122,7 +122,7 @@ def publish(
     """Upload a model with its card to the Hub, read it back and compare. Log in first: hf auth login."""
 
     def command() -> int:
-        from hfgen.publish import publish as publish_model
+        from hfgen.hub.publish import publish as publish_model
         from hfgen.sample_dataset import is_dataset
         from hfgen.sample_dataset import push_dataset as publish_dataset
 
@@ -231,7 +231,7 @@ def evaluate(
     given, columns = judged(context)
 
     def command() -> int:
-        from hfgen.judge import evaluate_to
+        from hfgen.evaluation.api import evaluate_to
 
         text = evaluate_to(model, dataset, output, cache=not no_cache, **given, **columns)
         typer.echo(text, nl=bool(text))
@@ -280,7 +280,7 @@ def compare(
     given, columns = judged(context)
 
     def command() -> int:
-        from hfgen.judge import compare_to
+        from hfgen.evaluation.api import compare_to
 
         text = compare_to(models, dataset, output, cache=not no_cache, data_options=columns, **given)
         typer.echo(text, nl=bool(text))

@@ -26,7 +26,7 @@ from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.sampling import GRID_SUFFIXES
 from hfgen.schedulers.ddpm import DDPMScheduler
-from hfgen.training.noise import Noise
+from hfgen.training.engine.noise import Noise
 
 Sampler = Callable[[int, int], Tensor]
 """(number, seed) -> samples (number, C, H, W) in [-1, 1]."""

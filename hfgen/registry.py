@@ -37,8 +37,8 @@ MODULES: dict[str, str] = {
     "VAE": "hfgen.models.vae",
     "VAEPipeline": "hfgen.pipelines.vae",
     "VPSDEScheduler": "hfgen.schedulers.vp_sde",
-    "compare": "hfgen.judge",
-    "evaluate": "hfgen.judge",
+    "compare": "hfgen.evaluation.api",
+    "evaluate": "hfgen.evaluation.api",
 }
 
 FUNCTIONS: tuple[str, ...] = ("compare", "evaluate")

@@ -16,16 +16,12 @@ from huggingface_hub import snapshot_download
 from PIL.Image import Image
 
 import hfgen
-from hfgen import hub, images
-from hfgen.card_file import CARD
-from hfgen.card_text import code, last_name, markdown, table
+from hfgen import images
+from hfgen.cards.markdown import code, last_name, markdown, table
+from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError
-from hfgen.package import link, run_of
-from hfgen.pipelines.base import Pipeline, check_labels
-from hfgen.pipelines.generative import GenerativePipeline
-from hfgen.safe_files import read_json
-from hfgen.sampling import GRID_SUFFIXES, batches, open_model
-from hfgen.upload import (
+from hfgen.hub.package import link, run_of
+from hfgen.hub.upload import (
     Published,
     check_repo_id,
     commit_folder,
@@ -37,6 +33,11 @@ from hfgen.upload import (
     require_login,
     saying,
 )
+from hfgen.loading.files import read_json
+from hfgen.loading.resolve import resolve, wanted_files
+from hfgen.pipelines.base import Pipeline, check_labels
+from hfgen.pipelines.generative import GenerativePipeline
+from hfgen.sampling import GRID_SUFFIXES, batches, open_model
 
 SHARD = re.compile(r"train-\d{5}-of-\d{5}\.parquet", re.ASCII)
 SHARD_BYTES = 2**28
@@ -99,7 +100,7 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: must be a new or empty folder, which then holds the dataset")
-    source = hub.resolve(request.model)
+    source = resolve(request.model)
     pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **request.conditions)
     labels = labels_of(pipeline, request.label, request.number)
     names = class_names(request.model, num_classes(pipeline))
@@ -168,7 +169,7 @@ def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict
     """Return the origin of the images: model, commit, weights, settings and versions; never a path."""
     local = Path(request.model).expanduser().exists()
     commits = [path.name for path in (source, *source.parents) if path.parent.name == "snapshots" and not local]
-    weights = [name for name in hub.wanted_files(request.model, files_of(source)) if name.endswith(".safetensors")]
+    weights = [name for name in wanted_files(request.model, files_of(source)) if name.endswith(".safetensors")]
     settings = {name: value for name, value in asdict(request).items() if name != "model"}
     return {
         "model": last_name(request.model) if local else request.model,

@@ -1,14 +1,12 @@
 """Loading of any saved pipeline."""
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from hfgen import hub, safe_load
+from hfgen.loading import components
+from hfgen.loading.resolve import resolve
 from hfgen.pipelines.base import Pipeline
-from hfgen.registry import MODULES
 
 
 class AutoPipeline:
@@ -29,7 +27,5 @@ class AutoPipeline:
         device: str | torch.device | None = None,
     ) -> Pipeline:
         """Return the pipeline saved in `model`, of any class; arguments and errors as in `Pipeline.from_pretrained`."""
-        folder = hub.resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
-        name, _ = safe_load.read_index(folder)
-        pipeline: Any = getattr(import_module(MODULES[name]), name)
-        return pipeline.from_pretrained(folder, variant=variant, dtype=dtype, device=device)
+        folder = resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+        return components.pipeline_class(folder).from_pretrained(folder, variant=variant, dtype=dtype, device=device)

@@ -14,9 +14,10 @@ from diffusers import __version__ as diffusers_version
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from hfgen import hub, safe_load, safe_transformers
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.install import checked_source, shim
+from hfgen.hub.source import checked_source, shim
+from hfgen.loading import components, transformers_models
+from hfgen.loading.resolve import resolve
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
@@ -28,7 +29,7 @@ from hfgen.registry import (
 )
 
 if TYPE_CHECKING:
-    from hfgen.upload import Published
+    from hfgen.hub.upload import Published
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -72,26 +73,26 @@ class Pipeline(DiffusionPipeline):
         ConfigError for a folder or settings that are not a pipeline's, CheckpointError for weights that do not fit, and
         UnsafeContentError for pickles and code.
         """
-        folder = hub.resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
-        name, entries = safe_load.read_index(folder)
+        folder = resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+        name, entries = components.read_index(folder)
         if name not in {base.__name__ for base in cls.__mro__}:
             raise ConfigError(f"{folder} holds a {name}: load it with hfgen.{name} or hfgen.AutoPipeline, "
                               f"not {cls.__name__}")
-        saved, settings = safe_load.split_index(folder / safe_load.INDEX, cls, entries)
-        classes = cls._component_classes(folder / safe_load.INDEX, saved)
-        components = {
-            part: safe_load.load_component(folder, part, found, saved[part][1], dtype=dtype, variant=variant)
+        saved, settings = components.split_index(folder / components.INDEX, cls, entries)
+        classes = cls._component_classes(folder / components.INDEX, saved)
+        built = {
+            part: components.load_component(folder, part, found, saved[part][1], dtype=dtype, variant=variant)
             for part, found in classes.items()
         }
-        pipeline = cls(**components, **settings)
+        pipeline = cls(**built, **settings)
         return pipeline if device is None else pipeline.to(device)
 
     @classmethod
     def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
         """Return the class of each component, from the table, checked against the annotations of `__init__`."""
-        types, (components, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
-        wanted, optional = {part: types[part] for part in components}, set(cls._optional_components)
-        found = {part: safe_load.component_class(path, part, *pair) for part, pair in saved.items()}
+        types, (names, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
+        wanted, optional = {part: types[part] for part in names}, set(cls._optional_components)
+        found = {part: components.component_class(path, part, *pair) for part, pair in saved.items()}
         if not wanted.keys() - optional <= found.keys() <= wanted.keys():
             raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(wanted))}; "
                               f"found {', '.join(sorted(found)) or 'none'}")
@@ -148,8 +149,8 @@ class Pipeline(DiffusionPipeline):
             if index[part][1] not in TRANSFORMERS_TOKENIZERS:
                 _tidy_config(folder / part, component)
         index |= {} if twin else {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
-        (folder / safe_load.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        mode = (folder / safe_load.INDEX).stat().st_mode                                # safetensors ignores the umask
+        (folder / components.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        mode = (folder / components.INDEX).stat().st_mode                                # safetensors ignores the umask
         for file in folder.rglob("*"):
             if file.is_file():
                 file.chmod(mode)
@@ -171,7 +172,7 @@ class Pipeline(DiffusionPipeline):
         install line if it is not set). Raises ConfigError if the user may not write there, ResourceError if the Hub
         cannot be reached.
         """
-        from hfgen.publish import push_pipeline
+        from hfgen.hub.publish import push_pipeline
 
         return push_pipeline(
             self, repo_id, public=not private, message=commit_message, variant=variant, source=source
@@ -215,32 +216,32 @@ def _tidy_config(folder: Path, component: Any) -> None:
     """
     cls: Any = type(component)
     stock = cls.__name__ in TRANSFORMERS_MODELS
-    path = folder / (safe_transformers.CONFIG if stock else component.config_name)
+    path = folder / (transformers_models.CONFIG if stock else component.config_name)
     config = json.loads(path.read_text(encoding="utf-8"))
-    strange = config.keys() - safe_transformers.known_keys(cls) if stock else set()
+    strange = config.keys() - transformers_models.known_keys(cls) if stock else set()
     kept = {key: value for key, value in config.items() if key not in {"_name_or_path", *strange}}
     if kept != config:
         path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / safe_load.INDEX).is_file() or not any(folder.iterdir()))
+    return folder.is_dir() and ((folder / components.INDEX).is_file() or not any(folder.iterdir()))
 
 
 def _put_in_place(new: Path, target: Path) -> None:
     """Rename the folder `new` to `target`; files there that an older pipeline did not write are kept."""
-    if not (target / safe_load.INDEX).is_file():
+    if not (target / components.INDEX).is_file():
         if target.is_dir():                                                             # an empty one
             target.rmdir()
         new.rename(target)
         return
-    index = json.loads((target / safe_load.INDEX).read_text(encoding="utf-8"))
+    index = json.loads((target / components.INDEX).read_text(encoding="utf-8"))
     old = new.with_name(new.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
     new.rename(target)
     for entry in old.iterdir():
-        if entry.name not in {*index, safe_load.INDEX, f"{PIPELINE_SHIM}.py"} and not (target / entry.name).exists():
+        if entry.name not in {*index, components.INDEX, f"{PIPELINE_SHIM}.py"} and not (target / entry.name).exists():
             entry.rename(target / entry.name)
     shutil.rmtree(old)
 

@@ -7,9 +7,8 @@ import torch
 from PIL import Image, ImageOps
 
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.images import from_pil
+from hfgen.images import fitted, from_pil, with_channels
 from hfgen.pipelines.base import check_int
-from hfgen.resizing import fitted, with_channels
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ROUNDING = 1e-3

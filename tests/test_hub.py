@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from hfgen import DDPMPipeline, DDPMScheduler, UNet, checkpoint
+from hfgen import DDPMPipeline, DDPMScheduler, UNet
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
-from hfgen.hub import resolve, resolve_component, wanted_files
+from hfgen.loading import checkpoint
+from hfgen.loading.resolve import resolve, resolve_component, wanted_files
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from hfgen.cli import RECIPES
-from hfgen.training.settings import SMALL, Settings, small
+from hfgen.training.engine.settings import SMALL, Settings, small
 from tests.hub.standin import HURRY, ROOT, TOKEN, Standin, client_environment
 
 DOCUMENTS = ("README.md", "training/README.md", "pipelines/README.md")

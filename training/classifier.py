@@ -18,11 +18,11 @@ from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
-from hfgen.training import run
-from hfgen.training.evaluation import AT_ONCE, batches_of, held_out
-from hfgen.training.noise import Noise
-from hfgen.training.phase import Phase, Recipe
-from hfgen.training.settings import Settings, filled
+from hfgen.training.engine import run
+from hfgen.training.engine.evaluation import AT_ONCE, batches_of, held_out
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Phase, Recipe
+from hfgen.training.engine.settings import Settings, filled
 
 SHOWN, LOOKED_AT = 64, 2048
 """Images on a grid, and images among which they are chosen."""

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hfgen import hub
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
+from hfgen.loading.files import read_json
+from hfgen.loading.resolve import resolve_component
+from hfgen.loading.transformers_models import CONFIG, load_half, load_model, load_tokenizer
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
-from hfgen.safe_files import read_json
-from hfgen.safe_transformers import CONFIG, load_half, load_model, load_tokenizer
-from hfgen.training import run
-from hfgen.training.noise import Noise
-from hfgen.training.phase import Batch
-from hfgen.training.settings import Settings
+from hfgen.training.engine import run
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch
+from hfgen.training.engine.settings import Settings
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,7 @@ def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     That may be the text encoder or the whole CLIP, with its tokenizer. Texts are padded and cut to what the encoder has
     positions for. Raises as `hub.resolve_component` and `safe_transformers`.
     """
-    home, words = (hub.resolve_component(model, part) for part in ("text_encoder", "tokenizer"))
+    home, words = (resolve_component(model, part) for part in ("text_encoder", "tokenizer"))
     whole = read_json(home / CONFIG).get("model_type") == "clip"
     encoder: CLIPTextModel = (load_half if whole else load_model)(home, CLIPTextModel, torch.float32)
     tokenizer: CLIPTokenizer = load_tokenizer(words, CLIPTokenizer)

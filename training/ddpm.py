@@ -21,12 +21,12 @@ from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.forward import Marginals
 from hfgen.schedulers.reverse import vlb_term
-from hfgen.training import run
 from hfgen.training.conditions import Conditions, ConditionSettings, open_dataset
-from hfgen.training.noise import Noise
-from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.preview import GRID_IMAGES, denoised
-from hfgen.training.settings import filled
+from hfgen.training.engine import run
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.preview import GRID_IMAGES, denoised
+from hfgen.training.engine.settings import filled
 
 
 @dataclass(kw_only=True)

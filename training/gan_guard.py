@@ -9,10 +9,7 @@ thousands of steps: no run is stopped for it.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from hfgen.training.gan import GANSettings
+from typing import Any
 
 Line = Mapping[str, float | None]
 Numbers = dict[str, float]
@@ -48,7 +45,7 @@ class Trouble:
     """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, whether a
     generator that still comes nearer to the data is excused, and whether a run may be stopped for it: some pass."""
 
-    seen: Callable[[Numbers, "GANSettings"], bool]
+    seen: Callable[[Numbers, Any], bool]
     says: Callable[[Numbers], str]
     cures: tuple[str, ...]
     excused: bool = True
@@ -56,7 +53,7 @@ class Trouble:
 
 
 def guard(
-    memory: dict[str, Any], given: Line, settings: "GANSettings", points: bool = False
+    memory: dict[str, Any], given: Line, settings: Any, points: bool = False
 ) -> tuple[dict[str, Any], str | None]:
     """Return the memory with a given line of the log in it, and a warning if a trouble begins here.
 
@@ -91,13 +88,13 @@ def guard(
     return memory | {"standing": standing}, "; ".join(warnings) or None
 
 
-def advice(fields: tuple[str, ...], settings: "GANSettings", points: bool) -> str:
+def advice(fields: tuple[str, ...], settings: Any, points: bool) -> str:
     """Return which of these fields to change, and to which values: only to such as the run does not use."""
     cures = [cure for cure in (_cure(field, settings, points) for field in fields) if cure]
     return f"Try {', or '.join(cures)}" if cures else f"Try --batch-size {2 * settings.global_batch}, or another --seed"
 
 
-def _cure(field: str, s: "GANSettings", points: bool) -> str | None:
+def _cure(field: str, s: Any, points: bool) -> str | None:
     critic = s.loss in ("wasserstein", "wasserstein_gp")
     if field == "loss" and points:
         return "--loss relativistic --r1 1 --r2 1" if s.loss != "relativistic" else None
@@ -137,7 +134,7 @@ def alike(line: Numbers, kind: str = "") -> bool:
     return generated < ALIKE * real
 
 
-def _sure(line: Numbers, s: "GANSettings") -> bool:
+def _sure(line: Numbers, s: Any) -> bool:
     """Return whether the discriminator ranks nearly all pairs well; a Wasserstein critic should, and has not won."""
     return s.loss not in ("wasserstein", "wasserstein_gp") and line["rank_accuracy"] > SURE
 

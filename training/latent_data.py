@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hfgen import hub, safe_load
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, uniforms
 from hfgen.errors import CheckpointError
+from hfgen.loading import components
+from hfgen.loading.resolve import resolve_component
 from hfgen.models.autoencoder_kl import AutoencoderKL
 
 SHARD, AT_ONCE = 4096, 128
@@ -98,8 +99,8 @@ def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> La
 
 def load_autoencoder(model: str) -> AutoencoderKL:
     """Return the autoencoder of a run or a pipeline (its `vae`), or that which a folder or a Hub id is alone."""
-    vae: AutoencoderKL = safe_load.load_component(
-        hub.resolve_component(model, "vae"), "", AutoencoderKL, "AutoencoderKL"
+    vae: AutoencoderKL = components.load_component(
+        resolve_component(model, "vae"), "", AutoencoderKL, "AutoencoderKL"
     )
     return vae.requires_grad_(False)
 

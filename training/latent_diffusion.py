@@ -21,15 +21,15 @@ from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.unet import UNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
-from hfgen.training import run
 from hfgen.training.conditions import Conditions, open_dataset
 from hfgen.training.ddpm import DDPMSettings, Denoising, network, optimizer, upper_levels
+from hfgen.training.engine import run
+from hfgen.training.engine.distributed import share
+from hfgen.training.engine.init_from import starting_from
+from hfgen.training.engine.phase import Phase, Recipe
+from hfgen.training.engine.preview import denoised
+from hfgen.training.engine.settings import filled
 from hfgen.training.latent_data import Latents, encoded, load_autoencoder
-from hfgen.training.phase import Phase, Recipe
-from hfgen.training.preview import denoised
-from hfgen.training.runtime import share
-from hfgen.training.settings import filled
-from hfgen.training.start import starting_from
 
 
 @dataclass(kw_only=True)

@@ -15,13 +15,14 @@ from hfgen.losses.diffusion import PredictionType, l_simple
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
-from hfgen.training import ddpm, run
+from hfgen.training import ddpm
 from hfgen.training.conditions import Conditions, open_dataset
 from hfgen.training.ddpm import DenoiserSettings, network, optimizer, target
-from hfgen.training.noise import Noise
-from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.preview import denoised
-from hfgen.training.settings import filled
+from hfgen.training.engine import run
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.preview import denoised
+from hfgen.training.engine.settings import filled
 
 
 @dataclass(kw_only=True)

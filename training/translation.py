@@ -16,21 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfgen.data import load_dataset
+from hfgen.data import Dataset, load_dataset
 from hfgen.data.source import NO_LABELS
-from hfgen.data.unpaired import Unpaired
+from hfgen.data.unpaired import Unpaired, known_pairs
 from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty
-from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
-from hfgen.models.translator_parts import GeneratorNorm, PatchNorm
+from hfgen.models.translator import GeneratorNorm, PatchDiscriminator, PatchNorm, ResNetTranslator, UNetTranslator
 from hfgen.pipelines.translation import DIRECTIONS, TranslationPipeline
-from hfgen.training import run
-from hfgen.training.history import History
-from hfgen.training.noise import Noise
-from hfgen.training.phase import Batch, Phase, Recipe
-from hfgen.training.settings import Settings
-from hfgen.training.translation_defaults import recommended
-from hfgen.training.translation_evaluation import evaluate, held_out, preview
+from hfgen.training.engine import run
+from hfgen.training.engine.image_pool import History
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.settings import Settings, filled
+from hfgen.training.translation_evaluation import evaluate, preview
 
 Nets = Mapping[str, nn.Module]
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -273,6 +271,89 @@ def check(s: TranslationSettings, dataset: Unpaired) -> None:
         raise ConfigError(f"--identity-weight {s.identity_weight}: A and B have {channels} channels; take 0")
     if not any(Game(s).weights().values()):
         raise ConfigError("--adversarial-weight, --cycle-weight and --paired-weight are all 0: nothing is learned")
+
+
+COMMON: dict[str, Any] = {
+    "loss": "least_squares",
+    "generator": "resnet",
+    "max_steps": 200_000,
+    "batch_size": 1,
+    "learning_rate": 2e-4,
+    "width": 64,
+    "blocks": 9,
+    "downsamplings": 2,
+    "discriminator_width": 64,
+    "discriminator_layers": 3,
+    "discriminator_norm": "instance",
+    "cycle_weight": 10.0,
+    "identity_weight": 0.5,
+    "paired_weight": 0.0,
+    "history": 50,
+    "gradient_penalty": 0.0,
+    "clip": 0.0,
+}
+"""Zhu et al. 2017, sections 4 and 7: 200 epochs of about 1,000 images; six blocks below 256 pixels."""
+
+PAIRED: dict[str, Any] = {
+    "loss": "non_saturating", "generator": "unet", "cycle_weight": 0.0, "identity_weight": 0.0, "paired_weight": 100.0,
+    "history": 0,
+}  # fmt: skip
+"""Isola et al. 2017, sections 3 and 6."""
+
+SMALL_IMAGES: dict[str, Any] = {
+    "max_steps": 10_000, "batch_size": 4, "learning_rate": 1e-3, "width": 16, "blocks": 2, "downsamplings": 1,
+    "discriminator_width": 32, "discriminator_layers": 2, "discriminator_norm": "spectral", "cycle_weight": 20.0,
+}  # fmt: skip
+"""For images below 64 pixels: narrow networks that keep half the resolution, patches of 34x34; 0.1 s a step. Instance
+norm would take the contrast of such patches away, and faint traces of the other domain would pass for it."""
+
+OF_LOSS: dict[str, dict[str, Any]] = {
+    "wasserstein": {"clip": 0.01, "discriminator_norm": "none"},
+    "wasserstein_gp": {"gradient_penalty": 10.0, "discriminator_norm": "layer"},
+    "hinge": {"discriminator_norm": "spectral"},
+}
+"""The settings of each loss, as for other GANs."""
+
+
+def recommended(settings: "TranslationSettings", dataset: Unpaired) -> "TranslationSettings":
+    """Return the settings with every None replaced by what is recommended for the data and the loss."""
+    height, width = dataset.shape[1:]
+    values = COMMON | {"depth": min(8, *((side & -side).bit_length() - 1 for side in (height, width)))}
+    if min(height, width) < 256:
+        values |= {"blocks": 6}
+    if min(height, width) < 64:
+        values |= SMALL_IMAGES
+    if dataset.shape_a[0] != dataset.shape_b[0]:                       # nothing of B can go through the network of A
+        values |= {"identity_weight": 0.0}
+    if settings.paired:
+        values |= PAIRED
+    loss = settings.loss or values["loss"]
+    values |= OF_LOSS.get(loss, {})
+    values["adversarial_weight"] = 2.0 if loss == "least_squares" else 1.0   # Zhu et al. have no 1/2 before the square
+    settings = filled(settings, values)
+    return filled(settings, {"discriminator_learning_rate": settings.learning_rate})
+
+
+def held_out(settings: TranslationSettings, dataset: Unpaired) -> Unpaired | None:
+    """Return the images of --eval-dataset-a and -b and their splits; None where none of these fields is given.
+
+    They have the sides and channels of the training data; `paired` where --paired is given, or they are known to be.
+    """
+    s = settings
+    if not any((s.eval_split, s.eval_split_b, s.eval_dataset_a, s.eval_dataset_b)):
+        return None
+    split = s.eval_split or "train"
+    a = _like(dataset.a, s, s.eval_dataset_a or s.dataset_a, split)
+    b = _like(dataset.b, s, s.eval_dataset_b or s.dataset_b, s.eval_split_b or split)
+    return Unpaired(a, b, paired=s.paired or known_pairs(a, b), crop=s.crop)
+
+
+def _like(trained: Dataset, s: TranslationSettings, name: str, split: str) -> Dataset:
+    """Return a dataset with the sides and channels of the one that is trained on."""
+    channels, height, width = trained.shape
+    choices: dict[str, Any] = {key: getattr(s, key) for key in ("image_column", "background", "skip_bad_images")}
+    choices |= {"resolution": (height, width), "channels": channels, "label_column": NO_LABELS}
+    return load_dataset(name, split=split, **choices)
 
 
 def main(arguments: list[str] | None = None) -> int:

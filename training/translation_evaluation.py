@@ -1,48 +1,20 @@
 """The evaluation of image translation: pictures and errors of cycles, and the error where the truth is known."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from hfgen import images
-from hfgen.data import load_dataset
-from hfgen.data.dataset import Dataset
-from hfgen.data.source import NO_LABELS
-from hfgen.data.unpaired import Unpaired, known_pairs
+from hfgen.data.unpaired import Unpaired
 from hfgen.metrics.translation import cycle_error, translation_error
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.translation import through
 
-if TYPE_CHECKING:
-    from hfgen.training.translation import TranslationSettings
-
 SHOWN, MEASURED, AT_ONCE = 8, 128, 16
 """Images of each domain on the grid; that are measured, the first ones; and that go through a network together."""
-
-
-def held_out(settings: "TranslationSettings", dataset: Unpaired) -> Unpaired | None:
-    """Return the images of --eval-dataset-a and -b and their splits; None where none of these fields is given.
-
-    They have the sides and channels of the training data; `paired` where --paired is given, or they are known to be.
-    """
-    s = settings
-    if not any((s.eval_split, s.eval_split_b, s.eval_dataset_a, s.eval_dataset_b)):
-        return None
-    split = s.eval_split or "train"
-    a = _like(dataset.a, s, s.eval_dataset_a or s.dataset_a, split)
-    b = _like(dataset.b, s, s.eval_dataset_b or s.dataset_b, s.eval_split_b or split)
-    return Unpaired(a, b, paired=s.paired or known_pairs(a, b), crop=s.crop)
-
-
-def _like(trained: Dataset, s: "TranslationSettings", name: str, split: str) -> Dataset:
-    """Return a dataset with the sides and channels of the one that is trained on."""
-    channels, height, width = trained.shape
-    choices: dict[str, Any] = {key: getattr(s, key) for key in ("image_column", "background", "skip_bad_images")}
-    choices |= {"resolution": (height, width), "channels": channels, "label_column": NO_LABELS}
-    return load_dataset(name, split=split, **choices)
 
 
 def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, float]:

@@ -15,8 +15,8 @@ from hfgen.data.digits import digits
 from hfgen.data.folder import count_extensions, is_image, list_files, load_folder
 from hfgen.data.load import Wanted, load_images
 from hfgen.data.order import derive_seed, permutation, stretch, uniforms
-from hfgen.data.shapes import NAMES as DRAWN
-from hfgen.data.shapes import shapes
+from hfgen.data.shapes.dataset import NAMES as DRAWN
+from hfgen.data.shapes.dataset import shapes
 from hfgen.data.source import NO_LABELS, FileSource
 from hfgen.data.splits import Split, require_split
 from hfgen.data.toy import SHAPES, Toy
@@ -46,8 +46,8 @@ def load_dataset(
 ) -> Dataset:
     """Return the dataset `name`: every image decoded once, so that whatever is wrong is said here.
 
-    name: `digits`; `shapes`, drawn at any resolution (hfgen.data.shapes), and its domains `shapes:a` and `shapes:b`; a
-        toy set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files; an
+    name: `digits`; `shapes`, drawn at any resolution and its domains `shapes:a` and `shapes:b`; a toy
+        set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files; an
         image or parquet file, several, or a pattern such as `data/*.parquet`; a Hub id `owner/name`, with
         `:configuration` where it has several.
     split: `train`, `test`, ...; or a slice of one, such as `train[:80%]`, `train[80%:]`, `train[100:200]` (not of toy

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, derive_seed, stretch, uniforms
-from hfgen.data.shapes import DOMAINS, Shapes
+from hfgen.data.shapes.dataset import DOMAINS, Shapes
 from hfgen.errors import ConfigError, DataError
 
 SAME_IN_PAIRS = (0, 3, 4, 5)

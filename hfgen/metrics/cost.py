@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from hfgen.safe_files import read_json
+from hfgen.loading.files import read_json
 
 IMAGES = 64
 

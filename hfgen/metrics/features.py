@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfgen import hub, safe_load
 from hfgen.errors import ConfigError
+from hfgen.images import fitted, unit_of, with_channels
+from hfgen.loading import components
+from hfgen.loading.resolve import resolve
 from hfgen.models.classifier import Classifier
-from hfgen.resizing import fitted, unit_of, with_channels
 
 DINOV2, CLIP = "facebook/dinov2-large", "openai/clip-vit-large-patch14"
 NAMES = ("pixels", "classifier:<model>", "inception", "dinov2[:<folder or Hub id>]", "clip[:<folder or Hub id>]")
@@ -160,12 +161,12 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
 
 def load_classifier(model: str) -> Classifier:
     """Return hfgen's classifier in a run folder, a pipeline folder or of a Hub id; ConfigError if it holds none."""
-    folder = hub.resolve(model)
-    _, entries = safe_load.read_index(folder)
+    folder = resolve(model)
+    _, entries = components.read_index(folder)
     for part, pair in entries.items():
         if isinstance(pair, list) and len(pair) == 2 and pair[1] == Classifier.__name__:
-            cls = safe_load.component_class(folder / safe_load.INDEX, part, *pair)
-            found: Classifier = safe_load.load_component(folder, part, cls, pair[1])
+            cls = components.component_class(folder / components.INDEX, part, *pair)
+            found: Classifier = components.load_component(folder, part, cls, pair[1])
             return found
     raise ConfigError(f"{folder}: holds no {Classifier.__name__} ({', '.join(entries)}); train one with "
                       "hfgen train classifier")

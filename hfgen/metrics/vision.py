@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hfgen.errors import ConfigError
-from hfgen.hub import resolve_component
-from hfgen.resizing import centre_crop, resized, shortest_side
-from hfgen.safe_files import read_json
-from hfgen.safe_transformers import CONFIG, load_half, load_model
+from hfgen.images import centre_crop, resized, shortest_side
+from hfgen.loading.files import read_json
+from hfgen.loading.resolve import resolve_component
+from hfgen.loading.transformers_models import CONFIG, load_half, load_model
 
 PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3                                            # Pillow's number for it

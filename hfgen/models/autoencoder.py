@@ -9,9 +9,9 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from hfgen.component import ModelMixin
+from hfgen.checks import require, require_int
 from hfgen.errors import ConfigError
-from hfgen.models.checks import require, require_int
+from hfgen.loading.mixins import ModelMixin
 
 Body = Literal["mlp", "conv"]
 CodeActivation = Literal["linear", "relu", "sigmoid"]

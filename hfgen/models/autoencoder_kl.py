@@ -3,18 +3,174 @@
 Configuration keys, defaults and state-dict keys are those of diffusers' `AutoencoderKL`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from hfgen.component import ModelMixin
-from hfgen.models.autoencoder_kl_parts import Decoder, Encoder, check_config, settings_of
-from hfgen.models.checks import check_divisible
+from hfgen.checks import check_divisible, require, require_int, require_number
+from hfgen.loading.mixins import ModelMixin
+from hfgen.models.blocks import ACTIVATIONS, BlockSettings, Downsample, GroupNorm, MidBlock, ResnetBlock, Upsample
+from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
+
+EPS = 1e-6
+KINDS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+SWITCHES = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
+
+
+def settings_of(config: Any) -> BlockSettings:
+    """Return what all blocks have in common: no time, no dropout, one attention head over all channels."""
+    act = ACTIVATIONS[config["act_fn"].lower()]
+    return BlockSettings(None, config["norm_num_groups"], EPS, act, 0.0, False, None, downsample_padding=0)
+
+
+class Level(nn.Module):
+    """One level: residual blocks, then halving or doubling the resolution, or neither."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int, settings: BlockSettings) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * (layers - 1)]
+        self.resnets = nn.ModuleList([ResnetBlock(width, channels, settings) for width in widths])
+
+    def forward(self, h: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            h = resnet(h)
+        return h
+
+
+class EncoderLevel(Level):
+    """Residual blocks, then halving (the right and the bottom edge padded) unless it is the `last` level."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
+        super().__init__(in_channels, channels, layers, settings)
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels, settings.downsample_padding)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = super().forward(h)
+        for downsample in self.downsamplers:
+            h = downsample(h)                                                            # (B, C, H/2, W/2)
+        return h
+
+
+class DecoderLevel(Level):
+    """Residual blocks, then doubling unless it is the `last` level."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
+        super().__init__(in_channels, channels, layers, settings)
+        self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = super().forward(h)
+        for upsample in self.upsamplers:
+            h = upsample(h)                                                              # (B, C, 2H, 2W)
+        return h
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) to 2 D channels at 1 / 2^(levels - 1) of the size: mean and log-variance of the latents."""
+
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], layers: int, latent_channels: int, attend: bool,
+        settings: BlockSettings,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
+            self.down_blocks.append(EncoderLevel(before, width, layers, i == len(widths), settings))
+        self.mid_block = MidBlock(widths[-1], attend, settings.groups, 1.0, settings)
+        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = _fastest(self.conv_in(x))                                                    # (B, C_0, H, W)
+        for block in self.down_blocks:
+            h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
+        h = self.mid_block(h)
+        return self.conv_out(F.silu(self.conv_norm_out(h)))                              # (B, 2D, h, w)
+
+
+class Decoder(nn.Module):
+    """Latents (B, D, h, w) to images 2^(levels - 1) times the size."""
+
+    def __init__(
+        self, latent_channels: int, widths: Sequence[int], layers: int, out_channels: int, attend: bool,
+        settings: BlockSettings,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        widths = widths[::-1]
+        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], attend, settings.groups, 1.0, settings)
+        self.up_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
+            self.up_blocks.append(DecoderLevel(before, width, layers + 1, i == len(widths), settings))
+        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.conv_out(self.features(z)).contiguous()                              # (B, C, H, W)
+
+    def features(self, z: Tensor) -> Tensor:
+        """Return what the last layer, `conv_out`, makes the images of: (B, C_0, H, W)."""
+        h = self.mid_block(_fastest(self.conv_in(z)))
+        for block in self.up_blocks:
+            h = block(h)                                                                 # (B, C_i, h 2^i, w 2^i)
+        return F.silu(self.conv_norm_out(h))
+
+
+def _fastest(h: Tensor) -> Tensor:
+    """Return h in the memory layout in which CPU convolutions are fastest."""
+    return h.contiguous(memory_format=torch.channels_last) if h.device.type == "cpu" else h
+
+
+def check_config(config: Any) -> None:
+    """Raise ConfigError, naming the field, for a value that is impossible or that is not reproduced."""
+    c = config
+    channels = c["block_out_channels"]
+    listed = isinstance(channels, list | tuple) and 1 <= len(channels) <= MAX_LEVELS
+    require(listed, "block_out_channels", channels, f"a list of 1 to {MAX_LEVELS} channel counts")
+    for field, kind in KINDS.items():
+        good = isinstance(c[field], list | tuple) and len(c[field]) == len(channels) and set(c[field]) == {kind}
+        require(good, field, c[field], f"{kind} for each of block_out_channels ({len(channels)})")
+    for field in ("in_channels", "out_channels", "latent_channels", "norm_num_groups"):
+        require_int(field, c[field])
+    for count in channels:
+        require_int("block_out_channels", count)
+        groups = c["norm_num_groups"]
+        require(count % groups == 0, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
+    require_int("layers_per_block", c["layers_per_block"], high=MAX_LAYERS)
+    known = isinstance(c["act_fn"], str) and c["act_fn"].lower() in ACTIVATIONS
+    require(known, "act_fn", c["act_fn"], f"one of {tuple(ACTIVATIONS)}")
+    for field in SWITCHES:
+        require(isinstance(c[field], bool), field, c[field], "true or false")
+    sides = c["sample_size"] if isinstance(c["sample_size"], list | tuple) else [c["sample_size"]] * 2
+    require(len(sides) == 2, "sample_size", c["sample_size"], "an int or a pair (height, width)")
+    for side in sides:
+        require_int("sample_size", side)
+    _check_scale(c)
+
+
+def _check_scale(c: Any) -> None:
+    """Check what brings latents to mean 0 and variance 1: the numbers of all channels, or those of each."""
+    require_number("scaling_factor", c["scaling_factor"], 1e-6)
+    if c["shift_factor"] is not None:
+        require_number("shift_factor", c["shift_factor"], -1e6)
+    each = {field: c[field] for field in ("latents_mean", "latents_std")}
+    if all(value is None for value in each.values()):
+        return
+    require(c["shift_factor"] is None, "shift_factor", c["shift_factor"], "null where latents_mean is given")
+    for (field, values), low in zip(each.items(), (-1e6, 1e-6), strict=True):
+        good = isinstance(values, list | tuple) and len(values) == c["latent_channels"]
+        require(good, field, values, f"a list of latent_channels ({c['latent_channels']}) numbers, or null for both")
+        for value in values:
+            require_number(field, value, low)
 
 
 @dataclass

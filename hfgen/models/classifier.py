@@ -9,9 +9,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 
-from hfgen.component import ModelMixin
+from hfgen.checks import require, require_int, require_number
 from hfgen.errors import ConfigError
-from hfgen.models.checks import require, require_int, require_number
+from hfgen.loading.mixins import ModelMixin
 
 SMALLEST = 7                                           # a side longer than this is halved
 MAX_GROUPS = 8

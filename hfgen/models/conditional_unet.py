@@ -14,8 +14,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
-from hfgen.component import ModelMixin
+from hfgen.checks import check_divisible, require, require_int, require_number
 from hfgen.errors import ConfigError
+from hfgen.loading.mixins import ModelMixin
+from hfgen.models.attention import attention
 from hfgen.models.blocks import (
     BlockSettings,
     DownBlock,
@@ -26,9 +28,41 @@ from hfgen.models.blocks import (
     UpBlock,
     as_timesteps,
 )
-from hfgen.models.checks import MAX_LAYERS, MAX_LEVELS, check_divisible, require, require_int, require_number
-from hfgen.models.text_pooling import TextTimeEmbedding
 from hfgen.models.transformer import SpatialTransformer
+from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
+
+
+class AttentionPooling(nn.Module):
+    """Attention of the mean of a sequence (B, L, F), plus a learned vector, to itself and all tokens, (B, F)."""
+
+    def __init__(self, features: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.positional_embedding = nn.Parameter(torch.randn(1, features) / features**0.5)
+        self.k_proj = nn.Linear(features, features)
+        self.q_proj = nn.Linear(features, features)
+        self.v_proj = nn.Linear(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        asks = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)           # (B, 1, F)
+        seen = torch.cat([asks, x], 1)                                                   # (B, 1 + L, F)
+        return attention(self.q_proj(asks), self.k_proj(seen), self.v_proj(seen), self.head_dim).flatten(1)
+
+
+class TextTimeEmbedding(nn.Module):
+    """A text's features (B, L, F) as a vector (B, time_dim) for the embedding of the timestep."""
+
+    def __init__(self, features: int, time_dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(features)
+        self.pool = AttentionPooling(features, head_dim)
+        self.proj = nn.Linear(features, time_dim)
+        self.norm2 = nn.LayerNorm(time_dim)
+
+    def forward(self, text: Tensor) -> Tensor:
+        vector: Tensor = self.norm2(self.proj(self.pool(self.norm1(text))))
+        return vector
+
 
 Transformers = Callable[[int, int], nn.ModuleList]
 """Returns transformers for a number of channels and of layers."""

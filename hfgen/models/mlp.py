@@ -11,11 +11,11 @@ from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.utils import BaseOutput
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.component import ModelMixin
+from hfgen.checks import require, require_int, require_number
 from hfgen.errors import ConfigError
+from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
-from hfgen.models.checks import require, require_int, require_number
-from hfgen.models.gan_parts import Norm, check_parts, packed, with_classes, with_deviation
+from hfgen.models.dcgan import Norm, check_parts, packed, with_classes, with_deviation
 
 
 @dataclass

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from hfgen.component import ModelMixin
+from hfgen.checks import check_divisible
 from hfgen.errors import ConfigError
+from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import (
     ACTIVATIONS,
     BlockSettings,
@@ -23,7 +24,7 @@ from hfgen.models.blocks import (
     UpBlock,
     as_timesteps,
 )
-from hfgen.models.checks import check_config, check_divisible
+from hfgen.models.unet_config import check_config
 
 
 class UNet(ModelMixin):

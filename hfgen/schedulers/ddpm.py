@@ -11,8 +11,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 
-from hfgen.component import SchedulerMixin
 from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.loading.mixins import SchedulerMixin
 from hfgen.schedulers.betas import make_betas
 from hfgen.schedulers.forward import ForwardProcess, Number, full, plus_, posterior_weights, zero_snr_error
 from hfgen.schedulers.settings import FIXED, LEARNED, check_number, check_settings

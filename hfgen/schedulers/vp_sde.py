@@ -12,8 +12,8 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hfgen.component import SchedulerMixin
 from hfgen.errors import ConfigError
+from hfgen.loading.mixins import SchedulerMixin
 from hfgen.schedulers import solvers
 from hfgen.schedulers.betas import SCHEDULES, make_betas
 from hfgen.schedulers.ddpm import DDPMSchedulerOutput, Generators

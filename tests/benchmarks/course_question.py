@@ -22,7 +22,7 @@ from typing import Any
 
 import hfgen
 from hfgen.metrics.cost import training_cost
-from hfgen.training.settings import seconds_of
+from hfgen.training.engine.settings import seconds_of
 from tests.benchmarks.harness import Row, deviation, table, train
 
 FAMILIES: dict[str, list[tuple[str, str, float]]] = {

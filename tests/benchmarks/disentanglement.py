@@ -19,7 +19,7 @@ from PIL import Image
 
 from hfgen import VAEPipeline
 from hfgen.data import load_dataset
-from hfgen.data.scenes import FACTORS
+from hfgen.data.shapes.scene import FACTORS
 from hfgen.images import grid
 from hfgen.losses.elbo import kl_to_standard_normal
 from hfgen.metrics.disentanglement import mutual_information_gaps

@@ -20,8 +20,8 @@ import yaml
 from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
 from hfgen.training import gan
+from hfgen.training.engine.settings import parse
 from hfgen.training.gan_guard import guard
-from hfgen.training.settings import parse
 from tests.benchmarks import toy_gan
 from tests.benchmarks.digits_quality import measure
 from tests.benchmarks.harness import sample

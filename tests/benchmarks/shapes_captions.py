@@ -21,10 +21,10 @@ from torch import Tensor
 
 from hfgen import AutoencoderKLPipeline, LatentDiffusionPipeline
 from hfgen.data import load_dataset
-from hfgen.data.captions import UNSEEN, captions_of, check, factors_of
 from hfgen.data.order import Ints
-from hfgen.data.scenes import FACTORS
-from hfgen.data.shapes import Shapes, held_out
+from hfgen.data.shapes.captions import UNSEEN, captions_of, check, factors_of
+from hfgen.data.shapes.dataset import Shapes, held_out
+from hfgen.data.shapes.scene import FACTORS
 from hfgen.images import grid, to_pil
 from tests.benchmarks.harness import Row, fitted
 

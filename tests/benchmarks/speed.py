@@ -25,7 +25,7 @@ from diffusers.training_utils import EMAModel
 from hfgen import DDPMPipeline, DDPMScheduler, UNet
 from hfgen.data import load_dataset
 from hfgen.training.ddpm import DDPMSettings, build
-from hfgen.training.engine import Engine
+from hfgen.training.engine.loop import Engine
 
 DIGITS = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (32, 64), "norm_num_groups": 8,

@@ -13,7 +13,7 @@ from PIL import Image
 from hfgen import DDPMPipeline, UNet, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.training.ddpm import DDPMSettings, network
-from hfgen.training.settings import parse
+from hfgen.training.engine.settings import parse
 from tests.benchmarks.diffusion_bits import CIFAR10, MODELS, encoding, fitted, judge, main
 
 TINY = "--block-out-channels 8 16 --layers-per-block 1 --learning-rate 2e-3 --threads 1 --max-steps 150".split()

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from hfgen.data import load_dataset
-from hfgen.data.captions import captions_of, factors_of
-from hfgen.data.shapes import held_out
+from hfgen.data.shapes.captions import captions_of, factors_of
+from hfgen.data.shapes.dataset import held_out
 from tests.benchmarks import harness, in_process, shapes_captions
 from tests.benchmarks.shapes_captions import main, shares, shortened
 from tests.training.runs import TINY

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen import ResNetTranslator, TranslationPipeline
-from hfgen.data.shapes import domain_pair
+from hfgen.data.shapes.dataset import domain_pair
 from hfgen.images import from_pil
 from tests.benchmarks import harness, in_process, translation_shapes
 from tests.benchmarks.translation_shapes import main

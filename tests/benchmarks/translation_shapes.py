@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen import TranslationPipeline
-from hfgen.data.captions import describe_images
-from hfgen.data.scenes import FACTORS
-from hfgen.data.shapes import domain_pair
+from hfgen.data.shapes.captions import describe_images
+from hfgen.data.shapes.dataset import domain_pair
+from hfgen.data.shapes.scene import FACTORS
 from hfgen.images import grid, to_pil
 from hfgen.metrics.translation import cycle_error, translation_baselines, translation_error
 from tests.benchmarks.harness import Row, collect, fitted, table

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from hfgen.data import load_dataset
-from hfgen.data.captions import captions_of, check, describe_images, factors_of
-from hfgen.data.scenes import COMBINATIONS, COUNTS, FACTORS, combined, coverage, geometry, render
-from hfgen.data.shapes import Shapes, domain_pair, held_out, translated
+from hfgen.data.shapes.captions import captions_of, check, describe_images, factors_of
+from hfgen.data.shapes.dataset import Shapes, domain_pair, held_out, translated
+from hfgen.data.shapes.scene import COMBINATIONS, COUNTS, FACTORS, combined, coverage, geometry, render
 from hfgen.errors import ConfigError
 
 EVERY = combined(np.arange(COMBINATIONS))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hfgen.data import load_dataset, require_batch, stretch
-from hfgen.data.shapes import domain_pair
+from hfgen.data.shapes.dataset import domain_pair
 from hfgen.data.unpaired import Unpaired, known_pairs
 from hfgen.errors import ConfigError, DataError
 

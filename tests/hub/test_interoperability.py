@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from hfgen import AutoencoderKL, AutoencoderKLPipeline, UNet
-from hfgen.old_names import OLD_ATTENTION_NAMES
+from hfgen.loading.old_names import OLD_ATTENTION_NAMES
 from tests.hub.models import FAMILIES, make, outputs
 from tests.hub.standin import Standin, run_client
 

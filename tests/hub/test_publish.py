@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hfgen import checkpoint
-from hfgen.package import package
-from hfgen.upload import compare, files_of
+from hfgen.hub.package import package
+from hfgen.hub.upload import compare, files_of
+from hfgen.loading import checkpoint
 from tests.hub.models import FAMILIES, digest, make
 from tests.hub.repos import Blob
 from tests.hub.standin import TOKEN, Standin
@@ -136,7 +136,7 @@ def test_a_folder_that_is_called_as_the_repository_is_not_what_is_read_back(gan,
     shutil.copytree(gan, tmp_path / "user/same")
     code = """
 import contextlib
-from hfgen.publish import publish
+from hfgen.hub.publish import publish
 with contextlib.chdir(%r):
     answer = publish("user/same", "user/same").oid
 """

@@ -20,11 +20,10 @@ from transformers import (
 )
 
 from hfgen.errors import ConfigError, UnsafeContentError
-from hfgen.images import from_pil, to_pil
+from hfgen.images import fitted, from_pil, to_pil, unit_of, with_channels
 from hfgen.metrics.features import ClassifierFeatures, Pixels, features_of, hash_of, load_extractor
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.classifier import ClassifierPipeline
-from hfgen.resizing import fitted, unit_of, with_channels
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 VISION = {**TINY, "intermediate_size": 32}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hfgen.data.shapes import domain_pair
+from hfgen.data.shapes.dataset import domain_pair
 from hfgen.errors import ConfigError
 from hfgen.metrics.translation import (
     background,

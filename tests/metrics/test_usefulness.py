@@ -10,7 +10,6 @@ from torch import nn
 
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
-from hfgen.metrics.collapse import label_report, toy_report
 from hfgen.metrics.cost import (
     Evaluations,
     TrainingCost,
@@ -18,6 +17,7 @@ from hfgen.metrics.cost import (
     sampling_cost,
     training_cost,
 )
+from hfgen.metrics.modes import label_report, toy_report
 from hfgen.metrics.usefulness import (
     Training,
     augmentation_gain,

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfgen.errors import CheckpointError, ConfigError
+from hfgen.loading.components import load_component
 from hfgen.models.autoencoder_kl import AutoencoderKL
-from hfgen.safe_load import load_component
 
 SMALL: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hfgen.errors import ConfigError
+from hfgen.loading.components import load_component
 from hfgen.models.conditional_unet import ConditionalUNet
-from hfgen.safe_load import load_component
 
 SMALL: dict[str, Any] = {
     "sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1,

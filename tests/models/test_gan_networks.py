@@ -9,8 +9,7 @@ from torch import nn
 
 from hfgen import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from hfgen.errors import ConfigError
-from hfgen.models.dcgan import stages_of
-from hfgen.models.gan_parts import with_deviation
+from hfgen.models.dcgan import stages_of, with_deviation
 
 RESOLUTIONS = [8, 16, 28, 32, 64, 128, (16, 48), (32, 64)]
 NORMS = ["batch", "layer", "none", "spectral"]

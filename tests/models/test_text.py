@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hfgen.data.captions import captions_of
-from hfgen.data.scenes import COMBINATIONS, combined
+from hfgen.data.shapes.captions import captions_of
+from hfgen.data.shapes.scene import COMBINATIONS, combined
 from hfgen.errors import CheckpointError, ConfigError
+from hfgen.loading.components import component_class, load_component
 from hfgen.models.text import build_text_encoder, build_tokenizer, merges_for, token_ids
-from hfgen.safe_load import component_class, load_component
 
 CAPTIONS = captions_of(combined(torch.arange(COMBINATIONS).numpy()))
 OTHERS = ["", "a dreadful redder square!", "Ünïcode Grünkohl 12", "circle circled on-white", CAPTIONS[7]]

@@ -9,8 +9,8 @@ from diffusers import UNet2DModel
 
 from hfgen import UNet
 from hfgen.errors import ConfigError
+from hfgen.loading.old_names import rename_old_attention_keys
 from hfgen.models.blocks import SinusoidalFeatures, as_timesteps
-from hfgen.old_names import rename_old_attention_keys
 
 SMALL = {
     "sample_size": 8,

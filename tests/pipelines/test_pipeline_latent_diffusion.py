@@ -15,13 +15,13 @@ from torch import Tensor
 
 from hfgen import AutoPipeline, DDPMScheduler
 from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.loading.components import load_component
+from hfgen.loading.old_names import OLD_ATTENTION_NAMES
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
-from hfgen.old_names import OLD_ATTENTION_NAMES
 from hfgen.pipelines.inversion import interpolate, invert
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
-from hfgen.safe_load import load_component
 from hfgen.schedulers.samplers import make_sampler
 
 TOKENIZER = build_tokenizer(["a red circle", "a blue square on white"])

@@ -168,7 +168,7 @@ def test_a_configuration_that_asks_for_a_million_million_parameters_costs_nothin
         import json, pathlib, resource, sys, time
         from hfgen import DDPMPipeline
         from hfgen.errors import ConfigError
-        import hfgen.safe_load
+        import hfgen.loading.components
         resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
         deep = {"layers_per_block": 60, "block_out_channels": [8] * 12, "down_block_types": ["DownBlock2D"] * 12,
                 "up_block_types": ["UpBlock2D"] * 12, "num_class_embeds": None, "sample_size": None}
@@ -296,11 +296,11 @@ def test_missing_weights_are_named_with_what_is_there(saved):
 def test_no_function_of_hfgen_takes_trust_remote_code():
     import inspect
 
-    import hfgen.hub
-    import hfgen.safe_load
+    import hfgen.loading.components
+    import hfgen.loading.resolve
 
-    assert not hasattr(hfgen.hub, "run_repository_code")
-    for owner in (hfgen.hub, hfgen.safe_load, DDPMPipeline, AutoPipeline):
+    assert not hasattr(hfgen.loading.resolve, "run_repository_code")
+    for owner in (hfgen.loading.resolve, hfgen.loading.components, DDPMPipeline, AutoPipeline):
         for name, function in inspect.getmembers(owner, callable):
             if str(getattr(function, "__module__", "")).startswith("hfgen"):
                 try:

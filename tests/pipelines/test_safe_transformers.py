@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from hfgen import AutoPipeline, ControllableGANPipeline, DCGANGenerator
 from hfgen.errors import CheckpointError, ConfigError, UnsafeContentError
+from hfgen.loading.components import component_class
+from hfgen.loading.transformers_models import _renamer, check_model_settings, load_model
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS, TRANSFORMERS_MODELS
-from hfgen.safe_load import component_class
-from hfgen.safe_transformers import _renamer, check_model_settings, load_model
 
 TINY = {"image_size": 8, "patch_size": 4, "num_labels": 3}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, **TINY}

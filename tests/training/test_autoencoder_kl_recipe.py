@@ -20,10 +20,9 @@ from hfgen.losses.perceptual import LPIPS
 from hfgen.metrics.reconstruction import psnr
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.training import autoencoder_kl
-from hfgen.training.autoencoder_kl import AutoencoderKLSettings, build, recommended
-from hfgen.training.autoencoder_kl_game import adaptive_weight
-from hfgen.training.engine import Engine
-from hfgen.training.noise import Noise
+from hfgen.training.autoencoder_kl import AutoencoderKLSettings, adaptive_weight, build, recommended
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.noise import Noise
 from tests.losses.test_perceptual import weights as lpips_weights
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step

@@ -12,9 +12,8 @@ from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.metrics.reconstruction import psnr
 from hfgen.training import autoencoder
-from hfgen.training.autoencoder import AutoencoderSettings, build, corrupted_chunks, recommended
-from hfgen.training.corruption import corrupted, patches
-from hfgen.training.noise import Noise
+from hfgen.training.autoencoder import AutoencoderSettings, build, corrupted, corrupted_chunks, patches, recommended
+from hfgen.training.engine.noise import Noise
 
 TINY = "--dataset digits --hidden 64 --latent-dim 16 --log-every 50 --warmup-steps 5 --save-every 0 --threads 1".split()
 HELD_OUT = ["--split", "train[:80%]", "--eval-split", "train[80%:]"]

@@ -12,7 +12,7 @@ from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.training import classifier
 from hfgen.training.classifier import ClassifierSettings, build, evaluate, shifted
-from hfgen.training.noise import Noise
+from hfgen.training.engine.noise import Noise
 
 TINY = "--dataset digits --width 8 --log-every 10 --warmup-steps 5 --save-every 0 --threads 1".split()
 

@@ -14,8 +14,8 @@ from hfgen.errors import ConfigError, UnsafeContentError
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
 from hfgen.training import ddpm, score_sde
 from hfgen.training.conditions import Conditions, load_text, open_dataset
-from hfgen.training.engine import Engine
-from hfgen.training.noise import Noise
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.noise import Noise
 from tests.training import runs
 
 SHAPES: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}

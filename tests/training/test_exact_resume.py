@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfgen import checkpoint
+from hfgen.loading import checkpoint
 from tests.training import runs
 
 STEPS = "40"

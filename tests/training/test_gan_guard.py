@@ -9,10 +9,9 @@ import pytest
 from accelerate import Accelerator
 
 from hfgen.data import load_dataset
-from hfgen.training.gan import GANSettings
-from hfgen.training.gan_defaults import recommended
+from hfgen.training.engine.log import Log
+from hfgen.training.gan import GANSettings, recommended
 from hfgen.training.gan_guard import guard
-from hfgen.training.log import Log
 
 Line = dict[str, float]
 FAIR: Line = {

@@ -11,11 +11,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hfgen import AutoPipeline, checkpoint
+from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
-from hfgen.training.engine import Engine
+from hfgen.loading import checkpoint
+from hfgen.training.engine.loop import Engine
 from hfgen.training.gan import GANSettings, build, energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
@@ -91,9 +92,8 @@ def test_penalties_stay_in_float32_under_mixed_precision_and_agree_with_full_pre
 
 def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fades() -> None:
     trained = engine("ring8", r1=2.0, r2=0.0, penalty_every=4, penalty_end=1e-2, loss="relativistic")
-    from hfgen.training.gan import Game
-    from hfgen.training.gan_defaults import recommended
-    from hfgen.training.noise import Noise
+    from hfgen.training.engine.noise import Noise
+    from hfgen.training.gan import Game, recommended
 
     game = Game(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
     x = torch.randn(6, 2)

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from hfgen import AutoPipeline
 from hfgen.errors import ConfigError, HfgenError
 from hfgen.training import latent_diffusion
-from hfgen.training.engine import Engine
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.noise import Noise
 from hfgen.training.latent_data import load_autoencoder
 from hfgen.training.latent_diffusion import LatentDiffusionSettings, build, open_latents, recommended
-from hfgen.training.noise import Noise
 from tests.training import runs
 from tests.training.test_conditions import saved_text
 from tests.training.test_exact_resume import wait_for_step

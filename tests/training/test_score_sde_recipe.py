@@ -14,9 +14,10 @@ from hfgen import AutoPipeline, DDPMScheduler, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.schedulers.reverse import vlb_term
-from hfgen.training import ddpm, score_sde, state
-from hfgen.training.engine import Engine
-from hfgen.training.noise import Noise
+from hfgen.training import ddpm, score_sde
+from hfgen.training.engine import state
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.noise import Noise
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 

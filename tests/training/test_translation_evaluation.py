@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hfgen import TranslationPipeline
-from hfgen.data.shapes import domain_pair
+from hfgen.data.shapes.dataset import domain_pair
 from hfgen.images import to_pil
 from hfgen.metrics.translation import cycle_error, translation_error
 from hfgen.training.translation import TranslationSettings, build, main, open_datasets

@@ -12,12 +12,11 @@ from accelerate import Accelerator
 
 from hfgen import AutoPipeline, TranslationPipeline
 from hfgen.errors import ConfigError
-from hfgen.training.engine import Engine
-from hfgen.training.history import History
-from hfgen.training.noise import Noise
-from hfgen.training.schedule import factor
-from hfgen.training.translation import Game, TranslationSettings, build, open_datasets
-from hfgen.training.translation_defaults import recommended
+from hfgen.training.engine.image_pool import History
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.lr_schedule import factor
+from hfgen.training.engine.noise import Noise
+from hfgen.training.translation import Game, TranslationSettings, build, open_datasets, recommended
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 

@@ -17,10 +17,9 @@ from hfgen.errors import ConfigError
 from hfgen.losses.elbo import binarised, free_bits, log_mean_exp
 from hfgen.models.vae import VAE, HierarchicalVAE
 from hfgen.training import vae
-from hfgen.training.engine import Engine
-from hfgen.training.noise import Noise
-from hfgen.training.vae import Bound, VAESettings, build, by_dimension, trouble
-from hfgen.training.vae_defaults import recommended
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.noise import Noise
+from hfgen.training.vae import Bound, VAESettings, build, by_dimension, recommended, trouble
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 

@@ -10,9 +10,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hfgen.checks import require_int
 from hfgen.errors import ConfigError
 from hfgen.metrics.likelihood.units import bits_per_dim
-from hfgen.models.checks import require_int
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.reverse import decoder_term, kl_term, prior_term
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hfgen.checks import require_int
 from hfgen.errors import ConfigError
-from hfgen.models.checks import require_int
 
 ROWS = 1000
 """Draws of z whose pixels are held at once."""

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hfgen.checks import require_int
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import log_normal
 from hfgen.metrics.likelihood.bound import Predict
 from hfgen.metrics.likelihood.units import bits_per_dim, dequantised
 from hfgen.metrics.runge_kutta import solve
-from hfgen.models.checks import require_int
 from hfgen.schedulers import solvers
 from hfgen.schedulers.vp_sde import VPSDEScheduler
 

@@ -1,0 +1,193 @@
+"""Families of pipelines for the cards of models: one static table, and the code that loads and samples a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfgen.cards.markdown import literal
+from hfgen.loading.components import read_index
+from hfgen.loading.files import read_json
+from hfgen.registry import PIPELINES
+
+
+@dataclass(frozen=True)
+class Family:
+    """Card entries of a pipeline class: a sentence, the Hub's task, tags, and limits."""
+
+    what: str
+    task: str | None
+    tags: tuple[str, ...]
+    limits: tuple[str, ...]
+
+
+GENERATION, IMAGES = "unconditional-image-generation", "image-to-image"
+SMALL_CODES = "Fine detail is lost: reconstructions hold only what the code stores."
+STEPS = "Each sample takes many passes through the network; with few steps samples lose quality."
+
+FAMILIES: dict[str, Family] = {
+    "AutoencoderKLPipeline": Family(
+        "A KL-autoencoder (Rombach et al. 2022): images to latents of mean 0 and variance 1, and back.",
+        IMAGES, ("autoencoder", "autoencoder-kl"),
+        (SMALL_CODES, "It makes no images from noise; a diffusion model of its latents does.",
+         "Trained with an adversarial loss, it may invent plausible texture."),
+    ),
+    "AutoencoderPipeline": Family(
+        "An autoencoder (Vincent et al. 2008 for the denoising kind): images to a short code, and back.",
+        IMAGES, ("autoencoder",),
+        (SMALL_CODES, "It makes no images from noise: its codes follow no known distribution.",
+         "It repairs only the kind of corruption that it was trained on, which the configuration names."),
+    ),
+    "ClassifierPipeline": Family(
+        "A small convolutional classifier of images.",
+        "image-classification", ("classifier",),
+        ("It predicts one of its classes for any image; its probabilities are not calibrated.",),
+    ),
+    "ControllableGANPipeline": Family(
+        "A generative adversarial network (Goodfellow et al. 2014) with a classifier: gradient ascent in the latents "
+        "until the classifier predicts the target.",
+        GENERATION, ("gan", "controllable-generation"),
+        ("The target is what the classifier predicts, its mistakes included.",
+         "Features other than the target may change too; the output measures how much."),
+    ),
+    "DDPMPipeline": Family(
+        "A denoising diffusion model (Ho et al. 2020): samples are noise that a network removes step by step.",
+        GENERATION, ("diffusion", "ddpm"), (STEPS,),
+    ),
+    "GANPipeline": Family(
+        "A generative adversarial network (Goodfellow et al. 2014): a sample is one pass through a generator.",
+        GENERATION, ("gan",),
+        ("Parts of the data may be missing among the samples (mode collapse); its likelihood is not known.",),
+    ),
+    "LatentDiffusionPipeline": Family(
+        "A latent diffusion model (Rombach et al. 2022): noise is removed step by step, in an autoencoder's latents.",
+        GENERATION, ("diffusion", "latent-diffusion"),
+        (STEPS, "Images are at most as sharp as the autoencoder's reconstructions.",
+         "Strong guidance reduces the variety of samples."),
+    ),
+    "TranslationPipeline": Family(
+        "Two translators of images between a domain A and a domain B (CycleGAN, Zhu et al. 2017; with pairs pix2pix, "
+        "Isola et al. 2017).",
+        IMAGES, ("gan", "image-translation", "cyclegan"),
+        ("Translations of images from neither domain are meaningless.",
+         "Content that the target domain lacks may be hidden or invented; translations are not measurements."),
+    ),
+    "VAEPipeline": Family(
+        "A variational autoencoder (Kingma and Welling 2014): a decoder of standard normal latents, and an encoder.",
+        GENERATION, ("vae",),
+        ("Samples are means of p(x|z), smoother than the data.", "Only a lower bound of its likelihood is known."),
+    ),
+}  # fmt: skip
+
+SCORE_SDE = Family(
+    "A score model of the variance-preserving SDE (Song et al. 2021): samples solve the reverse SDE, or its ODE.",
+    GENERATION, ("diffusion", "score-sde"), (STEPS,),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """JSON files of a pipeline folder: class, diffusers pipeline or None, and `{component: configuration}`."""
+
+    name: str
+    stock: str | None
+    configs: dict[str, dict[str, Any]]
+
+    @property
+    def family(self) -> Family:
+        """Return the family of the pipeline."""
+        return SCORE_SDE if self.sde else FAMILIES[self.name]
+
+    @property
+    def task(self) -> str | None:
+        """Return the Hub's name of the task; None for points, for which the Hub has no name."""
+        if self.has("text_encoder"):
+            return "text-to-image"
+        return None if self.points else self.family.task
+
+    @property
+    def sde(self) -> bool:
+        """Return whether the scheduler is that of the score SDE."""
+        return self.setting("scheduler", "_class_name") == "VPSDEScheduler"
+
+    @property
+    def points(self) -> bool:
+        """Return whether samples are points, not images."""
+        return any(self.setting(part, "dim") is not None for part in ("unet", "generator", "vae"))
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether a sample needs a class."""
+        keys = [("unet", "num_class_embeds"), ("unet", "class_embed_type"), ("generator", "num_classes")]
+        return any(self.setting(*key) is not None for key in [*keys, ("vae", "num_classes")])
+
+    def has(self, part: str) -> bool:
+        """Return whether the pipeline has a component of this name."""
+        return part in self.configs
+
+    def setting(self, part: str, key: str) -> Any:
+        """Return a setting of a component; None if it has no such setting."""
+        return self.configs.get(part, {}).get(key)
+
+
+def read_model(folder: Path) -> Model:
+    """Return the model in a pipeline folder. Raises ConfigError or UnsafeContentError for any other folder."""
+    name, entries = read_index(folder)
+    parts = [part for part, value in entries.items() if isinstance(value, list) and value[:1] not in ([], [None])]
+    configs = {part: config for part in parts if (config := _config(folder, part)) is not None}
+    stock = PIPELINES[name] if isinstance(read_json(folder / "model_index.json")["_class_name"], str) else None
+    return Model(name, stock, configs)
+
+
+def _config(folder: Path, part: str) -> dict[str, Any] | None:
+    """Return the configuration of a component; old flat folders keep it in the folder itself."""
+    home = folder / part if (folder / part).is_dir() else folder
+    names = ("scheduler_config.json",) if part == "scheduler" else ("config.json",)
+    return next((read_json(home / name) for name in names if (home / name).is_file()), None)
+
+
+def hfgen_code(model: Model, name: str) -> str:
+    """Return the Python that loads the model `name` in hfgen and uses it."""
+    return _program(model, ["import hfgen"], f"pipeline = hfgen.{model.name}.from_pretrained({literal(name)})")
+
+
+def diffusers_code(model: Model, name: str) -> str:
+    """Return the Python that loads the model `name` in diffusers and uses it."""
+    imports = ["from diffusers import DiffusionPipeline"]
+    if model.stock is None:
+        load = f"pipeline = DiffusionPipeline.from_pretrained({literal(name)}, trust_remote_code=True)"
+        return _program(model, imports, load)
+    use = f"images = pipeline(batch_size=16, num_inference_steps={_steps(model)}).images"
+    return "\n".join([*imports, "", f"pipeline = DiffusionPipeline.from_pretrained({literal(name)})", use])
+
+
+def _program(model: Model, imports: list[str], load: str) -> str:
+    if model.family.task in (IMAGES, "image-classification"):
+        imports = [*imports, "from PIL import Image"]
+    return "\n".join([*imports, "", load, *_use(model)])
+
+
+def _use(model: Model) -> list[str]:
+    """Return the lines that use a loaded `pipeline`."""
+    if model.name == "ClassifierPipeline":
+        return ['output = pipeline([Image.open("image.png")])', "labels, names = output.labels, output.names"]
+    if model.name == "TranslationPipeline":
+        return ['images = pipeline([Image.open("image.png")], direction="a2b").images']
+    if model.family.task == IMAGES:
+        return ['images = pipeline([Image.open("image.png")]).images']
+    words = ["batch_size=16"]
+    if model.has("text_encoder"):
+        words.append('prompt="what it shows"')
+    if model.labelled:
+        words.append("class_labels=0")
+    if model.name == "ControllableGANPipeline":
+        words.append("target=0")
+    elif model.sde:
+        words.append('sampler="ode_heun", num_steps=25')
+    elif model.has("scheduler"):
+        words.append(f"num_steps={_steps(model)}")
+    return [f"{'points' if model.points else 'images'} = pipeline({', '.join(words)}).images"]
+
+
+def _steps(model: Model) -> int:
+    """Return a usual number of sampling steps, at most the T of the model."""
+    return min(50, int(model.setting("scheduler", "num_train_timesteps") or 1000))

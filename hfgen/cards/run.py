@@ -1,0 +1,230 @@
+"""Run folders read for the cards of models: data, settings, metrics, and the command that trains the model again.
+
+No path is published: local files and folders are given by their last name, Hub ids in full.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfgen.cards.markdown import last_name, literal, plain, shell
+from hfgen.data import BUILT_IN
+from hfgen.errors import ConfigError
+from hfgen.loading.files import read_json
+
+HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
+HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
+"""Settings of output and logging, which do not change the result of a run."""
+
+EVALUATED_DOMAINS = ("eval_dataset_a", "eval_dataset_b", "eval_split", "eval_split_b")
+"""Settings of the evaluation data of a translation, if they differ from the training data."""
+
+SHOWN_ALWAYS = ("dataset", "max_steps", "seed")
+DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, as in scikit-learn)"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset: role, name without any path, whether the name is a Hub id, split and licence."""
+
+    role: str
+    name: str
+    hub: bool
+    split: str
+    licence: str
+
+    @property
+    def hub_id(self) -> str:
+        """Return the Hub id alone, without a configuration."""
+        return self.name.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric: value, data and command, and, if known, its 95 % interval and the value of reference data."""
+
+    name: str
+    value: float
+    data: Data
+    command: str
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    extractor: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Content of a run folder: `settings` from config.yaml, `record` from run.json, `log` with the last value of every
+    number in metrics.jsonl, `evaluation` from evaluation.json; {} for a missing file."""
+
+    name: str
+    settings: dict[str, Any]
+    record: dict[str, Any]
+    log: dict[str, float]
+    evaluation: dict[str, Any]
+
+    def public(self, field: str) -> Any:
+        """Return the value of a setting, paths replaced by their last name."""
+        value = self.settings.get(field)
+        if field in self.record.get("hub", ()) or value in BUILT_IN:
+            return value
+        return _without_paths(value)
+
+    def data(self, role: str, field: str, *splits: str) -> Data:
+        """Return the dataset in a field; its split is the first of the fields `splits` that has a value."""
+        value, name = self.settings.get(field), str(self.public(field))
+        split = next((str(self.settings[key]) for key in splits if self.settings.get(key)), "train")
+        return Data(role, name, field in self.record.get("hub", ()), _without_paths(split), licence_of(value))
+
+    def datasets(self) -> list[Data]:
+        """Return the training data of the run, and last its evaluation data if they differ."""
+        if not self.settings.get("dataset"):
+            return self.domains()
+        found = [self.data("training", "dataset", "split")]
+        if self.settings.get("eval_dataset"):
+            found.append(self.data("evaluation", "eval_dataset", "eval_split"))
+        elif self.settings.get("eval_split"):
+            found.append(self.data("evaluation", "dataset", "eval_split"))
+        return found
+
+    def domains(self) -> list[Data]:
+        """Return the training data of domains A and B, and last their evaluation data if they differ."""
+        splits = {"a": ("split",), "b": ("split_b", "split")}
+        found = [self.data(f"domain {side.upper()}", f"dataset_{side}", *splits[side]) for side in splits]
+        if any(self.settings.get(field) for field in EVALUATED_DOMAINS):
+            for side, keys in splits.items():
+                field = f"eval_dataset_{side}" if self.settings.get(f"eval_dataset_{side}") else f"dataset_{side}"
+                found.append(self.data(f"evaluation {side.upper()}", field, *(f"eval_{key}" for key in keys)))
+        return found
+
+    def shown_settings(self) -> dict[str, Any]:
+        """Return the settings that have a value and change the result of a run, without paths."""
+        decides = [key for key in self.settings if key not in HERE_ONLY and self.settings[key] not in (None, "")]
+        return {key: self.public(key) for key in decides}
+
+    def numbers(self) -> list[Number]:
+        """Return the metrics of an evaluation, if there is one, then the last values of training."""
+        everything = self.datasets()
+        training = everything[0]
+        found = []
+        for name, value in self.log.items():
+            measured = name.startswith("eval_") or name in self.record.get("evaluated", ())
+            of_first = name.endswith(("_a", "_a2b")) and not self.settings.get("dataset")
+            where = everything[-2 if of_first else -1] if measured else training
+            found.append(Number(name, value, where, f"hfgen train, {'evaluation' if measured else 'training'}"))
+        return [*self._evaluated(), *found]
+
+    def _evaluated(self) -> list[Number]:
+        """Return the metrics of evaluation.json, with their intervals."""
+        if not self.evaluation:
+            return []
+        given = str(self.evaluation.get("dataset"))
+        known = [data for data in self.datasets() if data.hub and given == data.name]
+        name, split = given if known or given in BUILT_IN else last_name(given), self.evaluation.get("split", "train")
+        data = Data("evaluation", name, bool(known), _without_paths(str(split)), licence_of(given))
+        extractor = _without_paths(self.evaluation.get("extractor")) or None
+        found = []
+        for name, metric in self.evaluation["metrics"].items():
+            if (value := _finite(metric.get("value"))) is not None:
+                low, high, floor = (_finite(metric.get(key)) for key in ("low", "high", "floor"))
+                found.append(Number(name, value, data, "hfgen evaluate", low, high, floor, extractor))
+        return found
+
+    def command(self) -> str | None:
+        """Return the command that trains this model again, one field a line; None if the recipe is not recorded."""
+        recipe = self.record.get("recipe")
+        if not isinstance(recipe, str):
+            return None
+        shown = {*SHOWN_ALWAYS, *self.record.get("changed", ())} - HERE_ONLY
+        shown -= {"budget"} if self.settings.get("max_steps") else set()
+        lines = [f"hfgen train {shell(recipe)}"]
+        lines += [_flag(key, self.public(key)) for key, value in self.settings.items()
+                  if key in shown and value not in (None, "")]  # fmt: skip
+        return " \\\n    ".join([*lines, f"--output-dir {shell(self.name)}"])
+
+    def configuration(self) -> str:
+        """Return the settings as YAML that `hfgen train --config` reads, a line each."""
+        return "\n".join(f"{key}: {literal(value)}" for key, value in self.shown_settings().items())
+
+
+def licence_of(dataset: Any) -> str:
+    """Return the licence of a dataset, given by its name in the settings."""
+    if dataset == "digits":
+        return DIGITS
+    return "none needed, drawn by rule" if dataset in BUILT_IN else "not known here; see the dataset"
+
+
+def read_run(folder: Path) -> Run:
+    """Return the content of a run folder. Raises ConfigError for other folders, and for files that cannot be read."""
+    path = folder / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); a run folder has its settings there") from error
+    if not isinstance(settings, dict) or not all(_is_setting(key, value) for key, value in settings.items()):
+        raise ConfigError(f"{path}: must hold `field: value` lines, the values numbers, texts or lists of them")
+    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+    metrics = evaluation.get("metrics", {})
+    if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
+        raise ConfigError(f"{folder / 'evaluation.json'}: 'metrics' must hold objects by name, found {metrics!r:.80}")
+    evaluation = {**evaluation, "metrics": metrics} if evaluation else {}
+    name = last_name(str(settings.get("output_dir") or folder.resolve().name)) or "run"
+    return Run(name, settings, record, _last_numbers(folder / "metrics.jsonl", record.get("step")), evaluation)
+
+
+def _last_numbers(path: Path, step: Any) -> dict[str, float]:
+    """Return the last finite value of each number in metrics.jsonl, up to `step`; {} if there is no such file."""
+    found: dict[str, float] = {}
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
+        if line.endswith("\n"):                                     # a line without it was cut off
+            numbers = _parsed(path, line)
+            if not isinstance(step, int) or numbers["step"] <= step:
+                found |= {key: value for key, value in numbers.items() if _finite(value) is not None}
+    return {key: value for key, value in found.items() if key not in ("step", "learning_rate")}
+
+
+def _parsed(path: Path, line: str) -> dict[str, Any]:
+    try:
+        numbers = json.loads(line)
+        return {**numbers, "step": int(numbers["step"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: each line must be a JSON object with a step, found {line!r:.80}") from error
+
+
+def _is_setting(key: Any, value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return isinstance(key, str) and key.isidentifier() and not any(isinstance(item, dict | list) for item in items)
+
+
+def _finite(value: Any) -> float | None:
+    """Return `value` if it is a finite number, else None."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and math.isfinite(value) else None
+
+
+def _without_paths(value: Any) -> Any:
+    """Return a JSON value; every text with a path separator is replaced by its last name."""
+    if isinstance(value, str):
+        return last_name(value) if {"/", "\\"} & {*value} else value
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if isinstance(value, dict):
+        return {plain(str(key)): _without_paths(item) for key, item in value.items()}
+    return value
+
+
+def _flag(key: str, value: Any) -> str:
+    """Return a field and its value as words of a command."""
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, list):
+        return " ".join([f"--{name}", *(shell(str(item)) for item in value)])
+    word = shell(str(value))
+    return f"--{name}={word}" if str(value).startswith("-") else f"--{name} {word}"

@@ -1,0 +1,98 @@
+"""Files of a pipeline folder that are published, collected in a new folder.
+
+The allow-list: `model_index.json`, the files that the class of each component reads, the two shims, written again, and
+one picture. No other file is read, and none is written into the pipeline folder.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from hfgen.cards.card import PICTURE
+from hfgen.cards.metadata import CARD
+from hfgen.errors import ConfigError
+from hfgen.hub.source import shim
+from hfgen.loading import components
+from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files
+from hfgen.loading.resolve import COMPONENT_FILE, SAFE_PATH, TOKENIZER_FILES, variants_of
+from hfgen.loading.transformers_models import CONFIG
+from hfgen.registry import PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
+
+GRID = re.compile(r"step-\d+\.png", re.ASCII)
+
+
+def package(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
+    """Fill the new folder `staged` with the published files of the pipeline in `folder` and the picture of its `run`.
+
+    The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as in loading. The
+    shims name `source`, from which pip installs hfgen.
+    """
+    index = folder / components.INDEX
+    name, entries = components.read_index(folder)
+    cls = components.pipeline_class(folder)
+    saved_parts, _ = components.split_index(index, cls, entries)
+    for part in saved_parts:
+        if not SAFE_PATH.fullmatch(part) or not (folder / part).is_dir():
+            raise ConfigError(f"{folder / part}: no such folder, this component's files lie elsewhere; load the "
+                              "pipeline, save_pretrained it into a new folder, and publish that")
+    for variant in variants_of(file.name for part in saved_parts for file in (folder / part).iterdir()):
+        cls.from_pretrained(folder, variant=variant)
+    staged.mkdir()
+    link(index, staged / components.INDEX)
+    if isinstance(read_json(index)["_class_name"], list):
+        (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
+    for part, (library, saved) in saved_parts.items():
+        (staged / part).mkdir()
+        for file in component_files(folder / part, components.component_class(index, part, library, saved)):
+            link(folder / part / file, staged / part / file)
+        if library == SHIM:
+            (staged / part / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
+    for file, path in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
+        if path.is_file():
+            shutil.copyfile(path, staged / file)
+
+
+def component_files(home: Path, cls: Any) -> list[str]:
+    """Return the names of the files in `home` that a component of class `cls` reads, in all variants of its weights."""
+    if cls.__name__ in TRANSFORMERS_TOKENIZERS:
+        return [name for name in TOKENIZER_FILES if (home / name).is_file()]
+    if issubclass(cls, SchedulerMixin):
+        return [cls.config_name]
+    stem = TRANSFORMERS_WEIGHTS if cls.__name__ in TRANSFORMERS_MODELS else DIFFUSERS_WEIGHTS
+    names = {CONFIG}
+    for variant in variants_of(file.name for file in home.iterdir()):
+        names |= {file.name for file in weight_files(home, stem, variant)}
+        index = f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"
+        names |= {index} if (home / index).is_file() else set()
+    return sorted(names)
+
+
+def is_published(file: str, parts: Iterable[str]) -> bool:
+    """Return whether `package` writes `file` for a pipeline with the components `parts`; False for the card."""
+    part, _, name = file.partition("/")
+    return file == f"{PIPELINE_SHIM}.py" or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
+
+
+def run_of(model: Path) -> Path | None:
+    """Return `model` if it is a run folder, its parent if `model` is `model/` of a run, else None."""
+    model = model.expanduser().absolute()
+    candidates = [model, *([model.parent] if model.name == "model" else [])]
+    return next((path for path in candidates if model.is_dir() and (path / "config.yaml").is_file()), None)
+
+
+def newest_picture(folder: Path, run: Path | None) -> Path:
+    """Return the newest sample grid of the run, or its path in the pipeline folder if the run has none."""
+    grids = sorted(path for path in run.glob("samples/*.png") if GRID.fullmatch(path.name)) if run else []
+    return grids[-1] if grids else folder / PICTURE
+
+
+def link(source: Path, target: Path) -> None:
+    """Link `target` to the file `source`; copy it if the system does not allow links."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:                                                                     # Windows: needs a privilege
+        shutil.copyfile(source, target)

@@ -1,0 +1,97 @@
+"""Publishing of models on the Hub: packaged, described by a card, committed once, downloaded and compared."""
+
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hfgen
+from hfgen.cards.card import write_card
+from hfgen.errors import HfgenError
+from hfgen.hub.package import is_published, package, run_of
+from hfgen.hub.source import checked_source
+from hfgen.hub.upload import (
+    TEMPORARY,
+    Published,
+    Repository,
+    check_repo_id,
+    files_of,
+    on_disk,
+    publish_folder,
+    saying,
+)
+from hfgen.loading import components
+from hfgen.loading.files import read_json
+from hfgen.loading.resolve import resolve
+
+
+def publish(
+    model: str | Path, repo_id: str, *, public: bool = False, message: str | None = None, source: str | None = None
+) -> Published:
+    """Return the published commit of `model`: a run folder, a pipeline folder or a Hub id.
+
+    An unchanged model makes no commit. The repository is created if it does not exist, private unless `public`. The
+    published files are downloaded at their commit, loaded, and compared bit for bit. Card and shims name `source`, from
+    which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set). Every HfgenError names the
+    command to retry.
+    """
+    check_repo_id(repo_id)
+    source = checked_source(source)
+    folder, run = resolve(model), run_of(Path(model))
+    with TemporaryDirectory(prefix=TEMPORARY) as temporary:
+        package(folder, Path(temporary, "model"), run, source)
+        with saying(on_disk(model, repo_id, public, message, source)):
+            return _push(Path(temporary), repo_id, public, message, source, run)
+
+
+def push_pipeline(
+    pipeline: Any,
+    repo_id: str,
+    *,
+    public: bool = False,
+    message: str | None = None,
+    variant: str | None = None,
+    source: str | None = None,
+) -> Published:
+    """Return the published commit of a `pipeline` in memory; otherwise as `publish`."""
+    check_repo_id(repo_id)
+    source = checked_source(source)
+    with TemporaryDirectory(prefix=TEMPORARY) as temporary:
+        pipeline.save_pretrained(Path(temporary, "model"), variant=variant, source=source)
+        return _push(Path(temporary), repo_id, public, message, source)
+
+
+def publish_finished(run: Path, repo_id: str) -> None:
+    """Publish the model of a finished run and print its place; errors are printed, not raised."""
+    try:
+        print(publish(run, repo_id))
+    except HfgenError as error:
+        print(f"warning: not published: {error}")
+    except Exception as error:
+        print(f"warning: not published: {type(error).__name__}: {error}. {on_disk(run, repo_id)}")
+
+
+def _push(
+    temporary: Path, repo_id: str, public: bool, message: str | None, source: str | None, run: Path | None = None
+) -> Published:
+    """Publish the pipeline folder `temporary / "model"`."""
+    staged = temporary / "model"
+    name, _ = components.read_index(staged)
+    return publish_folder(
+        temporary,
+        repo_id,
+        public=public,
+        message=message or f"{name} of hfgen {hfgen.__version__}",
+        describe=lambda folder: write_card(folder, run, repo_id, source),
+        stale=lambda repository: _replaced(repository, staged, temporary / "cache"),
+        load=lambda folder, variant: components.pipeline_class(folder).from_pretrained(folder, variant=variant),
+    )
+
+
+def _replaced(repository: Repository, staged: Path, cache: Path) -> list[str]:
+    """Return the files of a pipeline on the Hub that the new pipeline does not have."""
+    _, parts = components.read_index(staged)
+    with suppress(HfgenError):                                      # an unreadable index names no parts
+        parts |= read_json(index) if (index := repository.fetch(components.INDEX, cache)) else {}
+    published = {file for file in repository.files if is_published(file, parts)}
+    return sorted(published - set(files_of(staged)))

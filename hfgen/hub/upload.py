@@ -1,0 +1,231 @@
+"""Upload of a folder as one commit of a repository on the Hub, verified by download.
+
+The Hub's client finds the token: `hf auth login` or HF_TOKEN. Its errors become one line with the next step.
+"""
+
+import filecmp
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx
+
+from hfgen.cards.metadata import CARD
+from hfgen.errors import CheckpointError, ConfigError, HfgenError, ResourceError, UnsafeContentError
+from hfgen.loading.resolve import HUB_ID, download, variants_of, wanted_files
+
+TEMPORARY = "hfgen-publish-"
+TEXT_FILES = (".json", ".md", ".py", ".txt")
+
+NOT_YOURS = "the name may be someone else's, the token invalid, expired or read-only"
+"""Meaning of a 401, 403 or 404 response to an upload."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published commit `oid` of `repo_id`; `changed`: whether the commit is new."""
+
+    repo_id: str
+    oid: str
+    commit_url: str
+    changed: bool
+    public: bool
+
+    def __str__(self) -> str:
+        where = f"{self.repo_id} ({'public' if self.public else 'private'})"
+        what = f"published {where}" if self.changed else f"unchanged {where}, no new commit"
+        return f"{what}\ncommit    {self.commit_url}\nread back at this commit: every bit is the same"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the Hub when it was opened: its newest commit `head`, and the names of its `files`."""
+
+    name: str
+    kind: Literal["model", "dataset"]
+    public: bool
+    head: str
+    files: frozenset[str]
+
+    def fetch(self, file: str, cache_dir: Path) -> Path | None:
+        """Return a local copy of `file` at `head`; None if the repository has no such file."""
+        if file not in self.files:
+            return None
+        with explained(self.name):
+            return Path(hf_hub_download(
+                self.name, file, repo_type=self.kind, revision=self.head, cache_dir=cache_dir
+            ))
+
+
+def check_repo_id(name: str) -> None:
+    """Raise ConfigError unless `name` can be a repository of a user or an organisation."""
+    if not HUB_ID.fullmatch(name):
+        raise ConfigError(f"{name!r} is no repository on the Hub; it must be user/name or organisation/name, each of "
+                          "letters, digits, '-', '_' and '.', without '--' and '..'")
+
+
+def logged_in() -> bool:
+    """Return whether the Hub's client finds a token; no request is sent."""
+    return get_token() is not None
+
+
+def require_login() -> None:
+    """Raise ConfigError if there is no token."""
+    if not logged_in():
+        raise ConfigError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN to a token that may write")
+
+
+def open_repository(name: str, kind: Literal["model", "dataset"] = "model", public: bool = False) -> Repository:
+    """Return the repository `name`, created if it does not exist: private unless `public`.
+
+    Raises ConfigError if an existing repository has another visibility.
+    """
+    check_repo_id(name)
+    require_login()
+    api = HfApi()
+    with explained(name):
+        api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+        info = api.dataset_info(name) if kind == "dataset" else api.model_info(name)
+    if not public and not info.private:
+        raise ConfigError(f"{name}: exists and is public; if it is yours, add --public to upload there in the open, "
+                          "else choose another name")
+    if public and info.private:
+        raise ConfigError(f"{name}: exists and is private; leave --public out, or open it first in its settings on the "
+                          "Hub")
+    if info.sha is None:
+        raise ResourceError(f"{name}: the Hub names no commit of it")
+    files = frozenset(file.rfilename for file in info.siblings or [])
+    return Repository(name, kind, public, info.sha, files)
+
+
+def commit_folder(repository: Repository, folder: Path, message: str, stale: Iterable[str] = ()) -> Published:
+    """Return the one commit that adds every file of `folder` to the repository and deletes the `stale` ones.
+
+    Unchanged files are not uploaded again; if all are unchanged, there is no commit. Raises UnsafeContentError if a
+    file holds the user's token, ResourceError if another commit was made in between.
+    """
+    refuse_token(folder)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files_of(folder)
+    ]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
+    with explained(repository.name):
+        done = HfApi().create_commit(
+            repository.name, operations, commit_message=message, repo_type=repository.kind,
+            parent_commit=repository.head,
+        )
+    changed = done.oid != repository.head
+    return Published(repository.name, done.oid, done.commit_url, changed, repository.public)
+
+
+def publish_folder(
+    temporary: Path,
+    repo_id: str,
+    *,
+    public: bool,
+    message: str,
+    describe: Callable[[Path], Path],
+    stale: Callable[[Repository], Iterable[str]],
+    load: Callable[[Path, str | None], object],
+) -> Published:
+    """Return the published commit of the model in the folder `temporary / "model"`, with a card, verified by download.
+
+    `describe(folder)` writes the card, merged with the card on the Hub; `stale(repository)` returns the files there
+    that the model replaces; `load(folder, variant)` loads the downloaded files. Raises as `open_repository` and
+    `commit_folder`, and CheckpointError if the downloaded files differ.
+    """
+    staged, cache = temporary / "model", temporary / "cache"
+    repository = open_repository(repo_id, "model", public)
+    if card := repository.fetch(CARD, cache):
+        shutil.copyfile(card, staged / CARD)
+    describe(staged)
+    done = commit_folder(repository, staged, message, stale(repository))
+    names = files_of(staged)
+    try:
+        for variant in variants_of(names):
+            arrived = download(done.repo_id, done.oid, cache_dir=cache, variant=variant, alone=True)
+            load(arrived, variant)
+            compare(staged, arrived, wanted_files(done.repo_id, names, None, variant, alone=True))
+    except HfgenError as error:
+        raise type(error)(f"committed as {done.oid}, but not confirmed. {error}") from error
+    return done
+
+
+def files_of(folder: Path) -> list[str]:
+    """Return the names of all files under `folder`, relative to it."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def refuse_token(folder: Path) -> None:
+    """Raise UnsafeContentError if a text file in `folder` holds the token that the user is logged in with."""
+    token = (get_token() or "").encode()
+    for name in files_of(folder):
+        if token and name.endswith(TEXT_FILES) and token in (folder / name).read_bytes():
+            raise UnsafeContentError(f"{name} holds your access token; take it out, and renew the token on the Hub")
+
+
+def compare(sent: Path, arrived: Path, names: Iterable[str]) -> None:
+    """Raise CheckpointError naming the files that differ between two folders."""
+    differing = [name for name in names if not _same(sent / name, arrived / name)]
+    if differing:
+        raise CheckpointError(f"what arrived on the Hub is not what was sent: {', '.join(differing)}")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def on_disk(
+    what: str | Path, repo_id: str, public: bool = False, message: str | None = None, source: str | None = None
+) -> str:
+    """Return the sentence that everything is on disk, with the command that publishes `what` again."""
+    words = ["hfgen", "publish", str(what), repo_id, *(["--public"] if public else [])]
+    for option, value in (("--message", message), ("--source", source)):
+        words += [option, value] if value else []
+    return f"Everything is on disk; try again with: {shlex.join(words)}"
+
+
+@contextmanager
+def saying(more: str) -> Iterator[None]:
+    """Context that adds a sentence to the message of an HfgenError."""
+    try:
+        yield
+    except HfgenError as error:
+        raise type(error)(f"{str(error).rstrip('.')}. {more}") from error
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Context that turns errors of the Hub's client on `name` into an HfgenError of one line."""
+    try:
+        yield
+    except HfgenError:
+        raise
+    except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise _translated(name, error) from error
+
+
+def _translated(name: str, error: BaseException) -> HfgenError:
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:          # the client wraps a failed upload
+        error = error.__cause__
+    first = (str(error).splitlines() or [""])[0]
+    if isinstance(error, OfflineModeIsEnabled):
+        return ResourceError(f"{name}: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
+    if isinstance(error, HfHubHTTPError):
+        status, said = error.response.status_code, " ".join((error.server_message or "").split())
+        if status in (401, 403, 404):
+            return ConfigError(f"{name}: the Hub refuses it with {status}: {NOT_YOURS}. Choose a name of your own, or "
+                               "run `hf auth login` again")
+        if status in (409, 412):
+            return ResourceError(f"{name}: changed on the Hub while it was being uploaded")
+        kind = ConfigError if status == 400 else ResourceError
+        return kind(f"{name}: the Hub answers with {status}{f' ({said})' if said else ''}")
+    if isinstance(error, ValueError):
+        return ConfigError(f"{name}: the Hub refuses it: {' '.join(str(error).split())}")
+    return ResourceError(f"{name}: the Hub cannot be reached or cut the connection ({type(error).__name__}: {first})")

@@ -1,0 +1,204 @@
+"""Loading of model folders as untrusted data: JSON and safetensors, checked before anything is built.
+
+No name from a file is imported: names are looked up in the static table. A network is first built without
+memory (torch's meta device), compared with the headers of its weight files, and only then filled.
+"""
+
+import inspect
+import math
+import types
+from collections.abc import Collection, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from hfgen.errors import ConfigError, UnsafeContentError
+from hfgen.loading import transformers_models
+from hfgen.loading.build import build, build_without_memory, fill
+from hfgen.loading.files import DIFFUSERS_WEIGHTS, read_json, weight_files
+from hfgen.loading.old_names import rename_old_attention_keys
+from hfgen.registry import (
+    MODULES,
+    PIPELINE_SHIM,
+    PIPELINES,
+    SAVED_NAMES,
+    SHIM,
+    STOCK_SCHEDULERS,
+    TRANSFORMERS_MODELS,
+    TRANSFORMERS_TOKENIZERS,
+    class_for,
+)
+
+INDEX = "model_index.json"
+
+LARGEST = {"num_train_timesteps": 10**6, "sample_size": 2**14}
+"""Upper bounds of settings that determine the memory of a scheduler's tables and of the initial noise."""
+
+OLD_SCHEDULER_KEYS = {"tensor_format": ("pt", "np"), "timestep_values": (None,), "predict_epsilon": (True,)}
+"""Settings of early diffusers, and their values that today's diffusers always uses."""
+
+
+def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the hfgen pipeline that loads `folder` and the entries of its index: components and plain settings."""
+    index = read_json(folder / INDEX)
+    pipeline = _pipeline_name(folder / INDEX, index.get("_class_name"))
+    return pipeline, {name: value for name, value in index.items() if not name.startswith("_")}
+
+
+def pipeline_class(folder: Path) -> Any:
+    """Return the hfgen pipeline class that loads `folder`, from the static table."""
+    name, _ = read_index(folder)
+    return getattr(import_module(MODULES[name]), name)
+
+
+def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
+    """Return the components in `entries` as `{name: (library, class name)}`, and the settings of pipeline `cls`.
+
+    A setting is an entry for which `cls` has a default; every other entry must be a pair of strings, or of nulls for a
+    missing optional component. Raises ConfigError for any other entry, and for a setting whose value `cls` refuses.
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    components, settings = {}, {}
+    optional = getattr(cls, "_optional_components", [])
+    for name, value in entries.items():
+        if name in optional and value == [None, None]:
+            continue
+        if name not in optional and name in parameters and parameters[name].default is not inspect.Parameter.empty:
+            _check_value(path, name, value, hints.get(name, Any))
+            settings[name] = value
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
+            components[name] = (value[0], value[1])
+        else:
+            raise ConfigError(f"{path}: {name!r} must be a pair of strings [library, class name], found {value!r}")
+    return components, settings
+
+
+def _pipeline_name(path: Path, found: Any) -> str:
+    if isinstance(found, list):
+        if len(found) == 2 and found[0] == PIPELINE_SHIM and found[1] in PIPELINES:
+            return str(found[1])
+        raise UnsafeContentError(f"{path}: '_class_name' {found!r} asks to run code from the model's folder")
+    for ours, stock in PIPELINES.items():
+        if isinstance(found, str) and found == stock:
+            return ours
+    supported = ", ".join(sorted(stock for stock in PIPELINES.values() if stock))
+    raise ConfigError(
+        f"{path}: '_class_name' is {found!r}, which hfgen does not load. It loads the stock pipelines {supported} "
+        f"and its own {', '.join(sorted(PIPELINES))}"
+    )
+
+
+def component_class(path: Path, name: str, library: str, saved: str) -> type:
+    """Return the class in the table for component `name`, saved as `[library, saved]` in the file `path`."""
+    if library == "diffusers" and saved in STOCK_SCHEDULERS:
+        return getattr(import_module("diffusers"), saved)
+    if library == "transformers" and saved in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
+        return getattr(import_module("transformers"), saved)
+    if ours := class_for(library, saved):
+        return getattr(import_module(MODULES[ours]), ours)
+    if library not in {SHIM, "transformers", *(stock for stock, _ in SAVED_NAMES.values())}:
+        raise UnsafeContentError(f"{path}: {name!r} is from library {library!r}, which is not in hfgen's table")
+    raise ConfigError(f"{path}: {name!r} is a {library}.{saved}, which hfgen does not have")
+
+
+def load_component(
+    folder: Path, name: str, cls: type, saved: str, *, dtype: torch.dtype | None = None, variant: str | None = None
+) -> Any:
+    """Return component `name` of the pipeline in `folder`, in evaluation mode; `saved` is its `_class_name`.
+
+    Old flat folders keep a component's files beside `model_index.json`. `dtype`. Default: float32.
+    """
+    home = folder / name if (folder / name).is_dir() else folder
+    if saved in TRANSFORMERS_TOKENIZERS:
+        return transformers_models.load_tokenizer(home, cls)
+    if saved in TRANSFORMERS_MODELS:
+        return transformers_models.load_model(home, cls, dtype or torch.float32, variant)
+    return load_alone(home, cls, (saved,), dtype=dtype, variant=variant)
+
+
+def load_alone(
+    home: Path,
+    cls: type,
+    names: Collection[str | None],
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+) -> Any:
+    """Return the network, in evaluation mode, or the scheduler of class `cls` whose files are in the folder `home`.
+
+    Its `_class_name` must be one of `names`. `dtype` of a network. Default: float32. Raises ConfigError for settings
+    that `cls` does not have, CheckpointError for weights that do not fit, UnsafeContentError for pickles.
+    """
+    path = home / cls.config_name  # type: ignore[attr-defined]
+    config = read_json(path)
+    if (found := config.get("_class_name")) not in names:
+        raise ConfigError(f"{path}: '_class_name' is {found!r}; expected {' or '.join(map(repr, names))}")
+    settings = check_settings(path, cls, config)
+    if issubclass(cls, SchedulerMixin):
+        return build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]
+    net = build_without_memory(path, lambda: cls(**settings))
+    files = weight_files(home, DIFFUSERS_WEIGHTS, variant)
+    return fill(path, net, lambda: cls(**settings), files, rename_old_attention_keys, dtype or torch.float32)
+
+
+def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings in `config`, without private keys; ConfigError naming the field that `cls` does not have."""
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    old = OLD_SCHEDULER_KEYS if issubclass(cls, SchedulerMixin) else {}
+    settings = {}
+    for key, value in config.items():
+        if key.startswith("_") or value in old.get(key, ()):
+            continue
+        if key not in parameters and key not in _keys_of_relatives(cls):
+            raise ConfigError(f"{path}: unknown key {key!r}; {cls.__name__} has {', '.join(list(parameters)[1:])}")
+        default = parameters[key].default if key in parameters else None
+        if value != default and key in parameters:
+            _check_value(path, key, value, hints.get(key, Any))
+        settings[key] = value
+    return settings
+
+
+@cache
+def _keys_of_relatives(cls: type) -> set[str]:
+    """Return the settings of related schedulers: schedulers keep those of the scheduler they were created from."""
+    relatives = [c for c in getattr(cls, "_compatibles", []) if c in STOCK_SCHEDULERS or c == "DDPMScheduler"]
+    stock = import_module("diffusers")
+    return {key for c in relatives for key in inspect.signature(getattr(stock, c).__init__).parameters} - {"self"}
+
+
+def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        raise ConfigError(f"{path}: {key!r} must be {_words(hint)}, found {value!r}")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f"{path}: {key!r} must be finite, found {value!r}")
+        whole = isinstance(number, int) and not _fits(0.5, hint) and not _fits([0.5], hint)
+        if whole and not 0 <= number <= LARGEST.get(key, number):
+            raise ConfigError(f"{path}: {key!r} must be in [0, {LARGEST.get(key, 'inf')}], found {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a JSON value fits the annotation `hint`; any value fits a hint that is not JSON."""
+    kind, options = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, option) for option in options)
+    if kind is Literal:
+        return type(value) in {type(option) for option in options}
+    if kind in (list, tuple, Sequence):
+        options = tuple(option for option in options if option is not ...) or (Any,)
+        return isinstance(value, list) and all(any(_fits(item, option) for option in options) for item in value)
+    if kind in (bool, int, str, types.NoneType):
+        return type(value) is kind
+    if kind is float:
+        return type(value) in (int, float)
+    return hint is Any or isinstance(value, list)
+
+
+def _words(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -1,0 +1,263 @@
+"""Resolution of a model (a pipeline folder, a run folder, a Hub id) to a local pipeline folder.
+
+Only safetensors, JSON and tokenizer files of one commit are downloaded from the Hub: no code, no pickles.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import httpx
+
+from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
+from hfgen.loading.components import INDEX, read_index
+from hfgen.loading.files import PICKLES, refuse_pickles
+from hfgen.registry import SHIM
+
+CONFIG = "config.json"
+CONFIGS = (CONFIG, "scheduler_config.json")
+"""File names of settings: of a network, and of a network or scheduler."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
+SAFE_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
+PLAIN_FILE = re.compile(r"[\w-][\w.-]*\.(?:json|txt|model)", re.ASCII)
+WEIGHT_FILE = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII
+)
+COMPONENT_FILE = re.compile(
+    rf"{WEIGHT_FILE.pattern}|(?:scheduler_)?config\.json|{SHIM}\.py|[\w-]+\.safetensors\.index(?:\.[\w-]+)?\.json|"
+    + "|".join(map(re.escape, TOKENIZER_FILES)), re.ASCII,
+)  # fmt: skip
+
+
+def resolve(
+    model: str | Path,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Return the local pipeline folder of `model`: a pipeline folder, a run folder or a Hub id, tried in this order.
+
+    In a run folder it is `model/`, or the newest checkpoint's before `model/` is written. A Hub id is resolved to one
+    commit of `revision`, whose files are downloaded once. Raises ConfigError if there is no such model,
+    UnsafeContentError if there are only pickles, ResourceError if the Hub cannot be reached.
+    """
+    folder = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+    return _pipeline_folder(folder / (subfolder or ""))
+
+
+def resolve_alone(
+    model: str | Path,
+    config: str,
+    saved: tuple[str, str],
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Return the local folder of one network or scheduler, given by `model` and `subfolder`.
+
+    It is a folder with the file `config` and without a pipeline's index; the part `subfolder` of a run; or the only
+    part of a pipeline or run that is saved as `saved`, a pair [library, class name]. Raises as `resolve`, and
+    ConfigError if there is none, or more than one.
+    """
+    home = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant, alone=True)
+    folder = home / (subfolder or "")
+    for candidate in (folder, home / "model" / (subfolder or "")):
+        if (candidate / config).is_file() and not (candidate / INDEX).is_file():
+            return candidate
+    if subfolder and not folder.is_dir():
+        return _pipeline_folder(home) / subfolder
+    pipeline = _pipeline_folder(folder)
+    parts = [part for part, value in read_index(pipeline)[1].items() if value == list(saved)]
+    if len(parts) != 1:
+        found = ", ".join(parts) or "none"
+        raise ConfigError(f"{folder}: name with subfolder= the part to load; saved there as {saved[1]}: {found}")
+    return pipeline / parts[0] if (pipeline / parts[0]).is_dir() else pipeline
+
+
+def resolve_component(model: str | Path, part: str) -> Path:
+    """Return the local folder of a component: `part` of a pipeline or a run, or `model` if it is a single component.
+
+    A folder or Hub repository with a config.json and without a pipeline's index is a single component. Raises as
+    `resolve`, and ConfigError for a pipeline without that part.
+    """
+    folder = Path(model).expanduser()
+    if not folder.exists() and HUB_ID.fullmatch(str(model)):
+        folder = download(str(model), alone=True)
+    if (folder / CONFIG).is_file() and not (folder / INDEX).is_file():
+        return folder
+    home = resolve(folder)
+    if not (home / part).is_dir():
+        raise ConfigError(f"{model}: holds no {part}, found {', '.join(sorted(one.name for one in home.iterdir()))}")
+    return home / part
+
+
+def _local(
+    model: str | Path,
+    revision: str | None,
+    subfolder: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    variant: str | None,
+    alone: bool = False,
+) -> Path:
+    """Return the folder `model`, or the folder of the files downloaded from the Hub; errors as in `resolve`."""
+    path = Path(model).expanduser()
+    _check_inside("subfolder", subfolder)
+    if path.is_dir():
+        return path
+    if path.exists():
+        kind = UnsafeContentError if path.name.endswith(PICKLES) else ConfigError
+        raise kind(f"{path} is a file; a model is a folder with {INDEX}, safetensors and JSON files")
+    name = str(model)
+    if not HUB_ID.fullmatch(name):
+        raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
+    return download(name, revision, subfolder, cache_dir, local_files_only, token, variant, alone)
+
+
+def _check_inside(what: str, path: str | None) -> None:
+    parts = PurePosixPath(path or "")
+    if parts.is_absolute() or ".." in parts.parts or "\\" in (path or ""):
+        raise UnsafeContentError(f"{what} {path!r} points outside of the model's folder")
+
+
+def _pipeline_folder(folder: Path) -> Path:
+    """Return `folder` if it is a pipeline folder, else the pipeline folder of the run in it."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    for candidate in (folder, folder / "model"):
+        if (candidate / INDEX).is_file():
+            return candidate
+    if (folder / "checkpoints").is_dir():
+        from hfgen.loading.checkpoint import newest
+
+        if checkpoint := newest(folder / "checkpoints"):
+            return checkpoint / "model"
+        raise ConfigError(f"{folder}: this run has not saved anything yet; let it reach its first checkpoint")
+    refuse_pickles(folder)
+    raise ConfigError(f"{folder}: neither a pipeline folder (no {INDEX}) nor a run folder (no model/, no checkpoints/)")
+
+
+def download(
+    name: str,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    variant: str | None = None,
+    alone: bool = False,
+) -> Path:
+    """Return the folder of one commit of the Hub's model `name` with the files that hfgen reads; errors as `resolve`.
+
+    A local folder called `name` is ignored. `alone`: the model may also be a single component.
+    """
+    api = HfApi(token=token)
+    with _explained(name, revision):
+        found = api.resolve_revision(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        commit = found.resolved                                     # found itself is a str too, but of the branch
+        try:
+            files = [file.path for file in get_cached_repo_tree(name, revision=commit, cache_dir=cache_dir)]
+        except CachedRepoTreeNotFoundError:
+            files = api.list_repo_files(name, revision=commit)
+        wanted = wanted_files(name, files, subfolder, variant, alone)
+        return Path(snapshot_download(
+            name, revision=commit, cache_dir=cache_dir, token=token, allow_patterns=wanted,
+            local_files_only=local_files_only,
+        ))
+
+
+def wanted_files(
+    name: str, names: list[str], subfolder: str | None = None, variant: str | None = None, alone: bool = False
+) -> list[str]:
+    """Return the files among a repository's `names` that hfgen reads: those of the pipeline folder and its components.
+
+    `alone`: the repository may also hold a single component, with settings and no index, at its root or in a run.
+    """
+    root = PurePosixPath(subfolder or "")
+    places = [root / INDEX, root / "model" / INDEX]
+    if alone:
+        places += [folder / config for folder in (root, "model" / root) for config in CONFIGS]
+    first = next((place for place in places if str(place) in names), None)
+    home = None if first is None else first.parent
+    deep = first is None or first.name == INDEX                     # a component has no folders of its own
+    near = [file for file in map(PurePosixPath, names)
+            if home in (None, file.parent) or (deep and home == file.parent.parent)]  # fmt: skip
+    pickles = [str(file) for file in near if file.name.endswith(PICKLES)]
+    if pickles and not any(file.name.endswith(".safetensors") for file in near):
+        raise UnsafeContentError(f"{name}: holds only pickled weights ({', '.join(pickles[:5])}), which can run code "
+                                 "when opened; ask its owner for safetensors")
+    if home is None:
+        raise ConfigError(f"{name}: no {INDEX} in {subfolder or 'its root'}; not a pipeline")
+    weights = {file: match["variant"] for file in near if (match := WEIGHT_FILE.fullmatch(file.name))}
+    special = {file.parent for file, found in weights.items() if variant and found == variant}
+    chosen = [file for file, found in weights.items() if found == (variant if file.parent in special else None)]
+    plain = [file for file in near if PLAIN_FILE.fullmatch(file.name)]
+    return sorted(str(file) for file in chosen + plain if SAFE_PATH.fullmatch(str(file)))
+
+
+def variants_of(files: Iterable[str]) -> list[str | None]:
+    """Return the weight variants among `files`, names or paths, sorted; None is the plain variant."""
+    matches = (WEIGHT_FILE.fullmatch(PurePosixPath(file).name) for file in files)
+    variants = {match["variant"] for match in matches if match}
+    return sorted(variants, key=lambda variant: variant or "") or [None]
+
+
+@contextmanager
+def _explained(name: str, revision: str | None) -> Iterator[None]:
+    """Context that turns errors of the Hub's client into an HfgenError with the next step."""
+    try:
+        yield
+    except HfgenError:
+        raise
+    except GatedRepoError as error:
+        raise ConfigError(f"{name}: access must be granted first; ask for it on the model's page, then log in with "
+                          "`hf auth login` or pass token=") from error
+    except RevisionNotFoundError as error:
+        raise ConfigError(f"{name}: no revision {revision!r}; give a branch, a tag or a commit of it") from error
+    except RepositoryNotFoundError as error:
+        raise ConfigError(f"{name}: no such folder, and no such model on the Hub that you may read. Check the "
+                          "spelling; for a private model log in with `hf auth login` or pass token=") from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(f"{name}: token=True, and nobody is logged in: use `hf auth login` or HF_TOKEN") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError) as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _answered(name, error.__cause__) from error
+        raise ResourceError(f"{name}: no such folder, not downloaded before, and the Hub is out of reach. Check the "
+                            "spelling and the connection; unset HF_HUB_OFFLINE and local_files_only") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise _answered(name, error) from error
+
+
+def _answered(name: str, error: Exception) -> HfgenError:
+    """Return the HfgenError for an error response of the Hub, or for a broken connection."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return ConfigError(f"{name}: the Hub does not accept the token, or not for this model. Log in again with "
+                           "`hf auth login`, or pass or unset token= and HF_TOKEN")
+    return ResourceError(f"{name}: no such folder, and the Hub answers with {type(error).__name__}: "
+                         f"{str(error).splitlines()[0]}; try again later")

@@ -1,0 +1,41 @@
+"""Start a run from the weights of a saved model in place of random ones: fine-tuning, and training in stages."""
+
+from typing import Any
+
+from torch import nn
+
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.pipelines.auto import AutoPipeline
+from hfgen.training.engine.loop import Build
+from hfgen.training.engine.phase import Recipe
+
+
+def starting_from(model: str, build: Build) -> Build:
+    """Return `build`, whose recipe then has the weights of `model`, a run, a pipeline folder or a Hub id.
+
+    Networks that are components of the saved pipeline, by name, start from them; others, such as discriminators, from
+    random weights. Raises ConfigError where there is none in common, or where one is built otherwise.
+    """
+    components = AutoPipeline.from_pretrained(model).components
+
+    def with_weights(settings: Any, dataset: Dataset) -> Recipe:
+        recipe = build(settings, dataset)
+        common = [name for name in recipe.nets if isinstance(components.get(name), nn.Module)]
+        if not common:
+            raise ConfigError(f"--start-from {model}: has {', '.join(components)}, needed {', '.join(recipe.nets)}")
+        for name in common:
+            copy_weights(components[name], recipe.nets[name], f"--start-from {model}: {name}")
+        return recipe
+
+    return with_weights
+
+
+def copy_weights(source: nn.Module, target: nn.Module, where: str) -> None:
+    """Copy all parameters and buffers. Raises ConfigError naming the first that is missing or has another shape."""
+    there, here = source.state_dict(), target.state_dict()
+    for key in sorted(there.keys() | here.keys()):
+        found, needed = (tuple(s[key].shape) if key in s else "none" for s in (there, here))
+        if found != needed:
+            raise ConfigError(f"{where} is another network than these settings build: {key} is {found}, not {needed}")
+    target.load_state_dict(there)

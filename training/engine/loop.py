@@ -1,0 +1,158 @@
+"""The only training loop: it knows nothing of losses, nor of how many networks and optimisers there are.
+
+What happens at step k is a pure function of the settings and k (see `Noise` and `hfgen.data.order`), so a run gives
+the same numbers however its batches are divided and however often it was interrupted.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hfgen.data.dataset import Dataset
+from hfgen.data.order import derive_seed
+from hfgen.errors import NonFiniteError
+from hfgen.training.engine.distributed import seed, share, wrap
+from hfgen.training.engine.ema import EMA
+from hfgen.training.engine.log import Averages
+from hfgen.training.engine.lr_schedule import factor
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.settings import Settings
+from hfgen.training.engine.spectral_norm import PowerIterations
+
+MAX_NON_FINITE = 10
+"""Steps in a row with NaN or infinite gradients after which a run gives up."""
+
+Build = Callable[[Any, Dataset], Recipe]
+
+
+class Engine:
+    """One run's networks, averages and data, and the training step that moves them."""
+
+    def __init__(self, settings: Settings, build: Build, dataset: Dataset, accelerator: Accelerator):
+        self.settings, self.dataset, self.accelerator = settings, dataset, accelerator
+        self.rank, self.device = accelerator.process_index, accelerator.device
+        self.rows, self.micro_batches = share(settings, accelerator.num_processes, self.rank)
+        torch.manual_seed(derive_seed(settings.seed, "init"))
+        self.recipe = build(settings, dataset)
+        self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
+        self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
+        self.trainable = {n: [p for p in net.parameters() if p.requires_grad] for n, net in self.nets.items()}
+        self.resume_training()
+        self.power_iterations = PowerIterations(self.nets)
+        self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
+        self.buffers = [b for net in self.nets.values() for b in net.buffers()]
+        self.non_finite = {phase.name: torch.zeros((), device=self.device) for phase in self.recipe.phases}
+        self.log = Averages()
+        for phase in self.recipe.phases:
+            for group in phase.optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+
+    def resume_training(self) -> None:
+        """Put networks into training mode; those that nothing trains, such as a given text encoder, stay as users run
+        them."""
+        for name, net in self.nets.items():
+            net.train(bool(self.trainable[name]))
+
+    def train(self, first: int, steps: int, max_steps: int) -> Any:
+        """Yield the number of steps done after each of `steps` steps that follow step `first`."""
+        per_step = max(phase.times for phase in self.recipe.phases)
+        batches = self.dataset.batches(
+            seed=self.settings.seed, batch_size=self.settings.global_batch, first=first * per_step,
+            rows=self.rows, device=self.device,
+        )  # fmt: skip
+        for step in range(first, first + steps):
+            self.step(step, list(islice(batches, per_step)), max_steps)
+            yield step + 1
+
+    def step(self, step: int, batches: list[Batch], max_steps: int) -> None:
+        """Run every phase of one training step."""
+        rate = factor(self.settings.lr_schedule, step, max_steps, self.settings.warmup_steps)
+        memo: list[dict[str, Tensor]] = [{} for _ in self.micro_batches]
+        for phase in self.recipe.phases:
+            for group in phase.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate
+            for repetition in range(phase.times):
+                self.optimise(phase, step, repetition, batches[repetition], memo)
+
+    def optimise(self, phase: Phase, step: int, repetition: int, batch: Batch, memo: list[dict[str, Tensor]]) -> None:
+        """Take one optimiser step: backward over the micro-batches, norm, finite check, clip, step, average."""
+        nets = self.focus(phase)
+        before = [buffer.clone() for buffer in self.buffers]
+        self.power_iterations.advance(phase.trains)
+        phase.optimizer.zero_grad()
+        key = (self.settings.seed, step, phase.name, repetition)
+        for i, rows in enumerate(self.micro_batches):
+            seed(self.device, derive_seed(*key, "local", i, self.rank))        # dropout: what has no global batch
+            noise = Noise(key, self.settings.global_batch, rows, self.device)
+            with ExitStack() as stack:
+                if i < len(self.micro_batches) - 1:                            # gradients meet on the last one
+                    for name in phase.trains:
+                        stack.enter_context(self.accelerator.no_sync(self.wrapped[name]))
+                with self.autocast():
+                    loss, scalars = phase.loss(nets, self.mine(batch, rows), noise, memo[i])
+                self.accelerator.backward(loss / len(self.micro_batches))
+            self.log.add(scalars)
+        finite = self.update(phase)
+        for buffer, old in zip(self.buffers, before, strict=True):
+            buffer.copy_(torch.where(finite.bool(), buffer, old))
+        for name in phase.trains:
+            if name in self.averages:
+                self.averages[name].update(step, finite)
+        self.non_finite[phase.name] = (self.non_finite[phase.name] + 1) * (1 - finite)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of forward passes: the run's precision; a loss may step out of it where it must."""
+        reduced = self.settings.mixed_precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16 if reduced else None, enabled=reduced)
+
+    def focus(self, phase: Phase) -> Mapping[str, nn.Module]:
+        """Freeze every network but those the phase trains; return the networks that its loss is to call."""
+        if len(self.recipe.phases) > 1:
+            for name, parameters in self.trainable.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(name in phase.trains)
+        return {n: self.wrapped[n] if n in phase.trains else net for n, net in self.nets.items()}
+
+    def mine(self, batch: Batch, rows: slice) -> Batch:
+        """Return the micro-batch `rows` (of the global batch) from this process's part of the batch."""
+        local = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+        return {key: value[local] for key, value in batch.items()}
+
+    @torch.no_grad()
+    def update(self, phase: Phase) -> Tensor:
+        """Step the optimiser on clipped gradients; return 1.0 if they were finite, else 0.0 and nothing has changed.
+
+        Gradients are the same on all processes by now, so is the verdict. A fused optimiser takes the clipping factor
+        and the verdict as tensors, and neither touches the gradients again nor waits for the device.
+        """
+        optimizer = phase.optimizer
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = norm.isfinite().float()
+        self.log.add({"grad_norm" if len(self.recipe.phases) == 1 else f"grad_norm_{phase.name}": norm})
+        excess = (norm / self.settings.max_grad_norm).clamp(min=1.0)
+        if optimizer.defaults.get("fused"):
+            optimizer.grad_scale, optimizer.found_inf = excess, 1 - finite     # type: ignore[attr-defined]
+            optimizer.step()
+        elif finite:
+            torch._foreach_div_(gradients, excess)
+            optimizer.step()
+        if phase.after is not None:
+            phase.after()
+        return finite
+
+    def check_finite(self, step: int) -> None:
+        """Raise NonFiniteError if the last steps before `step` were all non-finite (this fetches from the device)."""
+        for name, streak in self.non_finite.items():
+            if streak >= MAX_NON_FINITE:
+                raise NonFiniteError(
+                    f"phase {name!r}: gradients were NaN or infinite in the last {int(streak)} steps, since step "
+                    f"{step - int(streak) + 1}. Weights and checkpoints are as they were before: try a smaller "
+                    "--learning-rate or --mixed-precision no, and look for NaN in the data."
+                )

@@ -1,0 +1,451 @@
+"""A run from its settings to the finished model: folder, checkpoints, sample grids, interruption, budget."""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from hfgen.data import Dataset, load_dataset, require_batch
+from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
+from hfgen.hub.publish import publish_finished
+from hfgen.hub.upload import logged_in
+from hfgen.loading import checkpoint
+from hfgen.memory import keep_memory
+from hfgen.training.engine import record, state
+from hfgen.training.engine.budget import agree, untrained, within_budget
+from hfgen.training.engine.distributed import (
+    INTERRUPTED,
+    Interrupted,
+    StopSignal,
+    accelerator_for,
+    chosen_precision,
+    precision_in_words,
+    set_threads,
+    share,
+)
+from hfgen.training.engine.init_from import starting_from
+from hfgen.training.engine.log import Log, activity
+from hfgen.training.engine.loop import Build, Engine
+from hfgen.training.engine.settings import AnySettings, Settings, check_same, parse, small, write_yaml
+
+Recommend = Callable[[Any, Dataset], Any]
+"""Returns a recipe's settings with what it recommends for a dataset in the place of every None."""
+
+Open = Callable[[Any], Dataset]
+"""Returns the data that a recipe's settings name."""
+
+Smaller = Callable[[Any, Dataset], list[Any]]
+"""Returns a recipe's settings with smaller networks than it recommends, the smallest first, for short budgets."""
+
+CHECK_EVERY = 50
+"""Steps between looks at the count of non-finite steps, where the log does not look more often."""
+
+
+def main(
+    settings_class: type[AnySettings],
+    build: Build,
+    arguments: list[str] | None,
+    recommend: Recommend,
+    open_data: Open | None = None,
+    smaller: Smaller | None = None,
+) -> int:
+    """Return the exit code of a recipe's command line: 0, 75 if interrupted and to be continued, else the error's.
+
+    `open_data`: for a recipe that takes other data than the one dataset of `open_dataset`. `smaller`: for one that
+    offers smaller networks where a budget is short.
+    """
+    opened, less = open_data or open_dataset, smaller or (lambda settings, dataset: [])
+    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend, opened, less))
+
+
+def train(settings: Settings, build: Build, recommend: Recommend, open_data: Open, smaller: Smaller) -> int:
+    """Return 0 when the run is finished and 75 when it was asked to stop before. Errors are raised.
+
+    A stop signal ends the steps that are timed for a budget, and there is nothing to save yet; later the step in
+    progress is finished and saved. An evaluation or a sample grid is left at once. Once the model is saved, only a
+    missing evaluation, or an upload that was asked for, makes the code 75: --resume makes up for it. A missing last
+    grid does not, and --resume draws it as well.
+    """
+    started = time.monotonic()
+    keep_memory()
+    settings = dataclasses.replace(small(settings), mixed_precision=chosen_precision(settings))
+    accelerator = accelerator_for(settings)
+    threads = set_threads(settings.threads)
+    stored = look_into_folder(settings)
+    with activity(f"reading {settings.dataset}", accelerator.is_main_process):
+        dataset = open_data(settings)
+    timed = settings.max_steps is None and settings.budget is not None
+    usual = recommend(dataclasses.replace(settings, max_steps=None), dataset).max_steps
+    others = smaller(settings, dataset) if timed and settings.start_from is None else []
+    settings = recommend(settings, dataset)
+    if settings.start_from is not None and stored is None:
+        build = starting_from(settings.start_from, build)
+    share(settings, accelerator.num_processes, accelerator.process_index)
+    require_batch(dataset, settings.global_batch)
+    with StopSignal() as stop:
+        try:
+            notes = list[str]()
+            if timed:
+                with activity("timing steps", accelerator.is_main_process):
+                    settings, notes = within_budget(
+                        settings, others, build, dataset, accelerator, started, stop, lambda trial: look(trial, stop)
+                    )
+            notes += [line for line in [untrained(settings, usual)] if line]
+            with activity("building networks", accelerator.is_main_process):
+                engine = Engine(settings, build, dataset, accelerator)
+                make_folder(settings.output_dir)
+            code = Run(settings, engine, stored, threads, stop, started, notes).go()
+        except Interrupted:
+            code = INTERRUPTED
+            if accelerator.is_main_process:
+                tqdm.write("stopped before the first step: nothing was trained, nothing is written; start it again")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
+        publish_finished(settings.output_dir, settings.publish_to)
+    return code
+
+
+def open_dataset(settings: Settings, **more: Any) -> Dataset:
+    """Return the dataset that the settings name, read with `more` choices if a recipe has them."""
+    names = ("split", "image_column", "label_column", "resolution", "channels", "background", "skip_bad_images")
+    choices = {name: getattr(settings, name) for name in (*names, "flip", "streaming", "num_workers")}
+    return load_dataset(settings.dataset, **choices, **more)
+
+
+def look_into_folder(settings: Settings) -> Path | None:
+    """Return the checkpoint to resume from, if any; nothing is made yet, so a mistake elsewhere leaves no trace.
+
+    Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
+    """
+    folder = settings.output_dir
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not settings.resume:
+        raise ConfigError(f"{folder} is not empty: use --resume to continue the run in it, or another --output-dir")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ResourceError(f"{folder}: cannot be written, {existing} is not a folder that you may write to")
+    return checkpoint.newest(folder / "checkpoints") if settings.resume else None
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folders of a run. Raises ResourceError where that is not possible."""
+    try:
+        for name in ("samples", "checkpoints"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def served(engine: Engine, stop: StopSignal) -> Iterator[Mapping[str, nn.Module]]:
+    """Give the networks as users get them; a stop signal raises Interrupted before the next layer that is evaluated."""
+    nets = state.served(engine.nets, engine.averages)
+    hooks = [module.register_forward_pre_hook(stop.check) for net in nets.values() for module in net.modules()]
+    for net in nets.values():
+        net.eval()
+    try:
+        yield nets
+    finally:
+        for hook in hooks:
+            hook.remove()
+        engine.resume_training()
+
+
+def look(engine: Engine, stop: StopSignal) -> Image.Image | None:
+    """Evaluate the networks as the recipe does, and return their sample grid, if they have one."""
+    with served(engine, stop) as nets:
+        if engine.recipe.evaluate is not None:
+            engine.recipe.evaluate(nets)
+        return draw(engine, nets)
+
+
+def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) -> Image.Image | None:
+    """Return the sample grid of the networks, None of a recipe without; `progress` shows a bar of denoising steps."""
+    if engine.recipe.preview is None:
+        return None
+    pipeline = engine.recipe.pipeline(nets)
+    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not progress)
+    return engine.recipe.preview(pipeline)
+
+
+class Run:
+    """The loop around the engine, and everything that a run leaves in its folder."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        stored: Path | None,
+        threads: int,
+        stop: StopSignal,
+        started: float,
+        notes: list[str],
+    ):
+        assert settings.max_steps is not None
+        self.stop, self.started, self.notes = stop, started, notes
+        self.aside = 0.0                                             # seconds of saves, evaluations and grids
+        self.unfinished = False
+        self.settings, self.engine, self.threads, self.max_steps = settings, engine, threads, settings.max_steps
+        self.accelerator, self.folder = engine.accelerator, settings.output_dir
+        self.main = engine.accelerator.is_main_process
+        self.numbers, self.guarded = dict[str, float](), dict[str, Any]()
+        self.before: float | None = 0.0                              # seconds of earlier sessions, None: not known
+        self.began = time.monotonic()
+        self.step = self.saved = self.resume(stored) if stored else 0
+        if self.main:
+            self.preflight()
+            write_yaml(settings, self.folder / "config.yaml")
+            self.facts = record.facts(settings, engine, threads)
+        self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
+        if settings.tracker != "none":
+            self.accelerator.init_trackers("hfgen")
+
+    def go(self) -> int:
+        """Train to the last step, or until asked to stop; return the exit code."""
+        self.log.say("\n".join([self.introduction(), *self.notes]))
+        self.began = time.monotonic()
+        stopping = self.catch_up() if self.step else False
+        if not stopping:
+            for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
+                self.step = step
+                self.log.advance()
+                if stopping := self.after_step():
+                    break
+        self.log.close()
+        if stopping and self.step < self.max_steps:
+            self.log.say(f"stopped at step {self.step:,}; continue with --resume")
+            return INTERRUPTED
+        self.finish()
+        unpublished = self.settings.publish_to is not None and self.stop.agreed()
+        return INTERRUPTED if self.unfinished or unpublished else 0
+
+    def after_step(self) -> bool:
+        """Save, log, evaluate and draw where this step is due; return whether a stop signal ends the run here.
+
+        What may take long comes last, behind the checkpoint, and at the last step behind the finished model.
+        """
+        stopping = self.stop.agreed()
+        due = self.due()
+        if due["log"] or due["check"] or due["save"]:
+            self.engine.check_finite(self.step)
+        if due["save"] or stopping:
+            self.save()
+        if self.step == self.max_steps:
+            self.save_model()
+        self.report()
+        return self.drawn(stopping)
+
+    def drawn(self, stopping: bool) -> bool:
+        """Draw the sample grid if it is due; return whether to stop, now that this step is saved."""
+        if not self.due()["sample"]:
+            return stopping
+        if self.main:
+            self.draw()
+        if stopping := self.stop.agreed():
+            self.save()
+        return stopping
+
+    def catch_up(self) -> bool:
+        """Do what was cut off behind the checkpoint that was resumed from; return whether to stop."""
+        line = agree(self.log.last)
+        if line.get("step") != self.step:
+            return self.after_step()
+        if self.engine.recipe.guard is not None:                     # the checkpoint is older than this line
+            self.guarded, _ = self.engine.recipe.guard(self.guarded, line)
+        if "learning_rate" in line:                                  # these averages are written already
+            self.engine.log.fetch(self.accelerator)
+        if self.step == self.max_steps:
+            self.save_model()
+        return self.stop.agreed() if self.grid().exists() else self.drawn(False)
+
+    def report(self) -> None:
+        """Write this step's line of the log where it is due, and let the guard see it.
+
+        An evaluation that a stop signal ends leaves no line: it is made and written when the run is resumed.
+        """
+        due = self.due()
+        numbers = self.evaluated() if due["sample"] else {}
+        if numbers is None:
+            self.unfinished = True
+        elif due["log"]:
+            rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
+            numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
+        if numbers:
+            self.log.write(self.step, numbers)
+            self.watch(numbers)
+
+    def evaluated(self) -> dict[str, float] | None:
+        """Return the numbers of the recipe's evaluation, {} of one without; None where a stop signal ended it."""
+        numbers: dict[str, float] | None = None
+        if self.engine.recipe.evaluate is None:
+            return {}
+        if self.main:
+            with suppress(Interrupted), self.beside("evaluating"), served(self.engine, self.stop) as nets:
+                numbers = self.engine.recipe.evaluate(nets)
+        numbers = agree(numbers)
+        self.numbers = numbers or self.numbers
+        return numbers
+
+    def draw(self) -> None:
+        """Write the sample grid of this step; a stop signal ends it, and there is none."""
+        with suppress(Interrupted), self.beside("preview"), served(self.engine, self.stop) as nets:
+            picture = draw(self.engine, nets, progress=True)
+            if picture is not None:
+                temporary = self.grid().with_suffix(".tmp")
+                picture.save(temporary, format="PNG")
+                temporary.replace(self.grid())
+
+    def grid(self) -> Path:
+        """Return the path of this step's sample grid."""
+        return self.folder / "samples" / f"step-{self.step:08d}.png"
+
+    @contextmanager
+    def beside(self, text: str) -> Iterator[None]:
+        """Show `text` while the block runs, and do not count its time as training."""
+        before = time.monotonic()
+        try:
+            with self.log.doing(text):
+                yield
+        finally:
+            self.aside += time.monotonic() - before
+
+    def watch(self, numbers: dict[str, float]) -> None:
+        """Warn where the recipe's guard sees trouble begin; with `stop_on_collapse` save and raise CollapseError."""
+        if self.engine.recipe.guard is None:
+            return
+        self.guarded, warning = self.engine.recipe.guard(self.guarded, {"step": self.step, **numbers})
+        if warning is None:
+            return
+        self.log.say(f"warning: step {self.step:,}: {warning}")
+        if getattr(self.settings, "stop_on_collapse", False):
+            self.save()
+            self.log.close()
+            raise CollapseError(f"stopped at step {self.step:,}: {warning}")
+
+    def due(self) -> dict[str, bool]:
+        """Return whether this step is one of a log, a look at non-finite steps, a grid, a checkpoint; the last is."""
+        s, last = self.settings, self.step == self.max_steps
+        every = {"log": s.log_every, "check": CHECK_EVERY, "sample": s.sample_every, "save": s.save_every}
+        return {name: last or (bool(steps) and self.step % steps == 0) for name, steps in every.items()}
+
+    def save(self) -> None:
+        """Write a checkpoint of this step; all processes wait until it is there."""
+        engine = self.engine
+        now = {
+            "step": self.step,
+            "dataset": engine.dataset.fingerprint,
+            "settings": json.loads(json.dumps(dataclasses.asdict(self.settings), default=str)),
+            "log": engine.log.state(self.accelerator),
+            "guard": self.guarded,
+            "seconds": self.seconds(),
+        }
+        if self.main and self.saved != self.step:
+            with self.beside("saving"):
+                checkpoint.save(
+                    self.folder / "checkpoints", self.step,
+                    lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
+                    self.about(), self.settings.keep_checkpoints,
+                )  # fmt: skip
+            record.write(self.folder / "run.json", self.facts, self.step, now["seconds"], sorted(self.numbers))
+        self.saved = self.step
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, stored: Path) -> int:
+        """Put the engine into the state of the checkpoint `stored`; return its step. Raises CheckpointError."""
+        engine = self.engine
+        then = json.loads((stored / "state.json").read_text(encoding="utf-8"))
+        check_same(self.settings, then["settings"], self.folder)
+        if then["dataset"] != engine.dataset.fingerprint:
+            raise CheckpointError(
+                f"{self.folder}: the dataset {engine.dataset.name!r} is not the one this run was trained on "
+                f"(fingerprint {engine.dataset.fingerprint[:12]}, was {then['dataset'][:12]}). Use it, or a new folder."
+            )
+        if then["step"] > self.max_steps:
+            raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
+        state.read(stored, engine.recipe, engine.nets, engine.averages)
+        engine.log.restore(then["log"], engine.device)
+        self.guarded = then.get("guard", {})
+        self.before = then.get("seconds")
+        return int(then["step"])
+
+    def seconds(self) -> float | None:
+        """Return the seconds that this run has trained, all sessions together; None where one did not count them."""
+        return None if self.before is None else self.before + time.monotonic() - self.began
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint's exactness depends on besides its settings."""
+        processes = self.accelerator.num_processes
+        return {"versions": record.versions(), "processes": processes, "threads": self.threads}
+
+    def preflight(self) -> None:
+        """Raise ResourceError if the disk has no room for the checkpoints that will be kept, and one in the making."""
+        parameters = sum(p.numel() for net in self.engine.nets.values() for p in net.parameters())
+        needed = parameters * 4 * 4 * (self.settings.keep_checkpoints + 1)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise ResourceError(f"{self.folder}: about {needed:,} bytes are needed for checkpoints, {free:,} are free")
+
+    def introduction(self) -> str:
+        """Return what is about to happen, in a few lines."""
+        engine, settings = self.engine, self.settings
+        counts = {name: sum(p.numel() for p in net.parameters()) for name, net in engine.nets.items()}
+        sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        lines = [
+            engine.dataset.describe(),
+            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.global_batch}"
+            + (f", continued from step {self.step:,}" if self.step else ""),
+            f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
+            f"precision {precision_in_words(settings)}",
+        ]
+        divided = self.accelerator.num_processes > 1 or len(engine.micro_batches) > 1
+        random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
+        if divided and random:
+            lines.append(f"{', '.join(random)}: depends on how the batch is divided; resuming is exact all the same")
+        if settings.publish_to is not None and not logged_in():
+            lines.append(f"--publish-to {settings.publish_to}: nobody is logged in yet; run `hf auth login` meanwhile")
+        return "\n".join(lines)
+
+    def save_model(self) -> None:
+        """Write the finished model."""
+        if self.main:
+            with self.beside("saving"):
+                nets = state.served(self.engine.nets, self.engine.averages)
+                self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
+
+    def finish(self) -> None:
+        """Write down what was evaluated and say where everything is, and whether it is any good."""
+        if not self.main:
+            return
+        if self.numbers:
+            record.write(self.folder / "run.json", self.facts, self.step, self.seconds(), sorted(self.numbers))
+        found = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        now = time.monotonic()
+        training = (now - self.began - self.aside) / (now - self.started)
+        grid = self.grid() if self.grid().exists() else "none: left out, --resume draws it"
+        if self.engine.recipe.preview is None:
+            grid = "none"
+        self.log.say(
+            f"finished step {self.step:,} after {now - self.started:.0f} s, {training:.0%} of them training"
+            f"{': ' if found else ''}{found}\n"
+            f"model    {self.folder / 'model'}\n"
+            f"grid     {grid}\n"
+            f"try      {self.engine.recipe.usage.format(run=self.folder)}"
+        )
+        for line in self.notes:
+            if line.startswith("warning"):
+                self.log.say(line)
+
+
+def _is_local(module: nn.Module) -> bool:
+    """Return whether a module's output depends on more than its own sample: dropout, batch statistics."""
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return dropout or isinstance(module, nn.modules.batchnorm._BatchNorm)

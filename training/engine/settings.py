@@ -1,0 +1,293 @@
+"""Settings of a training run: the fields that all image recipes share, and how they are read and written.
+
+A recipe's settings are one flat dataclass. `tyro` alone parses them: the values of YAML files by the same types as the
+command line, whose defaults they become, so that the last one wins.
+
+HFGEN_SMALL=1 in the environment makes every run a trial of seconds: `small` caps the fields named in `SMALL`, and an
+evaluation makes 64 samples.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from hfgen.errors import CheckpointError, ConfigError
+from hfgen.hub.upload import check_repo_id
+
+FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
+FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers"}
+FREE_ON_RESUME |= {"preview_images", "preview_steps"}
+"""The settings that may differ when a run is resumed: where and how often to write, not what to compute."""
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Fields that every image recipe has."""
+
+    output_dir: Path
+    """Folder of the run: settings, checkpoints, metrics, sample grids and the finished model."""
+    config: Path | None = None
+    """YAML file with any of these fields; the command line overrides it."""
+    resume: bool = False
+    """Continue from the newest checkpoint in the output folder; start anew if there is none."""
+    start_from: str | None = None
+    """Run, model folder or Hub id whose weights training starts from; they are then averaged and trained as usual."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and noise."""
+
+    dataset: str = "digits"
+    """digits; shapes; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, or a Hub id."""
+    split: str = "train"
+    """Split of the dataset, or a slice of it such as train[:80%]."""
+    image_column: str | None = None
+    """Column that holds the images; found by its type if not given."""
+    label_column: str | None = None
+    """Column that holds class labels; found by its type if not given."""
+    resolution: int | tuple[int, int] | None = None
+    """Side, or height and width, that images are resized and cropped to; by default as they are."""
+    channels: Literal[1, 3, 4] | None = None
+    """Grey, RGB or RGBA; by default 1 if all images are grey, else 3."""
+    background: str = "white"
+    """Colour under transparent pixels."""
+    skip_bad_images: bool = False
+    """Leave out files that cannot be decoded instead of stopping."""
+    flip: bool = False
+    """Mirror images left to right at random."""
+    streaming: bool = False
+    """Read the dataset as a stream, without downloading it whole."""
+    num_workers: int = 0
+    """Processes that decode images which do not fit in memory."""
+
+    batch_size: int | None = None
+    """Samples per optimiser step over all processes and micro-batches together; by default the recipe's."""
+    micro_batch_size: int | None = None
+    """Images per process that go through the network at once; by default the process's whole share."""
+    max_steps: int | None = None
+    """Optimiser steps; by default what the recipe recommends for the dataset."""
+    budget: str | None = None
+    """Wall-clock time in place of --max-steps, such as 90s, 3m or 2h: steps are timed, then their number is fixed."""
+    learning_rate: float | None = None
+    """Peak learning rate, by default what the recipe recommends; never multiplied by the number of processes."""
+    lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "cosine"
+    """How the learning rate goes from its peak to zero at the last step, or stays; second_half: along a line from the
+    middle."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    max_grad_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+    ema_decay: float = 0.9999
+    """Decay of the moving average of the weights, min(ema_decay, (1 + step) / (10 + step)); 0 for none."""
+    mixed_precision: Literal["no", "bf16"] | None = None
+    """Precision of the network's forward and backward pass; weights and losses stay float32. Default: that of
+    accelerate launch, else no."""
+    threads: int | None = None
+    """CPU threads of each process; by default cores / processes."""
+
+    save_every: int = 1000
+    """Steps between checkpoints; 0 for one at the end only."""
+    sample_every: int = 500
+    """Steps between sample grids; 0 for one at the end only."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept, two at least."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Tracker that gets the metrics as well, through Accelerate."""
+    publish_to: str | None = None
+    """Repository on the Hub, user/name, that the finished model is published to, private; `hf auth login` first."""
+
+    @property
+    def global_batch(self) -> int:
+        """Return the samples per optimiser step; the recipe has filled them in."""
+        assert self.batch_size is not None
+        return self.batch_size
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
+    """Return the settings with what is recommended in the place of every None that it has something for."""
+    missing = {name: value for name, value in recommended.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
+
+
+SMALL: dict[str, Any] = {
+    "max_steps": 4, "batch_size": 16, "num_train_timesteps": 50, "preview_images": 4, "preview_steps": 2,
+    "block_out_channels": (8, 16), "layers_per_block": 1, "width": 8, "blocks": 1, "text_width": 16, "threads": 1,
+}  # fmt: skip
+"""Largest values of fields under HFGEN_SMALL: four steps of tiny networks, which run everything and learn nothing."""
+
+
+def is_small() -> bool:
+    """Return whether HFGEN_SMALL is set."""
+    return bool(os.environ.get("HFGEN_SMALL"))
+
+
+def small(settings: AnySettings) -> AnySettings:
+    """Return the settings, under HFGEN_SMALL with no field above its value in `SMALL` and without a budget.
+
+    A field that is left open takes that value; of a tuple each number is capped by the last one of `SMALL`. Of shapes,
+    which are drawn one by one, 200 are read.
+    """
+    if not is_small():
+        return settings
+    capped: dict[str, Any] = {"budget": None}
+    if settings.dataset == "shapes" and settings.split == "train":
+        capped["split"] = "train[:200]"
+    for name, most in SMALL.items():
+        value = getattr(settings, name, most)
+        if isinstance(most, tuple):
+            capped[name] = most if value is None else tuple(min(number, most[-1]) for number in value)
+        else:
+            capped[name] = most if value is None else min(value, most)
+    return dataclasses.replace(settings, **{name: value for name, value in capped.items() if hasattr(settings, name)})
+
+
+@dataclass(kw_only=True)
+class _Sources:
+    """Fields that decide which YAML files are read, and which of their values count."""
+
+    output_dir: Path | None = None
+    config: Path | None = None
+    resume: bool = False
+    max_steps: int | None = None
+    budget: str | None = None
+
+
+def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
+    """Return settings of class `cls` from command-line `arguments` (sys.argv by default) and the YAML that they name.
+
+    With --resume the run's own `config.yaml` comes first, so that only what changes has to be said again. The last of
+    --max-steps and --budget counts. Raises ConfigError for values that no run can use, and ends with tyro's usage
+    message and exit code 2 where words or required fields are wrong or missing.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    program = f"hfgen train {cls.__module__.rpartition('.')[2]}"
+    given, _ = tyro.cli(_Sources, args=arguments, prog=program, add_help=False, return_unknown_args=True)
+    if given.budget is not None and given.max_steps is not None:
+        raise ConfigError("give --max-steps or --budget, not both")
+    config = _read_yaml(cls, given.config) if given.config else {}
+    folder = given.output_dir or config.get("output_dir")
+    stored = folder / "config.yaml" if given.resume and folder else None
+    values = _read_yaml(cls, stored) if stored and stored.is_file() else {}
+    values = _overridden(values, config)
+    values = _overridden(values, {"max_steps": given.max_steps, "budget": given.budget})
+    required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]
+    default = cls(**{**dict.fromkeys(required, tyro.MISSING), **values})
+    settings = tyro.cli(cls, args=arguments, default=default, prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError for values that no run can use."""
+    positive = ("batch_size", "micro_batch_size", "max_steps", "learning_rate", "log_every", "threads", "max_grad_norm")
+    for name in positive:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    for name in ("warmup_steps", "save_every", "sample_every", "num_workers"):
+        if getattr(settings, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(settings, name)}")
+    if not 0 <= settings.ema_decay < 1:
+        raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
+    if settings.keep_checkpoints < 2:
+        raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
+    if settings.budget is not None:
+        seconds_of(settings.budget)
+    if settings.publish_to is not None:
+        check_repo_id(settings.publish_to)
+
+
+def seconds_of(budget: str) -> float:
+    """Return the seconds of a budget such as "90s", "3m" or "1.5h". Raises ConfigError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(f"--budget must be a number with s, m or h, for instance 90s, 3m, 2h; got {budget!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def write_yaml(settings: Settings, path: Path) -> None:
+    """Write the settings to `path` in the form that `--config` reads."""
+    values = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    values.pop("config")
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
+    """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
+
+    The number of steps may change only under a constant learning rate, which does not depend on it.
+    """
+    free = FREE_ON_RESUME | ({"max_steps", "budget"} if settings.lr_schedule == "constant" else set())
+    now = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    differing = [name for name in now if name not in free and now[name] != stored.get(name)]
+    if differing:
+        changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
+        raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _overridden(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Return `earlier` values with the `later` ones over them; another budget ends a number of steps, and vice versa.
+
+    A run stores its budget and the number of steps that fit into it: asked for the same again, it keeps both.
+    """
+    values = dict(earlier)
+    later = {name: value for name, value in later.items() if value is not None}
+    for name, other in (("budget", "max_steps"), ("max_steps", "budget")):
+        if name in later and later[name] != earlier.get(name):
+            values.pop(other, None)
+    return values | later
+
+
+def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
+    """Return the fields of `cls` that a YAML file sets. Raises ConfigError naming the file and the field."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold `field: value` lines, found {type(values).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    words: dict[str, list[str]] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(fields))}"
+            raise ConfigError(f"{path}: unknown field {key!r}{hint}")
+        if value is not None:
+            words[name] = _words(name, value, fields[name].type)
+    named = dataclasses.make_dataclass("Named", [(name, fields[name].type) for name in words])
+    arguments = [word for field in words.values() for word in field]
+    try:
+        parsed: Any = tyro.cli(named, args=arguments, prog=str(path), add_help=False)
+    except SystemExit as ended:
+        raise ConfigError(f"{path}: holds a value that its field does not take, named above") from ended
+    return {name: getattr(parsed, name) for name in words}
+
+
+def _words(name: str, value: Any, kind: Any) -> list[str]:
+    """Return the words that a user would have typed for a YAML value."""
+    if value is False and kind is not bool:                # YAML reads a bare `no` as false
+        value = "no"
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
