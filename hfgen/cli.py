@@ -61,7 +61,9 @@ def train(context: typer.Context, recipe: Annotated[str, typer.Argument(help=REC
         raise typer.Exit(2)
     if not {"--help", "-h"} & set(context.args):
         typer.echo(f"hfgen train {recipe}: starting", err=True)      # imports take seconds
-    raise typer.Exit(import_module(RECIPES[recipe]).main(context.args))
+    from hfgen.training.engine.run import main as run
+
+    raise typer.Exit(run(import_module(RECIPES[recipe]).RECIPE, context.args))
 
 
 @app.command()

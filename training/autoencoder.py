@@ -3,7 +3,7 @@
     hfgen train autoencoder --dataset digits --output-dir runs/codes
     hfgen train autoencoder --corruption gaussian --split "train[:80%]" --eval-split "train[80%:]" --output-dir runs/dae
 
-One network; the variants differ in the loss (weight penalty, sparsity) or in what the network is shown (corruption).
+One network; the variants differ in the loss (weight penalty, sparsity) or in the network's input (corruption).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,11 +23,12 @@ from hfgen.metrics.reconstruction import decibels
 from hfgen.models.autoencoder import Autoencoder, Body, CodeActivation
 from hfgen.pipelines.autoencoder import AutoencoderPipeline
 from hfgen.pipelines.base import Pipeline
-from hfgen.training.engine import run
-from hfgen.training.engine.evaluation import AT_ONCE, batches_of, held_out
+from hfgen.training.engine.evaluation import AT_ONCE, EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
-from hfgen.training.engine.settings import Settings, filled
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
 Corruption = Literal["none", "gaussian", "salt_pepper", "patch"]
 
@@ -68,17 +69,17 @@ SHOWN = 16
 
 
 @dataclass(kw_only=True)
-class AutoencoderSettings(Settings):
+class AutoencoderSettings(EvaluationFields, Settings):
     """Train an autoencoder on images: deep, with a weight penalty, sparse, denoising or completing."""
 
-    body: Body | None = None
+    body: Auto[Body] = AUTO
     """mlp, or conv; by default mlp for images below 16 pixels or with an odd side."""
-    hidden: tuple[int, ...] | None = None
+    hidden: Auto[tuple[int, ...]] = AUTO
     """Units of the hidden layers, or channels of the convolutions, of the encoder; the decoder has them backwards."""
-    latent_dim: int | None = None
+    latent_dim: Auto[int] = AUTO
     """Numbers in the code."""
-    code_activation: CodeActivation | None = None
-    """linear, relu or sigmoid; by default what --sparsity needs: linear without, relu for l1, sigmoid for kl."""
+    code_activation: Auto[CodeActivation] = AUTO
+    """Activation of the code: linear, relu or sigmoid. Default: linear (relu for --sparsity l1, sigmoid for kl)."""
 
     weight_penalty: float = 0.0
     """Weight of the sum of all squared weights (not biases) in the loss."""
@@ -94,15 +95,9 @@ class AutoencoderSettings(Settings):
     corruption_level: float | None = None
     """gaussian: standard deviation (pixels are in [-1, 1]); salt_pepper: share of pixels; patch: share of each side."""
 
-    eval_split: str | None = None
-    """Split whose reconstructions are measured with the averaged weights whenever a grid is drawn, and at the end."""
-    eval_dataset: str | None = None
-    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
 
-
-def build(settings: AutoencoderSettings, dataset: Dataset) -> Recipe:
+def build(s: AutoencoderSettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of an autoencoder of `dataset`."""
-    s = recommended(settings, dataset)
     check(s, dataset)
     net: Any = network(s, dataset)
     shown = held_out(s, dataset)
@@ -115,9 +110,9 @@ def build(settings: AutoencoderSettings, dataset: Dataset) -> Recipe:
 
     return Recipe(
         nets={"autoencoder": net},
-        phases=[Phase("autoencoder", torch.optim.Adam(net.parameters(), lr=cast(float, s.learning_rate), fused=True),
+        phases=[Phase("autoencoder", torch.optim.Adam(net.parameters(), lr=s.learning_rate, fused=True),
                       ("autoencoder",), loss)],
-        pipeline=lambda nets: AutoencoderPipeline(cast(Autoencoder, nets["autoencoder"])),
+        pipeline=lambda nets: AutoencoderPipeline(nets["autoencoder"]),
         preview=lambda pipeline: preview(pipeline, shown or dataset, s),
         averaged=("autoencoder",),
         evaluate=None if shown is None else lambda nets: evaluate(nets["autoencoder"], shown, s),
@@ -126,7 +121,7 @@ def build(settings: AutoencoderSettings, dataset: Dataset) -> Recipe:
 
 
 def penalty(s: AutoencoderSettings, net: nn.Module, z: Tensor) -> Tensor | float:
-    """Return what is added to the squared error: of the weights, and of the codes (B, D)."""
+    """Return the penalties beside the squared error, a scalar: of the weights, and of the codes z (B, D)."""
     total: Tensor | float = 0.0
     if s.weight_penalty:
         total = s.weight_penalty * sum(p.square().sum() for p in net.parameters() if p.ndim > 1)
@@ -148,10 +143,10 @@ def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
     return Autoencoder(
         resolution=height if height == width else (height, width),
         channels=channels,
-        body=cast(Body, s.body),
-        hidden=cast(tuple[int, ...], s.hidden),
-        latent_dim=s.latent_dim or 0,
-        code_activation=cast(CodeActivation, s.code_activation),
+        body=s.body,
+        hidden=s.hidden,
+        latent_dim=s.latent_dim,
+        code_activation=s.code_activation,
     )
 
 
@@ -169,14 +164,14 @@ def check(s: AutoencoderSettings, dataset: Dataset) -> None:
     if s.corruption == "none" and s.corruption_level:
         raise ConfigError(f"--corruption-level {s.corruption_level} needs --corruption gaussian, salt_pepper or patch")
     high = HIGHEST[s.corruption]
-    if s.corruption != "none" and not 0 < cast(float, s.corruption_level) <= high:
+    if s.corruption != "none" and not 0 < (s.corruption_level or 0.0) <= high:
         given = f"for --corruption {s.corruption}, got {s.corruption_level}"
         raise ConfigError(f"--corruption-level must be above 0 and at most {high:g} {given}")
 
 
 @torch.no_grad()
 def evaluate(net: nn.Module, dataset: Dataset, s: AutoencoderSettings) -> dict[str, float]:
-    """Return the PSNR in decibels of what the network restores from corrupted images, and of the corrupted ones.
+    """Return the PSNR in decibels of restored images, and that of the corrupted images they are restored from.
 
     Over all of a dataset, with the same corruption every time. Of completed images the given pixels are kept.
     """
@@ -191,7 +186,7 @@ def evaluate(net: nn.Module, dataset: Dataset, s: AutoencoderSettings) -> dict[s
 
 
 def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield all images in order, the same corrupted, (n, C, H, W) each, and what is to be restored, bool (n, 1, H, W).
+    """Yield all images in order, the same corrupted, (n, C, H, W) each, and the pixels to restore, bool (n, 1, H, W).
 
     The corruption is a function of the seed and the image's place in the dataset.
     """
@@ -206,7 +201,7 @@ def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple
 
 
 def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Image.Image:
-    """Return a grid: the first 16 images, the same corrupted (if they are), and what is restored from those."""
+    """Return a grid: the first 16 images, the same corrupted (if they are), and the restored ones."""
     x, x_tilde, missing = (some[:SHOWN] for some in next(corrupted_chunks(dataset, s)))
     net = cast(Any, pipeline).autoencoder
     with torch.no_grad():
@@ -216,7 +211,7 @@ def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Ima
 
 
 def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderSettings:
-    """Return the settings with what suits the dataset: on one core digits take ten seconds, 28x28 a few minutes."""
+    """Return the settings completed for the dataset: on one core digits take ten seconds, 28x28 a few minutes."""
     sides = dataset.shape[1:] or (1,)
     stages = min(3, *((side & -side).bit_length() - 1 for side in sides))                # times all sides can be halved
     body = settings.body or ("mlp" if max(sides) < 16 or not stages else "conv")
@@ -231,12 +226,9 @@ def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderS
     return filled(settings, values)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train autoencoder ARGUMENTS` (sys.argv by default)."""
-    return run.main(AutoencoderSettings, build, arguments, recommended)
-
+RECIPE = RecipeSpec(AutoencoderSettings, recommended, build)
 
 if __name__ == "__main__":
     from hfgen.training import autoencoder
 
-    raise SystemExit(autoencoder.main())
+    raise SystemExit(main(autoencoder.RECIPE))

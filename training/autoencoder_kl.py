@@ -34,12 +34,13 @@ from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.translator import PatchDiscriminator
 from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
 from hfgen.pipelines.base import Pipeline
-from hfgen.training.engine import run
-from hfgen.training.engine.evaluation import batches_of, held_out
+from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
+from hfgen.training.engine.latents import mean_and_variance
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
-from hfgen.training.engine.settings import Settings, filled
-from hfgen.training.latent_data import mean_and_variance
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
 SHOWN, MEASURED = 16, 1024
 """Images on the grid, each above its reconstruction; and images whose latents are measured, at least."""
@@ -50,17 +51,17 @@ SMALLEST = 3
 
 
 @dataclass(kw_only=True)
-class AutoencoderKLSettings(Settings):
+class AutoencoderKLSettings(EvaluationFields, Settings):
     """Train the autoencoder of latent diffusion on images: reconstruction, small KL, adversarial loss on patches."""
 
-    block_out_channels: tuple[int, ...] | None = None
+    block_out_channels: Auto[tuple[int, ...]] = AUTO
     """Channels at each resolution, finest first; each but the first halves the sides once more."""
     layers_per_block: int = 1
     """ResNet blocks at each resolution."""
     latent_channels: int = 4
     """Channels of the latents."""
 
-    reconstruction: Literal["l1", "l2"] | None = None
+    reconstruction: Auto[Literal["l1", "l2"]] = AUTO
     """Error of the reconstruction: mean of |x - x'| or of (x - x')^2; by default l1 where there is a discriminator."""
     perceptual: Path | None = None
     """File of safetensors with the weights of LPIPS on VGG-16, under the names of the `lpips` library."""
@@ -68,43 +69,37 @@ class AutoencoderKLSettings(Settings):
     """Weight of LPIPS (Zhang et al. 2018), where --perceptual is given."""
     kl_weight: float = 1e-6
     """Weight of KL(q(z|x) || N(0, I)), in nats over the number of pixel values of an image."""
-    adversarial_weight: float | None = None
+    adversarial_weight: Auto[float] = AUTO
     """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator,
     by default of images below 64 pixels, whose sides are halved once and come back sharp without."""
     adversarial_start: int | None = None
     """Steps before the discriminator takes part; by default half of all."""
     loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
     """Adversarial loss of the discriminator and the decoder."""
-    discriminator_learning_rate: float | None = None
+    discriminator_learning_rate: Auto[float] = AUTO
     """Peak learning rate of the discriminator."""
     discriminator_width: int = 64
     """Channels of the discriminator's first layer."""
-    discriminator_layers: int | None = None
-    """Layers of the discriminator that halve the sides; by default three, or what the images are large enough for."""
-
-    eval_split: str | None = None
-    """Split whose reconstructions are measured with the averaged weights whenever a grid is drawn, and at the end."""
-    eval_dataset: str | None = None
-    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+    discriminator_layers: Auto[int] = AUTO
+    """Layers of the discriminator that halve the sides. Default: 3 (2 or 1 for images below 24 or 12 pixels)."""
 
 
-def build(settings: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
+def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
     """Return autoencoder and discriminator, their phases and the pipeline of an autoencoder of `dataset`."""
-    s = recommended(settings, dataset)
     check(s, dataset)
     vae: Any = network(s, dataset)
     nets: dict[str, nn.Module] = {"vae": vae}
     discriminator: Any = None
     if s.adversarial_weight:
         discriminator = nets["discriminator"] = PatchDiscriminator(
-            dataset.shape[0], width=s.discriminator_width, layers=cast(int, s.discriminator_layers)
+            dataset.shape[0], width=s.discriminator_width, layers=s.discriminator_layers
         )
-    game = Game(s, vae, discriminator, None if s.perceptual is None else lpips(s.perceptual))
-    phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), game.autoencoder_loss)]
+    losses = AutoencoderLosses(s, vae, discriminator, None if s.perceptual is None else lpips(s.perceptual))
+    phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), losses.autoencoder_loss)]
     if discriminator is not None:
         judge = optimizer(discriminator, s.discriminator_learning_rate)
-        after = game.after_discriminator(judge)
-        phases.insert(0, Phase("discriminator", judge, ("discriminator",), game.discriminator_loss, after=after))
+        after = losses.after_discriminator(judge)
+        phases.insert(0, Phase("discriminator", judge, ("discriminator",), losses.discriminator_loss, after=after))
     shown = held_out(s, dataset)
     return Recipe(
         nets=nets,
@@ -121,7 +116,7 @@ def build(settings: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
 def network(s: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKL:
     """Return the autoencoder for the dataset's images."""
     channels, height, width = dataset.shape
-    widths = cast(tuple[int, ...], s.block_out_channels)
+    widths = s.block_out_channels
     return AutoencoderKL(
         in_channels=channels,
         out_channels=channels,
@@ -145,9 +140,9 @@ def lpips(file: Path) -> LPIPS:
         raise ConfigError(f"--perceptual {file}: {error}") from error
 
 
-def optimizer(net: nn.Module, rate: float | None) -> torch.optim.Optimizer:
+def optimizer(net: nn.Module, rate: float) -> torch.optim.Optimizer:
     """Return Adam for all parameters of a network."""
-    return torch.optim.Adam(net.parameters(), lr=cast(float, rate), betas=BETAS, fused=True)
+    return torch.optim.Adam(net.parameters(), lr=rate, betas=BETAS, fused=True)
 
 
 def pipeline(nets: Mapping[str, nn.Module], dataset: Dataset, s: AutoencoderKLSettings) -> AutoencoderKLPipeline:
@@ -160,7 +155,7 @@ def pipeline(nets: Mapping[str, nn.Module], dataset: Dataset, s: AutoencoderKLSe
 
 def first_batches(dataset: Dataset, s: AutoencoderKLSettings) -> Iterator[Batch]:
     """Yield the first batches of the run, with 1,024 images or a few more."""
-    size = s.global_batch
+    size = s.batch_size
     return islice(dataset.batches(seed=s.seed, batch_size=size), -(-MEASURED // size))
 
 
@@ -205,7 +200,7 @@ def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     for name in ("discriminator_learning_rate", "discriminator_layers"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
-    factor = 2 ** (len(cast(tuple[int, ...], s.block_out_channels)) - 1)
+    factor = 2 ** (len(s.block_out_channels) - 1)
     if any(side % factor for side in dataset.shape[1:]):
         raise ConfigError(f"--block-out-channels {s.block_out_channels}: divide the sides by {factor}, and those "
                           f"of {'x'.join(map(str, dataset.shape[1:]))} images are no multiples of it")  # fmt: skip
@@ -213,14 +208,14 @@ def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     if s.perceptual is not None and (channels not in (1, 3) or min(sides) < SMALLEST_SEEN):
         raise ConfigError(f"--perceptual: LPIPS is for images of 1 or 3 channels and {SMALLEST_SEEN} pixels a side or "
                           f"more, these are {'x'.join(map(str, dataset.shape))}")  # fmt: skip
-    least = SMALLEST * 2 ** (s.discriminator_layers or 0)
+    least = SMALLEST * 2 ** s.discriminator_layers
     if s.adversarial_weight and min(dataset.shape[1:]) < least:
         raise ConfigError(f"--discriminator-layers {s.discriminator_layers}: for images of {least} pixels a side, "
                           f"these have {min(dataset.shape[1:])}; take fewer, or --adversarial-weight 0")  # fmt: skip
 
 
 def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKLSettings:
-    """Return the settings with what suits the dataset; sides are halved once below 64 pixels, twice below 128."""
+    """Return the settings completed for the dataset; sides are halved once below 64 pixels, twice below 128."""
     sides = dataset.shape[1:] or (1,)
     side = max(sides)
     widths = (32, 64) if side < 16 else (16, 32) if side < 64 else (64, 128, 128, 128)[: 3 if side < 128 else 4]
@@ -233,8 +228,8 @@ def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> Autoencode
         values |= {"learning_rate": 1e-3, "max_steps": 1500, "adversarial_weight": 0.0}
     if side < 16:
         values |= {"batch_size": 64, "max_steps": 2000}
-    game = values["adversarial_weight"] if settings.adversarial_weight is None else settings.adversarial_weight
-    values["reconstruction"] = "l1" if game else "l2"
+    losses = values["adversarial_weight"] if settings.adversarial_weight is None else settings.adversarial_weight
+    values["reconstruction"] = "l1" if losses else "l2"
     if settings.budget is None:                                                      # else the steps are still to come
         values["adversarial_start"] = (settings.max_steps or values["max_steps"]) // 2
     return filled(settings, values)
@@ -247,7 +242,7 @@ DELTA, LARGEST = 1e-6, 1e4
 """The delta of the adaptive weight (Esser et al. 2021, eq. 7), which keeps it finite, and its upper bound."""
 
 
-class Game:
+class AutoencoderLosses:
     """The losses of the two phases of a step: the discriminator's, then the autoencoder's.
 
     The adaptive weight lambda is a ratio of the norms of two gradients, of the whole batch's losses. A norm is no mean
@@ -257,14 +252,14 @@ class Game:
 
     def __init__(
         self,
-        settings: "AutoencoderKLSettings",
+        settings: AutoencoderKLSettings,
         vae: AutoencoderKL,
         discriminator: PatchDiscriminator | None,
         perceptual: LPIPS | None = None,
     ):
         self.settings, self.objective = settings, OBJECTIVES[settings.loss]
         self.vae, self.discriminator, self.perceptual = vae, discriminator, perceptual
-        self.start = starting_step(settings.adversarial_start, settings.max_steps or 0)
+        self.start = starting_step(settings.adversarial_start, settings.max_steps)
         self.active = False
         self.gradients: list[Tensor] = []
         self.balance = torch.zeros(())
@@ -297,7 +292,7 @@ class Game:
         self.gradients = found if not self.gradients else [a + b for a, b in zip(self.gradients, found, strict=True)]
 
     def after_discriminator(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        """Return what is done behind the discriminator's optimiser.
+        """Return the function that runs after the discriminator's optimiser step.
 
         Before the discriminator takes part, its optimiser forgets that it took steps (of zero), on whose number Adam's
         correction depends. Later, the weight of the adversarial loss is settled for the autoencoder's phase.
@@ -326,7 +321,7 @@ class Game:
         scalars["kl"] = kl
         if self.discriminator is not None and noise.step >= self.start:
             fooled = self.fooled(nets["discriminator"], made, x)
-            loss = loss + cast(float, s.adversarial_weight) * self.balance * fooled
+            loss = loss + s.adversarial_weight * self.balance * fooled
             scalars |= {"adversarial": fooled, "adversarial_balance": self.balance}
         return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in scalars.items()}}
 
@@ -354,12 +349,9 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Tensor:
     return (reconstruction.norm() / (adversarial.norm() + DELTA)).clamp(max=LARGEST)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train autoencoder_kl ARGUMENTS` (sys.argv by default)."""
-    return run.main(AutoencoderKLSettings, build, arguments, recommended)
-
+RECIPE = RecipeSpec(AutoencoderKLSettings, recommended, build)
 
 if __name__ == "__main__":
     from hfgen.training import autoencoder_kl
 
-    raise SystemExit(autoencoder_kl.main())
+    raise SystemExit(main(autoencoder_kl.RECIPE))

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +18,19 @@ from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
-from hfgen.training.engine import run
-from hfgen.training.engine.evaluation import AT_ONCE, batches_of, held_out
+from hfgen.training.engine.evaluation import AT_ONCE, EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
-from hfgen.training.engine.settings import Settings, filled
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
 SHOWN, LOOKED_AT = 64, 2048
 """Images on a grid, and images among which they are chosen."""
 
 
 @dataclass(kw_only=True)
-class ClassifierSettings(Settings):
+class ClassifierSettings(EvaluationFields, Settings):
     """Train a small convolutional classifier on labelled images."""
 
     width: int = 32
@@ -38,21 +39,16 @@ class ClassifierSettings(Settings):
     """Share of the penultimate activations dropped in training."""
     label_smoothing: float = 0.1
     """Share of each label's probability that is spread over all classes (Szegedy et al. 2016)."""
-    max_shift: int | None = None
+    max_shift: Auto[int] = AUTO
     """Pixels by which training images are shifted at random, at most; by default a twelfth of the side."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
-    eval_split: str | None = None
-    """Split whose accuracy is measured with the averaged weights whenever a grid is drawn, and at the end."""
-    eval_dataset: str | None = None
-    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
     sample_every: int = 1000
     """Steps between grids of the images that the classifier is least sure of; 0 for one at the end only."""
 
 
 def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a classifier of `dataset`."""
-    settings = recommended(settings, dataset)
     classifier: Any = network(settings, dataset)
     unseen = evaluation_data(settings, dataset)
     sides = dataset.shape[1:]
@@ -66,12 +62,12 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
         return mean, {"loss": mean.detach(), "accuracy": (logits.argmax(1) == label).float().mean()}
 
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=cast(float, settings.learning_rate), weight_decay=settings.weight_decay, fused=True
+        classifier.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     return Recipe(
         nets={"classifier": classifier},
         phases=[Phase("classifier", optimizer, ("classifier",), loss)],
-        pipeline=lambda nets: ClassifierPipeline(cast(Classifier, nets["classifier"])),
+        pipeline=lambda nets: ClassifierPipeline(nets["classifier"]),
         preview=lambda pipeline: preview(pipeline, unseen or dataset),
         averaged=("classifier",),
         evaluate=None if unseen is None else lambda nets: evaluate(nets["classifier"], unseen),
@@ -130,7 +126,7 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
 
 
 def shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Return images (B, C, H, W) moved by whole pixels (B,) each; what comes in repeats the border."""
+    """Return images (B, C, H, W) moved by whole pixels (B,) each; pixels from outside repeat the border."""
     _, _, height, width = x.shape
     rows = (torch.arange(height, device=x.device) - down[:, None]).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=x.device) - right[:, None]).clamp(0, width - 1)  # (B, W)
@@ -159,17 +155,14 @@ def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
 
 
 def recommended(settings: ClassifierSettings, dataset: Dataset) -> ClassifierSettings:
-    """Return the settings with what suits the dataset: on one core digits take under a minute, MNIST a few."""
+    """Return the settings completed for the dataset: on one core digits take under a minute, MNIST a few."""
     steps = 800 if max(dataset.shape[1:], default=0) < 16 else 2000
     return filled(settings, {"batch_size": 128, "learning_rate": 2e-3, "max_steps": steps})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train classifier ARGUMENTS` (sys.argv by default)."""
-    return run.main(ClassifierSettings, build, arguments, recommended)
-
+RECIPE = RecipeSpec(ClassifierSettings, recommended, build)
 
 if __name__ == "__main__":
     from hfgen.training import classifier
 
-    raise SystemExit(classifier.main())
+    raise SystemExit(main(classifier.RECIPE))

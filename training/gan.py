@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -21,115 +21,106 @@ from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator, Norm
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
 from hfgen.pipelines.gan import GANPipeline
-from hfgen.training.engine import run
+from hfgen.training.engine.adversarial import AdversarialFields, optimizer
+from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.settings import Settings, filled
-from hfgen.training.gan_guard import guard
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
 Nets = Mapping[str, nn.Module]
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
 @dataclass(kw_only=True)
-class GANSettings(Settings):
+class GANSettings(AdversarialFields, Settings):
     """Train a generative adversarial network (Goodfellow et al. 2014) on images or 2-D points."""
 
-    loss: Literal[
-        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
-    ] | None = None  # fmt: skip
-    """Adversarial loss; other defaults depend on it. Default: non_saturating for images, relativistic for points."""
-    discriminator_steps: int | None = None
+    discriminator_steps: Auto[int] = AUTO
     """Discriminator steps before each generator step, k."""
-    discriminator_learning_rate: float | None = None
-    """Peak learning rate of the discriminator; --learning-rate is the generator's."""
-    betas: tuple[float, float] | None = None
+    betas: Auto[tuple[float, float]] = AUTO
     """Adam's decay rates of both optimisers."""
-    discriminator_betas: tuple[float, float] | None = None
+    discriminator_betas: Auto[tuple[float, float]] = AUTO
     """Adam's decay rates of the discriminator, where they differ."""
-    max_grad_norm: float = 1e6
-    """Gradients with a larger norm are scaled down to it."""
 
-    width: int | None = None
+    width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
-    layers: int | None = None
+    layers: Auto[int] = AUTO
     """Hidden layers of the networks for 2-D points."""
-    generator_extra_layers: int | None = None
+    generator_extra_layers: Auto[int] = AUTO
     """3x3 convolutions after each stage of the generator."""
-    discriminator_extra_layers: int | None = None
+    discriminator_extra_layers: Auto[int] = AUTO
     """3x3 convolutions after each stage of the discriminator."""
-    base_size: int | None = None
+    base_size: Auto[int] = AUTO
     """Pixels a side where the generator starts and the discriminator ends, at least."""
-    latent_dim: int | None = None
+    latent_dim: Auto[int] = AUTO
     """Dimensions of the latent z."""
-    generator_norm: Norm | None = None
+    generator_norm: Auto[Norm] = AUTO
     """Normalisation in the generator."""
-    discriminator_norm: Norm | None = None
+    discriminator_norm: Auto[Norm] = AUTO
     """Normalisation in the discriminator; layer, none and spectral make it a critic."""
     class_conditional: bool = False
     """Give the class, as a one-hot vector, to both networks."""
-    pack: int | None = None
+    pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
-    frequencies: int | None = None
+    frequencies: Auto[int] = AUTO
     """Random waves of 2-D points that their discriminator sees beside the points."""
-    minibatch_stddev: int | None = None
+    minibatch_stddev: Auto[int] = AUTO
     """Samples in a group whose standard deviation the discriminator sees; 0 for none."""
 
-    gradient_penalty: float | None = None
-    """Weight of the Wasserstein gradient penalty between real and generated samples."""
-    r1: float | None = None
+    r1: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on real samples."""
-    r2: float | None = None
+    r2: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on generated samples."""
-    penalty_end: float | None = None
+    penalty_end: Auto[float] = AUTO
     """Factor of the weights of R1 and R2 at the last step, reached exponentially; 1 keeps them constant."""
-    penalty_every: int | None = None
+    penalty_every: Auto[int] = AUTO
     """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
-    clip: float | None = None
-    """Bound of the critic's weights, for --loss wasserstein."""
     stop_on_collapse: bool = False
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
 
 
-def build(settings: GANSettings, dataset: Dataset) -> Recipe:
+def build(s: GANSettings, dataset: Dataset) -> Recipe:
     """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
-    s = recommended(settings, dataset)
     check(s)
     generator, discriminator = networks(s, dataset)
-    game = Game(s, dataset)
+    losses = GANLosses(s, dataset)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
     evaluate = partial(coverage, dataset=dataset, seed=s.seed) if isinstance(dataset, Toy) and dataset.sigma else None
+    weights_d, weights_g = discriminator.parameters(), generator.parameters()
+    adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
+    adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
     return Recipe(
         nets={"generator": generator, "discriminator": discriminator},
         phases=[
-            Phase("discriminator", optimizer(s, discriminator, s.discriminator_learning_rate, s.discriminator_betas),
-                  ("discriminator",), game.discriminator_loss, times=s.discriminator_steps or 1, after=after),
-            Phase("generator", optimizer(s, generator, s.learning_rate, s.betas), ("generator",), game.generator_loss),
+            Phase("discriminator", adam_d, ("discriminator",), losses.discriminator_loss, s.discriminator_steps, after),
+            Phase("generator", adam_g, ("generator",), losses.generator_loss),
         ],
-        pipeline=lambda nets: GANPipeline(generator=cast(Any, nets["generator"])),
+        pipeline=lambda nets: GANPipeline(generator=nets["generator"]),
         preview=partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional),
         averaged=("generator",),
         evaluate=evaluate,
         guard=partial(guard, settings=s, points=len(dataset.shape) == 1),
-    )  # fmt: skip
+    )
 
 
-class Game:
+class GANLosses:
     """The losses of the two phases of a step."""
 
     def __init__(self, settings: GANSettings, dataset: Dataset):
-        self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss or ""]
+        self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss]
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(1) D: tell real from generated samples: maximise log D(x) + log(1 - D(G(z))), or what the loss says."""
+        """(1) D: maximise log D(x) + log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1), or the objective of --loss."""
         x, labels = batch["x"], self.labels(batch)
         with torch.no_grad():
-            generated = nets["generator"](noise.normal("z", self.settings.latent_dim or 1), labels).float()
+            generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).float()
 
         def judge(samples: Tensor) -> Tensor:
-            return cast(Tensor, nets["discriminator"](samples, labels))
+            return nets["discriminator"](samples, labels)
 
         real, fake = judge(x), judge(generated)                                # apart: batch norm must not mix them
         loss = self.objective.d(real, fake)
@@ -145,9 +136,9 @@ class Game:
         return loss + self.penalties(judge, x, generated, noise), scalars
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(2) G: be taken for real: maximise log D(G(z)), or what the loss says."""
+        """(2) G: maximise log D(G(z)) (Goodfellow et al. 2014, section 3), or the objective of --loss."""
         labels = self.labels(batch)
-        generated = nets["generator"](noise.normal("z", self.settings.latent_dim or 1), labels)
+        generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels)
         fake = nets["discriminator"](generated, labels)
         real = fake
         if self.settings.loss == "relativistic":
@@ -161,9 +152,9 @@ class Game:
         total: Tensor | float = 0.0
         if s.gradient_penalty:
             total = s.gradient_penalty * gradient_penalty(judge, x, generated, noise.uniform("eta"))
-        every = s.penalty_every or 1
+        every = s.penalty_every
         if noise.step % every == 0:
-            decay = every * (s.penalty_end or 1.0) ** (noise.step / (s.max_steps or 1))
+            decay = every * s.penalty_end ** (noise.step / s.max_steps)
             for weight, samples in ((s.r1, x), (s.r2, generated)):
                 if weight:
                     total = total + weight * decay * zero_centred_penalty(judge, samples)
@@ -171,7 +162,7 @@ class Game:
 
     def labels(self, batch: Batch) -> Tensor | None:
         """Return the classes that both networks are given."""
-        return cast(Tensor, batch["label"]) if self.settings.class_conditional else None
+        return batch["label"] if self.settings.class_conditional else None
 
 
 def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -225,22 +216,12 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
         size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
         there = {k: torch.as_tensor(getattr(dataset, k)).tolist() for k in ("mean", "std")}
         generator = MLPGenerator(**size, **mine, data_mean=there["mean"], data_std=there["std"])
-        return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies or 0)
+        return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies)
     channels, height, width = dataset.shape
     resolution = height if height == width else (height, width)
     size = {"resolution": resolution, "channels": channels, "width": s.width, "base_size": s.base_size}
     generator_ = DCGANGenerator(**size, **mine, extra_layers=s.generator_extra_layers)
     return generator_, DCGANDiscriminator(**size, **other, extra_layers=s.discriminator_extra_layers)
-
-
-def optimizer(
-    s: GANSettings, net: nn.Module, rate: float | None, betas: tuple[float, float] | None
-) -> torch.optim.Optimizer:
-    """Return Adam, or RMSprop for the clipped critic, for which momentum is harmful (Arjovsky et al. 2017, sec. 4)."""
-    parameters = list(net.parameters())
-    if s.loss == "wasserstein":
-        return torch.optim.RMSprop(parameters, lr=cast(float, rate))
-    return torch.optim.Adam(parameters, lr=cast(float, rate), betas=cast(tuple[float, float], betas), fused=True)
 
 
 def check(s: GANSettings) -> None:
@@ -254,16 +235,16 @@ def check(s: GANSettings) -> None:
     for name in ("betas", "discriminator_betas"):
         if not all(0 <= beta < 1 for beta in getattr(s, name)):
             raise ConfigError(f"--{name.replace('_', '-')} must be two numbers in [0, 1), got {getattr(s, name)}")
-    per_process = s.global_batch // PartialState().num_processes
-    unit, micro = (s.pack or 1) * max(1, s.minibatch_stddev or 0), min(s.micro_batch_size or per_process, per_process)
+    per_process = s.batch_size // PartialState().num_processes
+    unit, micro = s.pack * max(1, s.minibatch_stddev), min(s.micro_batch_size or per_process, per_process)
     if micro % unit:
-        raise ConfigError(f"--batch-size {s.global_batch}: {micro} samples go through the discriminator at once; that "
+        raise ConfigError(f"--batch-size {s.batch_size}: {micro} samples go through the discriminator at once; that "
                           f"must be a multiple of {unit} (--pack x --minibatch-stddev)")  # fmt: skip
 
 
-def coverage(nets: Nets, dataset: Toy, seed: int) -> dict[str, float]:
+def coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:
     """Return the modes captured and the share of high quality among 2,500 samples (Srivastava et al. 2017)."""
-    pipeline = GANPipeline(generator=cast(Any, nets["generator"]))
+    pipeline = GANPipeline(generator=nets["generator"])
     generator = torch.Generator().manual_seed(seed)
     points = pipeline(batch_size=2500, generator=generator, output_type="pt", return_dict=False)[0].cpu()
     modes = cast(Tensor, dataset.modes)
@@ -337,8 +318,8 @@ SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
 }  # fmt: skip
 
 
-def recommended(settings: "GANSettings", dataset: Dataset) -> "GANSettings":
-    """Return the settings with every None replaced by what is recommended for the dataset and the loss."""
+def recommended(settings: GANSettings, dataset: Dataset) -> GANSettings:
+    """Return the settings completed for the dataset and the loss."""
     loss = settings.loss
     values = COMMON | OF_LOSS.get(loss or "", {}) | ({"loss": loss} if loss else {})
     if len(dataset.shape) == 1:
@@ -350,12 +331,9 @@ def recommended(settings: "GANSettings", dataset: Dataset) -> "GANSettings":
     return filled(settings, own)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train gan ARGUMENTS` (sys.argv by default)."""
-    return run.main(GANSettings, build, arguments, recommended)
-
+RECIPE = RecipeSpec(GANSettings, recommended, build)
 
 if __name__ == "__main__":
     from hfgen.training import gan
 
-    raise SystemExit(gan.main())
+    raise SystemExit(main(gan.RECIPE))

@@ -15,21 +15,21 @@ from accelerate import PartialState
 from hfgen.data.dataset import Dataset, require_batch
 from hfgen.data.images import Images
 from hfgen.errors import ConfigError
-from hfgen.losses.diffusion import PredictionType
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.unet import UNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
-from hfgen.training.conditions import Conditions, open_dataset
-from hfgen.training.ddpm import DDPMSettings, Denoising, network, optimizer, upper_levels
-from hfgen.training.engine import run
-from hfgen.training.engine.distributed import share
-from hfgen.training.engine.init_from import starting_from
+from hfgen.training.ddpm import DDPMSettings, DenoisingLoss
+from hfgen.training.denoiser import Conditions, network, open_dataset, optimizer, upper_levels
+from hfgen.training.engine.distributed import split_batch
+from hfgen.training.engine.init_from import with_weights_of
+from hfgen.training.engine.latents import Latents, encoded, load_autoencoder
 from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.preview import denoised
-from hfgen.training.engine.settings import filled
-from hfgen.training.latent_data import Latents, encoded, load_autoencoder
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, filled
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class LatentDiffusionSettings(DDPMSettings):
     autoencoder: str
     """Run, model folder or Hub id of the autoencoder (hfgen train autoencoder_kl), or of a pipeline that has one, or of
     an AutoencoderKL alone; its weights are not trained."""
-    block_out_channels: tuple[int, ...] | None = None
+    block_out_channels: Auto[tuple[int, ...]] = AUTO
     """Channels of the U-Net at each resolution, finest first; by default 32 64 for latents below 8 a side, 32 64 64
     below 32, else 128 256 256, cut to as many as their sides can be halved."""
 
@@ -63,25 +63,24 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
 
 
 def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderKL) -> None:
-    """Build once what will be trained on the latents, so that what is wrong is said before all images are encoded."""
+    """Build the networks once, so that errors are raised before all images are encoded."""
     shape = vae.to_latents(source.tensor(1).to(vae.device)).shape
     nothing = torch.zeros(()).expand(len(source), *shape)           # of their shape, in no memory
     latents = Latents(source, nothing, nothing, "")
     s = recommended(settings, latents)
-    share(s, PartialState().num_processes, PartialState().process_index)
-    require_batch(latents, s.global_batch)
-    make = build if s.start_from is None or s.resume else starting_from(s.start_from, cast(Any, build))
+    split_batch(s, PartialState().num_processes, PartialState().process_index)
+    require_batch(latents, s.batch_size)
+    make = build if s.start_from is None or s.resume else with_weights_of(s.start_from, build)
     make(s, latents)
 
 
-def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
+def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     """Return U-Net, text encoder if any, the one phase and the pipeline of a diffusion model of latents."""
-    s = recommended(settings, dataset)
     conditions = Conditions(s, dataset)
     unet: Any = network(s, dataset, False, conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
         num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
-        prediction_type=cast(PredictionType, s.prediction_type), variance_type=s.variance_type, clip_sample=False,
+        prediction_type=s.prediction_type, variance_type=s.variance_type, clip_sample=False,
     )  # fmt: skip
     vae = load_autoencoder(s.autoencoder)
     nets = {"unet": unet, **conditions.nets}
@@ -94,7 +93,7 @@ def build(settings: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
 
     return Recipe(
         nets=nets,
-        phases=[Phase("latent_diffusion", optimizer(s, nets), trained, Denoising(s, scheduler, conditions))],
+        phases=[Phase("latent_diffusion", optimizer(s, nets), trained, DenoisingLoss(s, scheduler, conditions))],
         pipeline=pipeline,
         preview=denoised(s, dataset),
         averaged=trained,
@@ -111,7 +110,7 @@ def check(s: LatentDiffusionSettings) -> None:
 
 
 def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDiffusionSettings:
-    """Return the settings with what suits the latents: at most three resolutions, as far as sides can be halved."""
+    """Return the settings completed for the latents: at most three resolutions, as far as sides can be halved."""
     side = max(dataset.shape[1:])
     possible = min((s & -s).bit_length() for s in dataset.shape[1:])                 # levels: one more than halvings
     widths = ((32, 64) if side < 8 else (32, 64, 64) if side < 32 else (128, 256, 256))[:possible]
@@ -127,13 +126,9 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
     return filled(settings, values)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train latent_diffusion ARGUMENTS` (sys.argv by default)."""
-    opened = cast(Any, open_latents)
-    return run.main(LatentDiffusionSettings, cast(Any, build), arguments, cast(Any, recommended), opened)
-
+RECIPE = RecipeSpec(LatentDiffusionSettings, recommended, build, open_latents)
 
 if __name__ == "__main__":
     from hfgen.training import latent_diffusion
 
-    raise SystemExit(latent_diffusion.main())
+    raise SystemExit(main(latent_diffusion.RECIPE))

@@ -6,22 +6,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from hfgen.data.dataset import Dataset
-from hfgen.losses.diffusion import PredictionType, l_simple
-from hfgen.models.unet import UNet
+from hfgen.losses.diffusion import l_simple
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
-from hfgen.training import ddpm
-from hfgen.training.conditions import Conditions, open_dataset
-from hfgen.training.ddpm import DenoiserSettings, network, optimizer, target
-from hfgen.training.engine import run
+from hfgen.training import denoiser
+from hfgen.training.denoiser import Conditions, DenoiserSettings, network, open_dataset, optimizer, target
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import denoised
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import filled
 
 
@@ -40,44 +39,56 @@ class ScoreSDESettings(DenoiserSettings):
     """Draw t with a density in proportion to beta / sigma^2, which leaves the likelihood weighting with no weights."""
 
 
-def build(settings: ScoreSDESettings, dataset: Dataset) -> Recipe:
+def build(s: ScoreSDESettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a score model on `dataset`."""
-    settings = recommended(settings, dataset)
-    conditions = Conditions(settings, dataset)
-    unet: Any = network(settings, dataset, False, conditions.num_class_embeds, conditions.width)
-    sde = VPSDEScheduler(
-        beta_schedule=settings.beta_schedule, prediction_type=cast(PredictionType, settings.prediction_type),
-        t_min=settings.t_min, clip_sample=len(dataset.shape) == 3,
+    conditions = Conditions(s, dataset)
+    unet: Any = network(s, dataset, False, conditions.num_class_embeds, conditions.width)
+    sde: Any = VPSDEScheduler(
+        beta_schedule=s.beta_schedule, prediction_type=s.prediction_type, t_min=s.t_min,
+        clip_sample=len(dataset.shape) == 3,
     )  # fmt: skip
-
-    def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
-        """Return E_t lambda_t E|s_theta + eps / sigma_t|^2 = E_t lambda_t / sigma_t^2 E|eps_theta - eps|^2.
-
-        With x_0 or the velocity predicted, the weights turn their error into that of the noise.
-        """
-        x_0 = batch["x"]
-        eps = noise.normal("eps", *x_0.shape[1:])
-        t = sde.time_drawn(noise.stratified("t"), settings.importance_sampling)
-        timestep = sde.timestep_of(t)
-        x_t = sde.add_noise(x_0, eps, timestep)
-        prediction = nets["unet"](x_t, timestep.float(), **conditions(nets, batch, noise)).sample
-        mean = (time_weights(settings, sde, t).float() * l_simple(prediction, target(sde, x_0, eps, timestep))).mean()
-        return mean, {"loss": mean.detach()}
-
     nets = {"unet": unet, **conditions.nets}
     trained = ("unet", *conditions.trained)
     return Recipe(
         nets=nets,
-        phases=[Phase("score_sde", optimizer(settings, nets), trained, loss)],
-        pipeline=lambda nets: DDPMPipeline(cast(UNet, nets["unet"]), cast(Any, sde), **conditions.parts(nets)),
-        preview=denoised(settings, dataset, "dpmpp_2m"),
+        phases=[Phase("score_sde", optimizer(s, nets), trained, ScoreLoss(s, sde, conditions))],
+        pipeline=lambda nets: DDPMPipeline(nets["unet"], sde, **conditions.parts(nets)),
+        preview=denoised(s, dataset, "dpmpp_2m"),
         averaged=trained,
         usage=f"hfgen sample {{run}}{conditions.words()} --sampler dpmpp_2m --num-steps 20 -n 64 --seed 0 -o grid.png",
-    )  # fmt: skip
+    )
+
+
+class ScoreLoss:
+    """Loss of the one phase: E_t lambda_t E|s_theta + eps / sigma_t|^2 (Song et al. 2021, eq. 7).
+
+    With s_theta = -eps_theta / sigma_t it is E_t lambda_t / sigma_t^2 E|eps_theta - eps|^2. Where the network predicts
+    x_0 or the velocity, `time_weights` turn their error into that of the noise.
+    """
+
+    def __init__(self, settings: ScoreSDESettings, sde: VPSDEScheduler, conditions: Conditions) -> None:
+        self.settings, self.sde, self.conditions = settings, sde, conditions
+
+    def __call__(
+        self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the batch, and the same to log."""
+        s, sde, x_0 = self.settings, self.sde, batch["x"]
+        # draw noise and times
+        eps = noise.normal("eps", *x_0.shape[1:])
+        t = sde.time_drawn(noise.stratified("t"), s.importance_sampling)
+        timestep = sde.timestep_of(t)
+        # diffuse the batch, and predict
+        x_t = sde.add_noise(x_0, eps, timestep)
+        prediction = nets["unet"](x_t, timestep.float(), **self.conditions(nets, batch, noise)).sample
+        # weigh the errors by time
+        error = l_simple(prediction, target(sde, x_0, eps, timestep))
+        mean = (time_weights(s, sde, t).float() * error).mean()
+        return mean, {"loss": mean.detach()}
 
 
 def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> Tensor:
-    """Return the weight of the error of what is predicted over the density of t, (B,), float64.
+    """Return the weight of the prediction's error, divided by the density of t, (B,), float64.
 
     That of the noise has lambda_t / sigma_t^2, of mean 1 over the times that are drawn; it is gamma^2 times the
     velocity's, and gamma^2 / sigma^2 times that of x_0.
@@ -92,23 +103,20 @@ def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> 
 
 
 def recommended(settings: ScoreSDESettings, dataset: Dataset) -> ScoreSDESettings:
-    """Return the settings with what suits the dataset, as of a DDPM; points are denoised by their velocity."""
+    """Return the settings completed for the dataset, as for a DDPM; for points the velocity is predicted."""
     in_plane = len(dataset.shape) == 1
     values = {"preview_steps": 20, **({"prediction_type": "v_prediction"} if in_plane else {})}
-    return ddpm.recommended(filled(settings, values), dataset)
+    return denoiser.recommended(filled(settings, values), dataset)
 
 
 def smaller(settings: ScoreSDESettings, dataset: Dataset) -> list[ScoreSDESettings]:
     """Return the settings with each network that is smaller than the recommended one, as of a DDPM."""
-    return ddpm.smaller(filled(settings, {"preview_steps": 20}), dataset)
+    return denoiser.smaller(filled(settings, {"preview_steps": 20}), dataset)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train score_sde ARGUMENTS` (sys.argv by default)."""
-    return run.main(ScoreSDESettings, build, arguments, recommended, cast(Any, open_dataset), smaller)
-
+RECIPE = RecipeSpec(ScoreSDESettings, recommended, build, open_dataset, smaller)
 
 if __name__ == "__main__":
     from hfgen.training import score_sde
 
-    raise SystemExit(score_sde.main())
+    raise SystemExit(main(score_sde.RECIPE))

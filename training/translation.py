@@ -12,7 +12,6 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,11 +22,13 @@ from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty
 from hfgen.models.translator import GeneratorNorm, PatchDiscriminator, PatchNorm, ResNetTranslator, UNetTranslator
 from hfgen.pipelines.translation import DIRECTIONS, TranslationPipeline
-from hfgen.training.engine import run
-from hfgen.training.engine.image_pool import History
+from hfgen.training.engine.adversarial import AdversarialFields, optimizer
+from hfgen.training.engine.image_pool import ImagePool
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
-from hfgen.training.engine.settings import Settings, filled
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 from hfgen.training.translation_evaluation import evaluate, preview
 
 Nets = Mapping[str, nn.Module]
@@ -37,7 +38,7 @@ GENERATORS = tuple(f"generator_{direction}" for direction in DIRECTIONS)
 
 
 @dataclass(kw_only=True)
-class TranslationSettings(Settings):
+class TranslationSettings(AdversarialFields, Settings):
     """Train translators between two domains of images, without pairs (CycleGAN) or with them (pix2pix)."""
 
     dataset: str = ""
@@ -53,62 +54,49 @@ class TranslationSettings(Settings):
     crop: int | tuple[int, int] | None = None
     """Side, or height and width, of random crops of the images, which --resolution makes larger before."""
 
-    loss: Literal[
-        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
-    ] | None = None  # fmt: skip
-    """Adversarial loss of each patch; by default least_squares, and non_saturating with pairs."""
-    adversarial_weight: float | None = None
-    """Weight of the generators' part in the game; by default 1, 2 for least_squares, whose square has a factor 1/2."""
-    cycle_weight: float | None = None
+    adversarial_weight: Auto[float] = AUTO
+    """Weight of the generators' part in their loss. Default: 1 (2 for least_squares, whose square has a factor 1/2)."""
+    cycle_weight: Auto[float] = AUTO
     """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B; by default 10, 20 below 64
     pixels, 0 with pairs."""
-    identity_weight: float | None = None
+    identity_weight: Auto[float] = AUTO
     """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight; by default 0.5, 0 with pairs and
     between other numbers of channels."""
-    paired_weight: float | None = None
+    paired_weight: Auto[float] = AUTO
     """Weight of |G_ab(a) - b|_1, by default 100 with pairs; without them it must be 0."""
-    history: int | None = None
+    history: Auto[int] = AUTO
     """Generated images of earlier steps that each discriminator is shown in turn, 0 for none; by default 50, 0 with
     pairs."""
-    gradient_penalty: float | None = None
-    """Weight of the Wasserstein gradient penalty between real and generated images; by default 10 for wasserstein_gp,
-    else 0."""
-    clip: float | None = None
-    """Bound of the discriminators' weights, by default 0.01 for wasserstein, else 0, which is none."""
 
-    generator: Literal["resnet", "unet"] | None = None
+    generator: Auto[Literal["resnet", "unet"]] = AUTO
     """Network of the generators, by default resnet, unet with pairs."""
-    width: int | None = None
+    width: Auto[int] = AUTO
     """Channels of the generators next to the image, by default 64, 16 below 64 pixels."""
-    blocks: int | None = None
+    blocks: Auto[int] = AUTO
     """Residual blocks of resnet, by default 9, 6 below 256 pixels, 2 below 64."""
-    downsamplings: int | None = None
+    downsamplings: Auto[int] = AUTO
     """How often resnet halves the sides, by default 2, 1 below 64 pixels."""
-    depth: int | None = None
+    depth: Auto[int] = AUTO
     """How often unet halves the sides, by default as often as they can be, 8 times at most."""
     norm: GeneratorNorm = "instance"
     """Normalisation in the generators."""
     dropout: float = 0.0
     """Dropout in the generators; with it, results depend on how a batch is divided."""
-    discriminator_width: int | None = None
+    discriminator_width: Auto[int] = AUTO
     """Channels of the discriminators next to the image, by default 64, 32 below 64 pixels."""
-    discriminator_layers: int | None = None
+    discriminator_layers: Auto[int] = AUTO
     """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16; by default 3, 2 below
     64 pixels."""
-    discriminator_norm: PatchNorm | None = None
+    discriminator_norm: Auto[PatchNorm] = AUTO
     """Normalisation in the discriminators: by default instance, spectral below 64 pixels and for hinge, none for
     wasserstein, layer for wasserstein_gp."""
 
-    discriminator_learning_rate: float | None = None
-    """Peak learning rate of the discriminators, by default that of the generators, --learning-rate."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""
     lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "second_half"
     """How the learning rate goes from its peak to zero at the last step; second_half: along a line from the middle."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
-    max_grad_norm: float = 1e6
-    """Gradients with a larger norm are scaled down to it."""
 
     eval_split: str | None = None
     """Split whose first 128 images of each domain are translated, and back, whenever a grid is drawn, and at the end:
@@ -135,27 +123,27 @@ def open_datasets(settings: TranslationSettings) -> Unpaired:
     return Unpaired(a, b, paired=s.paired, crop=s.crop)
 
 
-def build(settings: TranslationSettings, dataset: Unpaired) -> Recipe:
+def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
     """Return four networks, the three phases of a step and the pipeline of both directions."""
-    s = recommended(settings, dataset)
     check(s, dataset)
     nets = networks(s, dataset)
-    game, pools = Game(s), {}
+    losses, pools = TranslationLosses(s), {}
     if s.history:
         shapes = {"a": dataset.shape_a, "b": dataset.shape_b}
-        pools = {f"history_{domain}": History(s.history, shape) for domain, shape in shapes.items()}
+        pools = {f"history_{domain}": ImagePool(s.history, shape) for domain, shape in shapes.items()}
     forward = chain.from_iterable(nets[name].parameters() for name in GENERATORS)
-    phases = [Phase("generators", adam(s, forward, s.learning_rate), GENERATORS, game.generator_loss)]
+    adam = optimizer(s.loss, forward, s.learning_rate, s.betas)
+    phases = [Phase("generators", adam, GENERATORS, losses.generator_loss)]
     for domain in ("a", "b"):
         name = f"discriminator_{domain}"
-        optimizer = adam(s, nets[name].parameters(), s.discriminator_learning_rate)
+        adam = optimizer(s.loss, nets[name].parameters(), s.discriminator_learning_rate, s.betas)
         after = partial(clip_weights, nets[name], s.clip) if s.clip else None
-        phases.append(Phase(name, optimizer, (name,), partial(game.discriminator_loss, domain), after=after))
+        phases.append(Phase(name, adam, (name,), partial(losses.discriminator_loss, domain), after=after))
     shown = held_out(s, dataset)
     return Recipe(
         nets=nets | pools,
         phases=phases,
-        pipeline=lambda nets: TranslationPipeline(**{name: cast(Any, nets[name]) for name in GENERATORS}),
+        pipeline=lambda nets: TranslationPipeline(**{name: nets[name] for name in GENERATORS}),
         preview=partial(preview, dataset=dataset if shown is None else shown),
         averaged=GENERATORS,
         evaluate=None if shown is None else partial(evaluate, dataset=shown),
@@ -163,11 +151,11 @@ def build(settings: TranslationSettings, dataset: Unpaired) -> Recipe:
     )
 
 
-class Game:
+class TranslationLosses:
     """The losses of the three phases of a step."""
 
     def __init__(self, settings: TranslationSettings):
-        self.settings, self.objective = settings, OBJECTIVES[settings.loss or ""]
+        self.settings, self.objective = settings, OBJECTIVES[settings.loss]
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(1) G_ab and G_ba: be taken for real, and undo each other (Zhu et al. 2017, eq. 3)."""
@@ -217,14 +205,14 @@ class Game:
     def judge(self, nets: Nets, batch: Batch, domain: str, image: Tensor) -> Tensor:
         """Return the logits of the domain's discriminator, which sees the other domain's image beside it in pairs."""
         condition = batch["b" if domain == "a" else "a"] if self.settings.paired else None
-        return cast(Tensor, nets[f"discriminator_{domain}"](image, condition))
+        return nets[f"discriminator_{domain}"](image, condition)
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each part of the generators' loss."""
         s = self.settings
-        cycle = s.cycle_weight or 0.0
-        identity, paired = cycle * (s.identity_weight or 0.0), (s.paired_weight or 0.0)
-        return {"adversarial": s.adversarial_weight or 0.0, "cycle": cycle, "identity": identity, "paired": paired}
+        cycle = s.cycle_weight
+        identity, paired = cycle * s.identity_weight, s.paired_weight
+        return {"adversarial": s.adversarial_weight, "cycle": cycle, "identity": identity, "paired": paired}
 
 
 def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
@@ -245,20 +233,13 @@ def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
     }
 
 
-def adam(s: TranslationSettings, parameters: Any, rate: float | None) -> torch.optim.Optimizer:
-    """Return Adam, or RMSprop for clipped critics and what plays against them (Arjovsky et al. 2017, section 4)."""
-    if s.loss == "wasserstein":
-        return torch.optim.RMSprop(parameters, lr=cast(float, rate))
-    return torch.optim.Adam(parameters, lr=cast(float, rate), betas=s.betas, fused=True)
-
-
 def check(s: TranslationSettings, dataset: Unpaired) -> None:
     """Raise ConfigError, naming the field, for values that no translation can use."""
     names = ("adversarial_weight", "cycle_weight", "identity_weight", "paired_weight", "gradient_penalty", "clip")
     for name in (*names, "history"):
         if not 0 <= getattr(s, name) < float("inf"):
             raise ConfigError(f"--{name.replace('_', '-')} must be a number >= 0, got {getattr(s, name)}")
-    if not cast(float, s.discriminator_learning_rate) > 0:
+    if not s.discriminator_learning_rate > 0:
         raise ConfigError(f"--discriminator-learning-rate must be above 0, got {s.discriminator_learning_rate}")
     if not all(0 <= beta < 1 for beta in s.betas):
         raise ConfigError(f"--betas must be two numbers in [0, 1), got {s.betas}")
@@ -269,7 +250,7 @@ def check(s: TranslationSettings, dataset: Unpaired) -> None:
     if s.identity_weight and dataset.shape_a[0] != dataset.shape_b[0]:
         channels = f"{dataset.shape_a[0]} and {dataset.shape_b[0]}"
         raise ConfigError(f"--identity-weight {s.identity_weight}: A and B have {channels} channels; take 0")
-    if not any(Game(s).weights().values()):
+    if not any(TranslationLosses(s).weights().values()):
         raise ConfigError("--adversarial-weight, --cycle-weight and --paired-weight are all 0: nothing is learned")
 
 
@@ -315,8 +296,8 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 """The settings of each loss, as for other GANs."""
 
 
-def recommended(settings: "TranslationSettings", dataset: Unpaired) -> "TranslationSettings":
-    """Return the settings with every None replaced by what is recommended for the data and the loss."""
+def recommended(settings: TranslationSettings, dataset: Unpaired) -> TranslationSettings:
+    """Return the settings completed for the data and the loss."""
     height, width = dataset.shape[1:]
     values = COMMON | {"depth": min(8, *((side & -side).bit_length() - 1 for side in (height, width)))}
     if min(height, width) < 256:
@@ -356,12 +337,9 @@ def _like(trained: Dataset, s: TranslationSettings, name: str, split: str) -> Da
     return load_dataset(name, split=split, **choices)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train translation ARGUMENTS` (sys.argv by default)."""
-    return run.main(TranslationSettings, cast(Any, build), arguments, cast(Any, recommended), open_datasets)
-
+RECIPE = RecipeSpec(TranslationSettings, recommended, build, open_datasets)
 
 if __name__ == "__main__":
     from hfgen.training import translation
 
-    raise SystemExit(translation.main())
+    raise SystemExit(main(translation.RECIPE))

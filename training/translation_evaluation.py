@@ -34,7 +34,7 @@ def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, floa
 
 @torch.no_grad()
 def translated(net: Any, x: Tensor) -> Tensor:
-    """Return what a network makes of images x (N, C, H, W) in [-1, 1], all on the CPU."""
+    """Return the translations of images x (N, C, H, W) in [-1, 1], all on the CPU."""
     return torch.cat([through(net, part.to(net.device)).cpu() for part in x.split(AT_ONCE)])
 
 

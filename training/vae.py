@@ -21,38 +21,39 @@ from hfgen.metrics.likelihood import active_units
 from hfgen.models.vae import VAE, HierarchicalVAE, LatentModel, Terms
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.vae import VAEPipeline
-from hfgen.training.engine import run
-from hfgen.training.engine.evaluation import batches_of, held_out
+from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.settings import Settings, filled
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
 LOOKED_AT, LISTED = 2000, 16
 """Items that the training data are judged by, and latents listed one by one."""
 
 
 @dataclass(kw_only=True)
-class VAESettings(Settings):
+class VAESettings(EvaluationFields, Settings):
     """Train a variational autoencoder (Kingma and Welling 2014) on images or points, with one layer of latents or more.
 
     Defaults depend on the dataset; for images of MNIST's size they are the network of Burda et al. 2016.
     """
 
-    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"] | None = None
+    likelihood: Auto[Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"]] = AUTO
     """Density p(x|z) of pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
     sigma: float | None = None
     """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. By default learned."""
     binarise: bool = True
     """With --likelihood bernoulli, draw each pixel black or white anew at every look, by its brightness."""
 
-    body: Literal["mlp", "conv"] | None = None
+    body: Auto[Literal["mlp", "conv"]] = AUTO
     """Fully connected or convolutional."""
-    hidden: tuple[int, ...] | None = None
+    hidden: Auto[tuple[int, ...]] = AUTO
     """Units of the hidden layers, or channels of the stages, from the data to the (first) latents."""
-    activation: Literal["tanh", "relu", "silu", "gelu"] | None = None
+    activation: Auto[Literal["tanh", "relu", "silu", "gelu"]] = AUTO
     """Activation after each hidden layer."""
-    latent_dim: tuple[int, ...] | None = None
+    latent_dim: Auto[tuple[int, ...]] = AUTO
     """Dimensions of the latent z; several numbers make a hierarchy of layers, from the data up."""
     upper_hidden: tuple[int, ...] = (100, 100)
     """Units of the hidden layers between one layer of latents and the next."""
@@ -68,30 +69,24 @@ class VAESettings(Settings):
     free_bits: float = 0.0
     """Nats below which the KL of one dimension of one image costs nothing (Kingma et al. 2016)."""
 
-    adam_epsilon: float | None = None
+    adam_epsilon: Auto[float] = AUTO
     """Adam's epsilon."""
     max_grad_norm: float = 1e4
     """Gradients with a larger norm are scaled down to it; losses are sums over pixels, and so are gradients."""
 
-    eval_split: str | None = None
-    """Split whose ELBO is measured with the averaged weights whenever a grid is drawn, and at the end."""
-    eval_dataset: str | None = None
-    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
 
-
-def build(settings: VAESettings, dataset: Dataset) -> Recipe:
+def build(s: VAESettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a variational autoencoder of `dataset`."""
-    s = recommended(settings, dataset)
     check(s, dataset)
     net: Any = network(s, dataset)
-    rate, epsilon = cast(float, s.learning_rate), cast(float, s.adam_epsilon)
+    rate, epsilon = s.learning_rate, s.adam_epsilon
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, eps=epsilon, fused=True)
     evaluation = held_out(s, dataset)
     judged = partial(training_batches, dataset, s) if evaluation is None else partial(batches_of, evaluation)
     return Recipe(
         nets={"vae": net},
-        phases=[Phase("vae", optimizer, ("vae",), Bound(s, net.sizes))],
-        pipeline=lambda nets: VAEPipeline(cast(Any, nets["vae"])),
+        phases=[Phase("vae", optimizer, ("vae",), VAELoss(s, net.sizes))],
+        pipeline=lambda nets: VAEPipeline(nets["vae"]),
         preview=partial(picture, dataset=dataset, s=s),
         averaged=("vae",),
         evaluate=lambda nets: evaluate(nets["vae"], judged(), s, named=evaluation is not None),
@@ -99,7 +94,7 @@ def build(settings: VAESettings, dataset: Dataset) -> Recipe:
     )
 
 
-class Bound:
+class VAELoss:
     """The loss of the one phase: the negated bound on log p(x), a mean over images, in nats."""
 
     def __init__(self, settings: VAESettings, sizes: tuple[int, ...]):
@@ -123,7 +118,7 @@ class Bound:
         return scalars["loss"], {name: value.detach() for name, value in scalars.items()}
 
     def bound(self, terms: Terms, step: int) -> Tensor:
-        """Return what is maximised, (B,): the ELBO or the bound L_k, with the KL weighted for `step`.
+        """Return the objective to maximise, (B,): the ELBO or the bound L_k, with the KL weighted for `step`.
 
         Free bits are counted image by image, not on a batch's mean, so that it does not matter how it is divided.
         """
@@ -147,7 +142,7 @@ def draws_pixels(s: VAESettings) -> bool:
 
 def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     """Return the model for the dataset's images or points, which starts from the mean of the first 10,000."""
-    sizes, hidden = cast(tuple[int, ...], s.latent_dim), cast(tuple[int, ...], s.hidden)
+    sizes, hidden = s.latent_dim, s.hidden
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
         "sigma": 0.3 if s.sigma is None else s.sigma, "levels": dataset.top + 1,
@@ -187,13 +182,13 @@ def check(s: VAESettings, dataset: Dataset) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
     if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1):
         raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
-    if s.sigma is not None and not LIKELIHOODS[cast(str, s.likelihood)].has_scale:
+    if s.sigma is not None and not LIKELIHOODS[s.likelihood].has_scale:
         raise ConfigError(f"--sigma {s.sigma}: --likelihood {s.likelihood} has none")
 
 
 def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:
     """Yield the first batches of the run, with 2,000 items or a few more."""
-    size = s.global_batch
+    size = s.batch_size
     return islice(dataset.batches(seed=s.seed, batch_size=size), -(-LOOKED_AT // size))
 
 
@@ -238,12 +233,12 @@ def guard(memory: dict[str, Any], line: dict[str, float]) -> tuple[dict[str, Any
     """Return whether the posterior has collapsed by the last evaluation, and a warning where that is new."""
     if not any(name.startswith("active_units") for name in line):
         return memory, None
-    warning = trouble(line)
+    warning = diagnose(line)
     return {"collapsed": warning is not None}, None if memory.get("collapsed") else warning
 
 
-def trouble(numbers: dict[str, float]) -> str | None:
-    """Return what is wrong with a line of the log and what to change: a posterior that has collapsed to the prior."""
+def diagnose(numbers: dict[str, float]) -> str | None:
+    """Return diagnosis and advice for a line of the log whose posterior has collapsed to the prior; None if healthy."""
     unused = [name for name, value in numbers.items() if name.startswith("active_units") and value == 0]
     if not unused:
         return None
@@ -289,8 +284,8 @@ POINTS: dict[str, Any] = {
 """For points."""
 
 
-def recommended(settings: "VAESettings", dataset: Dataset) -> "VAESettings":
-    """Return the settings with every None replaced by what is recommended for the dataset; sigma stays, as learned."""
+def recommended(settings: VAESettings, dataset: Dataset) -> VAESettings:
+    """Return the settings completed for the dataset; sigma None stays: it is learned."""
     values = COMMON
     if len(dataset.shape) == 1:
         values = COMMON | POINTS
@@ -311,12 +306,9 @@ def halvings(hidden: tuple[int, ...], sides: tuple[int, ...]) -> tuple[int, ...]
     return hidden[: max(possible, default=1)]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `hfgen train vae ARGUMENTS` (sys.argv by default)."""
-    return run.main(VAESettings, build, arguments, recommended)
-
+RECIPE = RecipeSpec(VAESettings, recommended, build)
 
 if __name__ == "__main__":
     from hfgen.training import vae
 
-    raise SystemExit(vae.main())
+    raise SystemExit(main(vae.RECIPE))

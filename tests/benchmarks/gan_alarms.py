@@ -20,8 +20,9 @@ import yaml
 from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
 from hfgen.training import gan
+from hfgen.training.engine import run
+from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.settings import parse
-from hfgen.training.gan_guard import guard
 from tests.benchmarks import toy_gan
 from tests.benchmarks.digits_quality import measure
 from tests.benchmarks.harness import sample
@@ -122,7 +123,7 @@ def trained(keep: Path, seeds: list[int], places: dict[str, str]) -> Iterator[di
             folder = keep / f"{plan.name.replace(' ', '-').replace(',', '')}-{seed}"
             if not (folder / "health.json").exists():
                 words += ["--seed", str(seed), "--threads", "1", "--save-every", "0", "--sample-every", "0"]
-                if gan.main(["--output-dir", str(folder), *words]):
+                if run.main(gan.RECIPE, ["--output-dir", str(folder), *words]):
                     raise SystemExit(f"{folder}: was not finished")
                 (folder / "health.json").write_text(json.dumps(health(folder)))
             row = {"run": plan.name, "seed": seed, "planted": plan.planted, "alarms": alarms(folder)}

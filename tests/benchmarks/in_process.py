@@ -5,6 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hfgen.training.engine.run import main
+
 SECONDS = 15.0
 """What every training is said to have taken."""
 
@@ -12,7 +14,7 @@ SECONDS = 15.0
 def train(recipe: str, folder: Path, seed: int, fields: Iterable[str]) -> float:
     """Train as `harness.train` does, but here."""
     words = ["--output-dir", str(folder), "--seed", str(seed), *fields]
-    assert import_module(f"hfgen.training.{recipe}").main(words) == 0
+    assert main(import_module(f"hfgen.training.{recipe}").RECIPE, words) == 0
     return SECONDS
 
 

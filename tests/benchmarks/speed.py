@@ -24,7 +24,7 @@ from diffusers.training_utils import EMAModel
 
 from hfgen import DDPMPipeline, DDPMScheduler, UNet
 from hfgen.data import load_dataset
-from hfgen.training.ddpm import DDPMSettings, build
+from hfgen.training.ddpm import RECIPE, DDPMSettings
 from hfgen.training.engine.loop import Engine
 
 DIGITS = {
@@ -125,7 +125,7 @@ def stock_loop(config: dict[str, Any], batch_size: int, pixels: torch.Tensor) ->
 def our_loop(settings: DDPMSettings) -> Work:
     """Return one step of hfgen's engine, logging every 50 steps as a run does."""
     dataset = load_dataset("digits", resolution=settings.resolution, channels=settings.channels)
-    engine = Engine(settings, build, dataset, Accelerator(cpu=True))
+    engine = Engine(settings, RECIPE.create, dataset, Accelerator(cpu=True))
     steps = engine.train(0, 10**9, 10**9)
 
     def step() -> None:

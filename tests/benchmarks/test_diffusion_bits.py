@@ -12,7 +12,8 @@ from PIL import Image
 
 from hfgen import DDPMPipeline, UNet, VPSDEScheduler
 from hfgen.data import load_dataset
-from hfgen.training.ddpm import DDPMSettings, network
+from hfgen.training.ddpm import DDPMSettings
+from hfgen.training.denoiser import network
 from hfgen.training.engine.settings import parse
 from tests.benchmarks.diffusion_bits import CIFAR10, MODELS, encoding, fitted, judge, main
 

@@ -23,6 +23,7 @@ from hfgen.cards.families import FAMILIES
 from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
 from hfgen.registry import PIPELINES
+from hfgen.training.engine.run import main
 from tests.cards.helpers import MAKERS, blocks, card_of, make_run
 from tests.training.runs import SHARED, TINY, metrics
 
@@ -105,13 +106,13 @@ def test_the_card_of_a_real_run_has_its_facts_and_the_command_in_it_makes_the_sa
     monkeypatch.chdir(tmp_path)
     try:
         words = [*SHARED, *TINY["ddpm"], "--max-steps", "3", "--seed", "5", "--flip", "--split", "train[:50%]"]
-        assert ddpm.main(["--output-dir", str(run), *words]) == 0
+        assert main(ddpm.RECIPE, ["--output-dir", str(run), *words]) == 0
         (run / "model/samples.png").write_bytes((run / "samples/step-00000003.png").read_bytes())
         text = write_card(run / "model", run, "owner/name").read_text()
         (command,) = blocks(text, "bash")
         called = shlex.split(command.replace("\\\n", " "))
         assert called[:3] == ["hfgen", "train", "ddpm"] and called[-2:] == ["--output-dir", "first"]
-        assert ddpm.main(called[3:]) == 0
+        assert main(ddpm.RECIPE, called[3:]) == 0
     finally:
         torch.set_num_threads(threads)
     first, again = (load_file(p / "model/unet/diffusion_pytorch_model.safetensors") for p in (run, tmp_path / "first"))

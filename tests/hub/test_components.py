@@ -18,8 +18,8 @@ PROGRAM = """
     import torch
     from safetensors.torch import save_file
     from hfgen.models.text import token_ids
-    from hfgen.training.conditions import load_text
-    from hfgen.training.latent_data import load_autoencoder
+    from hfgen.training.denoiser import load_text
+    from hfgen.training.engine.latents import load_autoencoder
 
     encoder, tokenizer = load_text("stock/clip")
     x = torch.linspace(-1, 1, 192).view(1, 3, 8, 8)

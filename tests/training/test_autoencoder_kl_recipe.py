@@ -20,9 +20,10 @@ from hfgen.losses.perceptual import LPIPS
 from hfgen.metrics.reconstruction import psnr
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.training import autoencoder_kl
-from hfgen.training.autoencoder_kl import AutoencoderKLSettings, adaptive_weight, build, recommended
+from hfgen.training.autoencoder_kl import RECIPE, AutoencoderKLSettings, adaptive_weight, recommended
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.run import main
 from tests.losses.test_perceptual import weights as lpips_weights
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
@@ -40,7 +41,7 @@ def settings(**changes: Any) -> AutoencoderKLSettings:
 
 
 def engine(**changes: Any) -> Engine:
-    return Engine(settings(**changes), build, load_dataset("digits"), Accelerator(cpu=True))
+    return Engine(settings(**changes), RECIPE.create, load_dataset("digits"), Accelerator(cpu=True))
 
 
 def run(engine: Engine, steps: int) -> list[dict[str, float]]:
@@ -52,7 +53,7 @@ def train_here(folder: Path, *extra: str) -> list[dict[str, Any]]:
     threads = torch.get_num_threads()
     try:
         words = ["--output-dir", str(folder), *runs.SHARED, *runs.TINY["autoencoder_kl"], *extra]
-        assert autoencoder_kl.main(words) == 0
+        assert main(autoencoder_kl.RECIPE, words) == 0
     finally:
         torch.set_num_threads(threads)
     return runs.metrics(folder)
@@ -136,7 +137,7 @@ def test_lpips_is_added_to_the_error_where_its_weights_are_at_hand(tmp_path: Pat
     save_file(weights, file)
     shapes = load_dataset("shapes", resolution=16, split="train[:16]")
     chosen = settings(adversarial_weight=0.0, perceptual=file, perceptual_weight=0.25, reconstruction="l2")
-    e = Engine(chosen, build, shapes, Accelerator(cpu=True))
+    e = Engine(chosen, RECIPE.create, shapes, Accelerator(cpu=True))
     assert set(e.nets) == {"vae"}                                               # LPIPS is neither trained nor saved
     vae: Any = e.nets["vae"]
     x = next(shapes.batches(seed=0, batch_size=16))["x"]
@@ -152,13 +153,13 @@ def test_lpips_is_added_to_the_error_where_its_weights_are_at_hand(tmp_path: Pat
 def test_files_that_hold_no_lpips_are_refused_by_name(tmp_path: Path) -> None:
     shapes, file = load_dataset("shapes", resolution=16, split="train[:16]"), tmp_path / "lpips.safetensors"
     with pytest.raises(CheckpointError, match=r"lpips\.safetensors: cannot be read as safetensors"):
-        build(settings(perceptual=file), shapes)
+        RECIPE.create(settings(perceptual=file), shapes)
     save_file({"conv.weight": torch.ones(2)}, file)
     with pytest.raises(ConfigError, match=r"--perceptual .*: has no 'net.slice1.0.weight'"):
-        build(settings(perceptual=file), shapes)
+        RECIPE.create(settings(perceptual=file), shapes)
     save_file({"net.slice1.0.weight": torch.ones(2)}, file)
     with pytest.raises(ConfigError, match=r"--perceptual .*: net.slice1.0.weight: shape \[2\], expected"):
-        build(settings(perceptual=file), shapes)
+        RECIPE.create(settings(perceptual=file), shapes)
 
 
 def test_a_short_run_reconstructs_and_its_stored_latents_have_mean_0_and_variance_1(tmp_path: Path) -> None:
@@ -267,4 +268,4 @@ def test_what_is_recommended_fits_the_images_and_gives_way_to_what_is_asked(tmp_
 )
 def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(settings(**changes), load_dataset(changes.get("dataset", "digits")))
+        RECIPE.create(settings(**changes), load_dataset(changes.get("dataset", "digits")))

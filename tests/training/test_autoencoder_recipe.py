@@ -12,8 +12,9 @@ from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.metrics.reconstruction import psnr
 from hfgen.training import autoencoder
-from hfgen.training.autoencoder import AutoencoderSettings, build, corrupted, corrupted_chunks, patches, recommended
+from hfgen.training.autoencoder import RECIPE, AutoencoderSettings, corrupted, corrupted_chunks, patches, recommended
 from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.run import main
 
 TINY = "--dataset digits --hidden 64 --latent-dim 16 --log-every 50 --warmup-steps 5 --save-every 0 --threads 1".split()
 HELD_OUT = ["--split", "train[:80%]", "--eval-split", "train[80%:]"]
@@ -23,7 +24,7 @@ def train(folder, *extra):
     """Run the recipe in this process and return the lines of its log."""
     threads = torch.get_num_threads()
     try:
-        assert autoencoder.main(["--output-dir", str(folder), *TINY, *extra]) == 0
+        assert main(autoencoder.RECIPE, ["--output-dir", str(folder), *TINY, *extra]) == 0
     finally:
         torch.set_num_threads(threads)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -98,7 +99,7 @@ def test_an_interrupted_run_ends_in_the_bits_of_an_uninterrupted_one(tmp_path):
 @pytest.mark.parametrize("corruption", ["none", "gaussian", "salt_pepper", "patch"])
 def test_the_loss_of_a_batch_is_the_mean_of_its_parts_each_corrupted_as_in_the_whole(corruption):
     dataset = load_dataset("digits")
-    recipe = build(settings_of(corruption=corruption, sparsity="l1", weight_penalty=0.1), dataset)
+    recipe = RECIPE.create(settings_of(corruption=corruption, sparsity="l1", weight_penalty=0.1), dataset)
     batch, loss = next(dataset.batches(seed=0, batch_size=12)), recipe.phases[0].loss
     whole, _ = loss(recipe.nets, batch, Noise((0, 0), 12, slice(0, 12)), {})
     parts = [slice(0, 4), slice(4, 8), slice(8, 12)]
@@ -112,7 +113,7 @@ def test_the_penalties_are_those_of_their_formulas():
 
     def parts(**fields):
         torch.manual_seed(1)
-        recipe = build(settings_of(**fields), dataset)
+        recipe = RECIPE.create(settings_of(**fields), dataset)
         net = recipe.nets["autoencoder"]
         total, scalars = recipe.phases[0].loss(recipe.nets, {"x": x}, Noise((0, 0), 16, slice(0, 16)), {})
         torch.testing.assert_close(scalars["loss"], (net(x).sample.detach() - x).square().mean(), atol=1e-6, rtol=0)
@@ -171,7 +172,7 @@ def test_evaluation_sees_every_image_once_with_its_own_noise():
     assert len((noisy - xs).flatten(1).unique(dim=0)) == 1100
     again = torch.cat([chunk[1] for chunk in corrupted_chunks(dataset, s)])
     assert torch.equal(again, noisy)
-    net = build(s, dataset).nets["autoencoder"]
+    net = RECIPE.create(s, dataset).nets["autoencoder"]
     with torch.no_grad():
         expected = psnr(net(noisy).sample, xs)
     assert autoencoder.evaluate(net, dataset, s)["eval_psnr"] == pytest.approx(expected, abs=1e-4)
@@ -192,7 +193,7 @@ def test_evaluation_sees_every_image_once_with_its_own_noise():
 )
 def test_settings_out_of_range_are_refused_by_name(fields, message):
     with pytest.raises(ConfigError, match=message):
-        build(AutoencoderSettings(output_dir="unused", **fields), load_dataset("digits"))
+        RECIPE.create(AutoencoderSettings(output_dir="unused", **fields), load_dataset("digits"))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_the_recommended_network_fits_the_sides_of_the_images(sides, body, hidde
     dataset = load_dataset(tmp_path, channels=3)
     chosen = recommended(AutoencoderSettings(output_dir="unused"), dataset)
     assert (chosen.body, chosen.hidden) == (body, hidden)
-    net = build(AutoencoderSettings(output_dir="unused"), dataset).nets["autoencoder"]
+    net = RECIPE.create(AutoencoderSettings(output_dir="unused"), dataset).nets["autoencoder"]
     assert net(dataset.tensor()).sample.shape == (1, 3, *sides)
 
 
@@ -222,4 +223,4 @@ def test_drawn_shapes_are_completed_too(tmp_path):
 
 def test_points_are_refused():
     with pytest.raises(ConfigError, match="--dataset ring8: an autoencoder is for images, these are points"):
-        build(AutoencoderSettings(output_dir="unused", dataset="ring8"), load_dataset("ring8"))
+        RECIPE.create(AutoencoderSettings(output_dir="unused", dataset="ring8"), load_dataset("ring8"))

@@ -11,8 +11,9 @@ from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.training import classifier
-from hfgen.training.classifier import ClassifierSettings, build, evaluate, shifted
+from hfgen.training.classifier import RECIPE, ClassifierSettings, evaluate, shifted
 from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.run import main
 
 TINY = "--dataset digits --width 8 --log-every 10 --warmup-steps 5 --save-every 0 --threads 1".split()
 
@@ -21,7 +22,7 @@ def train(folder, *extra):
     """Run the recipe in this process and return the lines of its log."""
     threads = torch.get_num_threads()
     try:
-        assert classifier.main(["--output-dir", str(folder), *TINY, *extra]) == 0
+        assert main(classifier.RECIPE, ["--output-dir", str(folder), *TINY, *extra]) == 0
     finally:
         torch.set_num_threads(threads)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -87,7 +88,7 @@ def test_shifted_images_are_rolled_ones_with_the_border_repeated():
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_parts_each_shifted_as_in_the_whole():
     dataset = load_dataset("digits")
-    recipe = build(ClassifierSettings(output_dir="unused", width=4, max_shift=2), dataset)
+    recipe = RECIPE.create(ClassifierSettings(output_dir="unused", width=4, max_shift=2), dataset)
     batch = next(dataset.batches(seed=0, batch_size=12))
     loss = recipe.phases[0].loss
     whole, _ = loss(recipe.nets, batch, Noise((0, 0), 12, slice(0, 12)), {})
@@ -106,7 +107,7 @@ def test_every_shift_up_to_the_largest_is_drawn_and_equally_often():
 
 def test_evaluation_counts_every_image_once():
     dataset = load_dataset("digits", split="train[:1100]")             # two whole batches and a short one
-    net = build(ClassifierSettings(output_dir="unused", width=4), dataset).nets["classifier"].eval()
+    net = RECIPE.create(ClassifierSettings(output_dir="unused", width=4), dataset).nets["classifier"].eval()
     with torch.no_grad():
         right = (net(dataset.tensor()).argmax(1) == dataset.labels()).double().mean()
     assert evaluate(net, dataset)["eval_accuracy"] == pytest.approx(float(right), abs=1e-12)
@@ -122,26 +123,26 @@ def folder_of(root, *names, side=8):
 
 def test_evaluation_data_come_from_another_dataset_in_the_shape_of_the_first(tmp_path):
     here, there = folder_of(tmp_path / "a", "x", "y"), folder_of(tmp_path / "b", "x", "y", side=16)
-    recipe = build(ClassifierSettings(output_dir="unused", eval_dataset=there), load_dataset(here))
+    recipe = RECIPE.create(ClassifierSettings(output_dir="unused", eval_dataset=there), load_dataset(here))
     assert 0 <= recipe.evaluate(recipe.nets)["eval_accuracy"] <= 1
     assert recipe.nets["classifier"].config.class_names == ["x", "y"]
     other = folder_of(tmp_path / "c", "x", "z")
     with pytest.raises(ConfigError, match=r"other classes than the training data: \['x', 'z'\] instead of \['x', 'y"):
-        build(ClassifierSettings(output_dir="unused", eval_dataset=other), load_dataset(here))
+        RECIPE.create(ClassifierSettings(output_dir="unused", eval_dataset=other), load_dataset(here))
 
 
 def test_data_without_labels_or_images_are_refused_with_what_is_missing(tmp_path):
     settings = ClassifierSettings(output_dir="unused", dataset="heap")
     with pytest.raises(ConfigError, match=r"--dataset heap: a classifier needs labels, .* --label-column"):
-        build(settings, load_dataset(folder_of(tmp_path, "x")))
+        RECIPE.create(settings, load_dataset(folder_of(tmp_path, "x")))
     with pytest.raises(ConfigError, match="--dataset heap: a classifier is for images, these are points"):
-        build(settings, load_dataset("ring8"))
+        RECIPE.create(settings, load_dataset("ring8"))
     plain = ClassifierSettings(output_dir="unused", eval_dataset=str(tmp_path))
     with pytest.raises(ConfigError, match=r"the evaluation data .* have no labels"):
-        build(plain, load_dataset("digits"))
+        RECIPE.create(plain, load_dataset("digits"))
 
 
 @pytest.mark.parametrize(("field", "value"), [("label_smoothing", 1.0), ("max_shift", 8), ("max_shift", -1)])
 def test_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} must be in"):
-        build(ClassifierSettings(output_dir="unused", **{field: value}), load_dataset("digits"))
+        RECIPE.create(ClassifierSettings(output_dir="unused", **{field: value}), load_dataset("digits"))

@@ -17,7 +17,7 @@ from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
 from hfgen.loading import checkpoint
 from hfgen.training.engine.loop import Engine
-from hfgen.training.gan import GANSettings, build, energy_distance, near_modes, variance
+from hfgen.training.gan import RECIPE, GANSettings, energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 
@@ -31,7 +31,7 @@ NAMES = {
 def engine(dataset: str = "digits", **changes: Any) -> Engine:
     defaults: dict[str, Any] = {"output_dir": Path("unused"), "width": 8, "batch_size": 16, "max_steps": 20,
                                 "warmup_steps": 0, "lr_schedule": "constant"}  # fmt: skip
-    return Engine(GANSettings(**{**defaults, **changes}), build, load_dataset(dataset), Accelerator(cpu=True))
+    return Engine(GANSettings(**{**defaults, **changes}), RECIPE.create, load_dataset(dataset), Accelerator(cpu=True))
 
 
 def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
@@ -93,9 +93,9 @@ def test_penalties_stay_in_float32_under_mixed_precision_and_agree_with_full_pre
 def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fades() -> None:
     trained = engine("ring8", r1=2.0, r2=0.0, penalty_every=4, penalty_end=1e-2, loss="relativistic")
     from hfgen.training.engine.noise import Noise
-    from hfgen.training.gan import Game, recommended
+    from hfgen.training.gan import GANLosses, recommended
 
-    game = Game(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
+    game = GANLosses(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
     x = torch.randn(6, 2)
     slope = torch.tensor([3.0, 4.0])
     noises = [Noise((0, step, "discriminator", 0), 6, slice(6)) for step in (0, 1, 8)]

@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from hfgen import AutoPipeline
 from hfgen.errors import ConfigError, HfgenError
 from hfgen.training import latent_diffusion
+from hfgen.training.engine.latents import load_autoencoder
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
-from hfgen.training.latent_data import load_autoencoder
-from hfgen.training.latent_diffusion import LatentDiffusionSettings, build, open_latents, recommended
+from hfgen.training.engine.run import main
+from hfgen.training.latent_diffusion import RECIPE, LatentDiffusionSettings, open_latents, recommended
 from tests.training import runs
-from tests.training.test_conditions import saved_text
+from tests.training.engine.test_latents import make_autoencoder
+from tests.training.test_denoiser import saved_text
 from tests.training.test_exact_resume import wait_for_step
-from tests.training.test_latent_data import make_autoencoder
 
 Train = Callable[..., subprocess.CompletedProcess]
 SHAPES = ("--dataset", "shapes", "--split", "train[:64]", "--resolution", "8", "--captions")
@@ -47,7 +48,7 @@ def settings(folder: Path, autoencoder: str, **changes: Any) -> LatentDiffusionS
 
 def engine(s: LatentDiffusionSettings) -> Engine:
     data = open_latents(s)
-    return Engine(recommended(s, data), build, data, Accelerator(cpu=True))
+    return Engine(recommended(s, data), RECIPE.create, data, Accelerator(cpu=True))
 
 
 CAPTIONED: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}
@@ -114,7 +115,7 @@ def train_here(words: list[str]) -> None:
     """Run the recipe in this process."""
     threads = torch.get_num_threads()
     try:
-        assert latent_diffusion.main(words) == 0
+        assert main(latent_diffusion.RECIPE, words) == 0
     finally:
         torch.set_num_threads(threads)
 
@@ -226,7 +227,7 @@ def test_the_help_says_what_is_recommended(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")                          # so that nothing is hyphenated or wrapped
     with pytest.raises(SystemExit):
-        latent_diffusion.main(["--help"])
+        main(latent_diffusion.RECIPE, ["--help"])
     _, _, found = " ".join(capsys.readouterr().out.split()).partition("--block-out-channels")
     for side, words in ((4, "32 64 for latents below 8"), (16, "32 64 64 below 32"), (32, "128 256 256, cut")):
         data: Any = SimpleNamespace(shape=(4, side, side))

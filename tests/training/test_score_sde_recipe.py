@@ -29,7 +29,8 @@ def engine(recipe: Any, settings: type, **changes: Any) -> Engine:
         "output_dir": Path("unused"), "block_out_channels": (8, 16), "layers_per_block": 1, "batch_size": 16,
         "max_steps": 20, "warmup_steps": 2, "learning_rate": 1e-3,
     }  # fmt: skip
-    return Engine(settings(**{**defaults, **changes}), recipe.build, load_dataset("digits"), Accelerator(cpu=True))
+    chosen = settings(**{**defaults, **changes})
+    return Engine(chosen, recipe.RECIPE.create, load_dataset("digits"), Accelerator(cpu=True))
 
 
 def test_a_stopped_run_resumes_to_the_bits_of_the_uninterrupted_one(tmp_path: Path, start: Train, train: Train) -> None:
@@ -113,10 +114,9 @@ def test_points_are_denoised_by_their_velocity_unless_said_otherwise() -> None:
         ("ring8", None, "v_prediction"), ("ring8", "epsilon", "epsilon"), ("digits", None, "epsilon"),
     ):  # fmt: skip
         s: Any = score_sde.ScoreSDESettings(output_dir=Path("unused"), prediction_type=asked)  # type: ignore[arg-type]
-        assert score_sde.recommended(s, load_dataset(dataset)).prediction_type == found
-    assert ddpm.recommended(ddpm.DDPMSettings(output_dir=Path("unused")), load_dataset("ring8")).prediction_type == (
-        "epsilon"
-    )
+        assert score_sde.RECIPE.recommended(s, load_dataset(dataset)).prediction_type == found
+    of_ddpm = ddpm.recommended(ddpm.DDPMSettings(output_dir=Path("unused")), load_dataset("ring8"))
+    assert of_ddpm.prediction_type == "epsilon"
 
 
 @pytest.mark.parametrize("importance", [False, True])
@@ -141,9 +141,9 @@ def test_points_train_and_samplers_of_all_kinds_land_on_the_modes() -> None:
         max_steps=1500, learning_rate=2e-3,
     )  # fmt: skip
     dataset: Any = load_dataset("ring8")
-    trained = Engine(settings, score_sde.build, dataset, Accelerator(cpu=True))
+    trained = Engine(settings, score_sde.RECIPE.create, dataset, Accelerator(cpu=True))
     list(trained.train(0, 1500, 1500))
-    nets = state.served(trained.nets, trained.averages)
+    nets = state.served_networks(trained.nets, trained.averages)
     pipeline = trained.recipe.pipeline({name: net.eval() for name, net in nets.items()})
     pipeline.set_progress_bar_config(disable=True)
     for name, steps in (("reverse_sde", 200), ("ode_heun", 25), ("ddim", 50), ("predictor_corrector", 100)):
@@ -199,4 +199,4 @@ def test_a_learned_variance_refuses_points_and_the_weights_of_a_fixed_one() -> N
         engine(ddpm, ddpm.DDPMSettings, variance_type="learned_range", weighting="vlb")
     settings = ddpm.DDPMSettings(output_dir=Path("unused"), variance_type="learned_range", dataset="ring8")
     with pytest.raises(ConfigError, match="learned_range is for images"):
-        ddpm.build(settings, load_dataset("ring8"))
+        ddpm.RECIPE.create(settings, load_dataset("ring8"))

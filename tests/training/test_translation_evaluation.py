@@ -10,7 +10,8 @@ from hfgen import TranslationPipeline
 from hfgen.data.shapes.dataset import domain_pair
 from hfgen.images import to_pil
 from hfgen.metrics.translation import cycle_error, translation_error
-from hfgen.training.translation import TranslationSettings, build, main, open_datasets
+from hfgen.training.engine.run import main
+from hfgen.training.translation import RECIPE, TranslationSettings, open_datasets
 from hfgen.training.translation_evaluation import evaluate, held_out, preview
 from tests.training import runs
 from tests.training.test_translation_recipe import PAIRS, SMALL
@@ -22,7 +23,7 @@ def settings(**changes: Any) -> TranslationSettings:
 
 def test_a_run_measures_cycles_and_true_translations_of_held_out_images(tmp_path: Path) -> None:
     words = [*runs.SHARED, *runs.TINY["translation"], "--max-steps", "4", "--sample-every", "2", "--save-every", "0"]
-    assert main(["--output-dir", str(tmp_path / "run"), *words, "--eval-split", "test[40:60]"]) == 0
+    assert main(RECIPE, ["--output-dir", str(tmp_path / "run"), *words, "--eval-split", "test[40:60]"]) == 0
     log = runs.metrics(tmp_path / "run")
     measured = {f"eval_cycle_error_{x}" for x in "ab"} | {f"eval_translation_error_{d}" for d in ("a2b", "b2a")}
     assert [measured <= set(line) for line in log] == [False, True, False, True]
@@ -46,13 +47,13 @@ def test_translations_have_an_error_only_where_their_truth_is_known() -> None:
     ]
     for changes, known in cases:
         s = settings(**changes)
-        recipe = build(s, open_datasets(s))
+        recipe = RECIPE.create(s, open_datasets(s))
         assert recipe.evaluate is not None
         found = recipe.evaluate(recipe.nets)
         assert set(found) == {"eval_cycle_error_a", "eval_cycle_error_b"} | (
             {"eval_translation_error_a2b", "eval_translation_error_b2a"} if known else set()
         ), changes
-    assert build(settings(), open_datasets(settings())).evaluate is None
+    assert RECIPE.create(settings(), open_datasets(settings())).evaluate is None
 
 
 def test_held_out_images_have_the_sides_the_channels_and_the_middle_of_the_training_data() -> None:
@@ -80,7 +81,7 @@ def test_held_out_images_have_the_sides_the_channels_and_the_middle_of_the_train
 def test_the_grid_shows_each_domain_translated_and_back_image_below_image() -> None:
     s = settings(eval_split="test[:5]", eval_split_b="test[:3]")
     dataset = open_datasets(s)
-    recipe, shown = build(s, dataset), held_out(s, dataset)
+    recipe, shown = RECIPE.create(s, dataset), held_out(s, dataset)
     assert shown is not None
     pipe: Any = recipe.pipeline(recipe.nets)
     sheet, drawn = recipe.preview(pipe), []

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 
 from hfgen import AutoPipeline, TranslationPipeline
 from hfgen.errors import ConfigError
-from hfgen.training.engine.image_pool import History
+from hfgen.training.engine.image_pool import ImagePool
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.lr_schedule import factor
 from hfgen.training.engine.noise import Noise
-from hfgen.training.translation import Game, TranslationSettings, build, open_datasets, recommended
+from hfgen.training.translation import RECIPE, TranslationLosses, TranslationSettings, open_datasets, recommended
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 
@@ -37,7 +37,7 @@ NAMES = {
 def engine(**changes: Any) -> Engine:
     settings = TranslationSettings(**{**SMALL, **changes})
     dataset = open_datasets(settings)
-    return Engine(recommended(settings, dataset), build, dataset, Accelerator(cpu=True))  # type: ignore[arg-type]
+    return Engine(recommended(settings, dataset), RECIPE.create, dataset, Accelerator(cpu=True))  # type: ignore[arg-type]
 
 
 def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
@@ -94,7 +94,7 @@ def test_each_phase_moves_its_own_networks_and_only_its_own_pool() -> None:
 def test_the_generators_loss_is_the_papers() -> None:
     trained = engine(cycle_weight=7.0, identity_weight=0.25)
     trained.power_iterations.advance(())
-    game, nets = Game(trained.settings), trained.nets  # type: ignore[arg-type]
+    game, nets = TranslationLosses(trained.settings), trained.nets  # type: ignore[arg-type]
     batch = next(trained.dataset.batches(seed=0, batch_size=4))
     memo: dict[str, torch.Tensor] = {}
     noise = Noise((0, 0, "generators", 0), 4, slice(0, 4))
@@ -114,7 +114,7 @@ def test_the_generators_loss_is_the_papers() -> None:
 def test_with_pairs_the_loss_is_pix2pixs_and_discriminators_see_both_images() -> None:
     trained = engine(**PAIRS)
     trained.power_iterations.advance(())
-    game, nets = Game(trained.settings), trained.nets  # type: ignore[arg-type]
+    game, nets = TranslationLosses(trained.settings), trained.nets  # type: ignore[arg-type]
     batch = next(trained.dataset.batches(seed=0, batch_size=4))
     memo: dict[str, torch.Tensor] = {}
     noise = Noise((0, 0, "generators", 0), 4, slice(0, 4))
@@ -130,7 +130,7 @@ def test_with_pairs_the_loss_is_pix2pixs_and_discriminators_see_both_images() ->
 
 
 def test_the_pool_holds_what_was_generated_and_gives_half_of_it_back() -> None:
-    pool, shown, new = History(10, (1, 1, 1)), [], []
+    pool, shown, new = ImagePool(10, (1, 1, 1)), [], []
     for step in range(300):
         x = torch.arange(4.0).view(4, 1, 1, 1) + 4 * step
         out = pool(x, Noise((0, step, "discriminator_a", 0), 4, slice(0, 4)))
@@ -146,7 +146,7 @@ def test_the_pool_holds_what_was_generated_and_gives_half_of_it_back() -> None:
 
 
 def test_the_pool_is_a_sequence_of_exchanges_at_places_of_their_own() -> None:
-    pool, places = History(3, (1, 1, 1)), dict[int, float]()
+    pool, places = ImagePool(3, (1, 1, 1)), dict[int, float]()
     for step in range(40):
         noise = Noise((1, step, "discriminator_b", 0), 5, slice(0, 5))
         x = torch.randn(5, 1, 1, 1)
@@ -189,7 +189,7 @@ def test_a_step_that_is_not_finite_leaves_the_generators_and_the_pools_as_they_w
 
 
 def test_an_image_that_is_not_finite_never_enters_the_pool() -> None:
-    pool = History(4, (1, 2, 2))
+    pool = ImagePool(4, (1, 2, 2))
     for step in range(60):
         x = torch.full((3, 1, 2, 2), float(step + 1))
         x[step % 3, 0, 1, 1] = float("nan")

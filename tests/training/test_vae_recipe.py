@@ -19,7 +19,8 @@ from hfgen.models.vae import VAE, HierarchicalVAE
 from hfgen.training import vae
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
-from hfgen.training.vae import Bound, VAESettings, build, by_dimension, recommended, trouble
+from hfgen.training.engine.run import main
+from hfgen.training.vae import RECIPE, VAELoss, VAESettings, by_dimension, diagnose, recommended
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 
@@ -34,7 +35,7 @@ def settings(**changes: Any) -> VAESettings:
 
 
 def engine(dataset: str = "digits", **changes: Any) -> Engine:
-    return Engine(settings(**changes), build, load_dataset(dataset), Accelerator(cpu=True))
+    return Engine(settings(**changes), RECIPE.create, load_dataset(dataset), Accelerator(cpu=True))
 
 
 def run(engine: Engine, steps: int) -> list[dict[str, float]]:
@@ -45,7 +46,7 @@ def train_here(folder: Path, *extra: str) -> list[dict[str, Any]]:
     """Run the recipe's tiny model in this process and return the lines of its log."""
     threads = torch.get_num_threads()
     try:
-        assert vae.main(["--output-dir", str(folder), *runs.SHARED, *runs.TINY["vae"], *extra]) == 0
+        assert main(vae.RECIPE, ["--output-dir", str(folder), *runs.SHARED, *runs.TINY["vae"], *extra]) == 0
     finally:
         torch.set_num_threads(threads)
     return runs.metrics(folder)
@@ -55,11 +56,11 @@ def bound_of(step: int = 0, **changes: Any) -> tuple[float, dict[str, Any], Any]
     """Return the recipe's loss on a batch of digits, its scalars, and the terms that the model gave for it."""
     dataset = load_dataset("digits")
     s = recommended(settings(**changes), dataset)
-    net: Any = build(s, dataset).nets["vae"]
+    net: Any = RECIPE.create(s, dataset).nets["vae"]
     batch = next(dataset.batches(seed=0, batch_size=16))
     seen = []
     nets = {"vae": lambda *given: seen.append((given, net(*given))) or seen[0][1]}
-    loss, scalars = Bound(s, net.sizes)(nets, batch, Noise((0, step, "vae", 0), 16, slice(16)), {})  # type: ignore[arg-type]
+    loss, scalars = VAELoss(s, net.sizes)(nets, batch, Noise((0, step, "vae", 0), 16, slice(16)), {})  # type: ignore[arg-type]
     return loss.item(), scalars, seen[0]
 
 
@@ -124,13 +125,13 @@ def test_a_bernoulli_model_sees_pixels_drawn_anew_at_every_step_by_their_brightn
 
 def test_the_model_fits_the_data_its_shape_its_levels_and_its_mean() -> None:
     digits = load_dataset("digits")
-    net: Any = build(settings(likelihood="discretised_logistic"), digits).nets["vae"]
+    net: Any = RECIPE.create(settings(likelihood="discretised_logistic"), digits).nets["vae"]
     assert isinstance(net, VAE) and net.config["levels"] == 17 and net.config["learned_sigma"]
     torch.testing.assert_close(net.centre, digits.tensor().mean(0), atol=1e-6, rtol=0)
-    two: Any = build(settings(latent_dim=(6, 4, 2), upper_hidden=(5,), sigma=0.2), digits).nets["vae"]
+    two: Any = RECIPE.create(settings(latent_dim=(6, 4, 2), upper_hidden=(5,), sigma=0.2), digits).nets["vae"]
     assert isinstance(two, HierarchicalVAE) and two.sizes == (6, 4, 2) and two.config["sigma"] == 0.2
     assert not two.config["learned_sigma"] and two.config["hidden"] == ((16,), (5,), (5,))
-    ring: Any = build(settings(), load_dataset("ring8")).nets["vae"]
+    ring: Any = RECIPE.create(settings(), load_dataset("ring8")).nets["vae"]
     assert ring.shape == (2,) and ring.config["likelihood"] == "gaussian" and len(ring.config["data_mean"]) == 2
 
 
@@ -163,7 +164,7 @@ def test_a_short_run_on_digits_learns_uses_its_latents_and_shows_their_plane(tmp
 
 
 def test_evaluation_is_the_same_every_time_and_names_layers_and_dimensions() -> None:
-    recipe = build(settings(latent_dim=(12, 6), eval_split="train[:700]"), load_dataset("digits"))
+    recipe = RECIPE.create(settings(latent_dim=(12, 6), eval_split="train[:700]"), load_dataset("digits"))
     assert recipe.evaluate is not None
     first, second = recipe.evaluate(recipe.nets), recipe.evaluate(recipe.nets)
     assert first["active_units"] == first["active_units_1"] + first["active_units_2"] <= 18
@@ -186,9 +187,9 @@ def test_a_collapsed_posterior_is_said_once_with_what_to_change(
     assert printed.count("warning: step") == 1 and "the posterior has collapsed:" in printed
     assert log[-1]["active_units"] == 0
     fine = {"kl": 12.0, "active_units": 3.0, "active_units_1": 2.0, "active_units_2": 1.0}
-    assert trouble(fine) is None and trouble({"kl": 0.0}) is None
-    assert "has collapsed in layer 2:" in str(trouble({**fine, "active_units_2": 0.0}))
-    said = str(trouble({"kl": 0.003, "active_units": 0.0}))
+    assert diagnose(fine) is None and diagnose({"kl": 0.0}) is None
+    assert "has collapsed in layer 2:" in str(diagnose({**fine, "active_units_2": 0.0}))
+    said = str(diagnose({"kl": 0.003, "active_units": 0.0}))
     assert "has collapsed:" in said and "KL 0.003 nats" in said and "--beta-warmup-steps" in said
 
 
@@ -224,11 +225,11 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
 )
 def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(settings(**changes), load_dataset(changes.get("dataset", "digits")))
+        RECIPE.create(settings(**changes), load_dataset(changes.get("dataset", "digits")))
 
 
 def test_steps_of_points_and_of_streams_are_judged_by_the_first_batches() -> None:
-    recipe = build(settings(batch_size=300), load_dataset("ring8"))
+    recipe = RECIPE.create(settings(batch_size=300), load_dataset("ring8"))
     assert recipe.evaluate is not None
     assert set(recipe.evaluate(recipe.nets)) == {"active_units", "kl_0", "kl_1", "kl_2"}
     batches = list(islice(load_dataset("ring8").batches(seed=0, batch_size=300), 7))

@@ -37,7 +37,7 @@ PREVIEWS = 0.05
 """Share of the budget that all sample grids together may take."""
 
 PROBE = {"preview_images": 8, "preview_steps": 2}
-"""The grid that is drawn to learn what one costs."""
+"""The grid that is drawn to measure the time of one."""
 
 GRIDS = ((64, 20), (16, 20), (16, 10), (4, 10))
 """Images and denoising steps of the grids that are drawn where the one that the settings ask for does not fit."""
@@ -78,7 +78,7 @@ def within_budget(
     trial = Engine(dataclasses.replace(chosen, **_fields(chosen, PROBE)), build, dataset, accelerator)
     stages = trial.recipe.stages
     limit = budget.seconds * TIMING
-    costs = [seconds_per_step(trial, first, limit, stop) for first in stages(settings.max_steps or 0)]
+    costs = [seconds_per_step(trial, first, limit, stop) for first in stages(settings.max_steps)]
     probe = seconds_per_look(trial, look, stop)
     saving = seconds_per_save(trial)
     accelerator.free_memory()
@@ -110,12 +110,12 @@ def with_network(
     least as the one before it.
     """
     chosen: Any = None
-    enough = (settings.max_steps or 0) // ENOUGH
+    enough = settings.max_steps // ENOUGH
     for candidate in [*smaller, settings] if smaller else []:
-        rows = min(ROUGH_ROWS * accelerator.num_processes, candidate.global_batch)
+        rows = min(ROUGH_ROWS * accelerator.num_processes, candidate.batch_size)
         rough = dataclasses.replace(candidate, batch_size=rows, micro_batch_size=None)
         trial = Engine(rough, build, dataset, accelerator)
-        cost = seconds_per_step(trial, 0, budget.seconds * ROUGH_TIMING, stop) * candidate.global_batch / rows
+        cost = seconds_per_step(trial, 0, budget.seconds * ROUGH_TIMING, stop) * candidate.batch_size / rows
         accelerator.free_memory()
         steps = agree(budget.left(PREVIEWS + TIMING) / cost)
         chosen = candidate if chosen is None or steps >= enough else chosen
@@ -157,7 +157,7 @@ def notes(asked: Settings, chosen: Settings) -> Iterator[str]:
         told, instead = (", ".join(f"{name} {_words(getattr(s, name))}" for name in network) for s in (chosen, asked))
         yield (
             f"smaller network: {told}, in place of the recommended {instead}, which would take fewer than "
-            f"{(asked.max_steps or 0) // ENOUGH:,} steps in {asked.budget}; pictures have less detail than with a "
+            f"{asked.max_steps // ENOUGH:,} steps in {asked.budget}; pictures have less detail than with a "
             "longer --budget"
         )
     images, steps = (getattr(chosen, name, None) for name in PROBE)
@@ -170,8 +170,8 @@ def notes(asked: Settings, chosen: Settings) -> Iterator[str]:
 
 
 def untrained(settings: Settings, recommended: int) -> str | None:
-    """Return what to say of a run whose budget pays for too few of the `recommended` steps; None where it does not."""
-    steps = settings.max_steps or 0
+    """Return a warning for a run whose budget pays for too few of the `recommended` steps; None if there are enough."""
+    steps = settings.max_steps
     if settings.budget is None or steps * ENOUGH >= recommended:
         return None
     needed = seconds_of(settings.budget) * recommended / ENOUGH / max(1, steps)
@@ -220,7 +220,7 @@ def seconds_per_save(engine: Engine) -> float:
 
 
 def affordable(seconds: float, costs: list[float], stages: Callable[[int], tuple[int, ...]]) -> int:
-    """Return the most steps, 1 at least, that take no more than `seconds`, by what a step costs in each stage."""
+    """Return the most steps, 1 at least, that take no more than `seconds`; `costs`: seconds of a step in each stage."""
 
     def needed(steps: int) -> float:
         ends = [min(steps, end) for end in (*stages(steps)[1:], steps)]
@@ -231,7 +231,7 @@ def affordable(seconds: float, costs: list[float], stages: Callable[[int], tuple
 
 
 def agree(value: Any) -> Any:
-    """Return what the first process decided."""
+    """Return the value of the first process."""
     decided = [value]
     broadcast_object_list(decided)
     return decided[0]

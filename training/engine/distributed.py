@@ -108,18 +108,18 @@ def set_threads(asked: int | None) -> int:
     return threads
 
 
-def share(settings: Settings, processes: int, rank: int) -> tuple[slice, list[slice]]:
+def split_batch(settings: Settings, processes: int, rank: int) -> tuple[slice, list[slice]]:
     """Return this rank's rows of the global batch, and the micro-batches as slices of the global batch.
 
     Raises ConfigError, naming the nearest sizes that work, unless the batch divides evenly.
     """
-    per_process = settings.global_batch // processes
+    per_process = settings.batch_size // processes
     micro = min(settings.micro_batch_size or per_process, per_process)
-    if micro == 0 or settings.global_batch % (processes * micro):
+    if micro == 0 or settings.batch_size % (processes * micro):
         unit = processes * (micro or 1)
-        below, above = settings.global_batch // unit * unit, (settings.global_batch // unit + 1) * unit
+        below, above = settings.batch_size // unit * unit, (settings.batch_size // unit + 1) * unit
         raise ConfigError(
-            f"--batch-size {settings.global_batch} is the global batch and must divide by {processes} processes x "
+            f"--batch-size {settings.batch_size} is the global batch and must divide by {processes} processes x "
             f"micro-batches of {micro or 1}; the nearest are {' and '.join(str(b) for b in (below, above) if b)}"
         )
     start = rank * per_process

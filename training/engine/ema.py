@@ -20,7 +20,7 @@ class EMA:
 
     @cached_property
     def _pairs(self) -> tuple[list[torch.Tensor], ...]:
-        """Return what is averaged, what it follows, what is copied, and from where.
+        """Return averaged tensors, the tensors they follow, copied buffers and their sources.
 
         Looked up at the first update: wrapping a network for several processes gives its parameters new memory.
         """

@@ -9,7 +9,7 @@ from hfgen.data.order import derive_seed
 from hfgen.training.engine.noise import Noise
 
 
-class History(nn.Module):
+class ImagePool(nn.Module):
     """A pool of `size` images (C, H, W) (Shrivastava et al. 2017, section 2.3; 50 in Zhu et al. 2017, section 4).
 
     Each image of a batch meets a place of its own, drawn at random: an empty place takes it; from a full one, with
@@ -30,7 +30,7 @@ class History(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return what is shown in the place of the images x (b, C, H, W), the rows of this process and micro-batch."""
+        """Return the images that replace x (b, C, H, W), the rows of this process and micro-batch."""
         rows, first = everyones_rows(noise)
         everyones = gather(x)                                                            # (P b, C, H, W)
         places, exchanged = self.meetings(noise)

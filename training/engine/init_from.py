@@ -11,7 +11,7 @@ from hfgen.training.engine.loop import Build
 from hfgen.training.engine.phase import Recipe
 
 
-def starting_from(model: str, build: Build) -> Build:
+def with_weights_of(model: str, build: Build) -> Build:
     """Return `build`, whose recipe then has the weights of `model`, a run, a pipeline folder or a Hub id.
 
     Networks that are components of the saved pipeline, by name, start from them; others, such as discriminators, from

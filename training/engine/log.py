@@ -73,7 +73,7 @@ class Averages:
         return {name: (total, self.counts[name]) for name, total in zip(self.sums, totals, strict=True)}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Continue from what `state` returned."""
+        """Continue from the numbers that `state` returned."""
         self.sums = {n: torch.tensor(total, dtype=torch.float64, device=device) for n, (total, _) in state.items()}
         self.counts = {name: count for name, (_, count) in state.items()}
 
@@ -90,7 +90,7 @@ class Log:
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
-        """Say on the progress bar what is going on beside training while the block runs."""
+        """Show on the progress bar the activity beside training while the block runs."""
         self._bar.set_description_str(text)
         try:
             yield

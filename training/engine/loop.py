@@ -1,6 +1,6 @@
 """The only training loop: it knows nothing of losses, nor of how many networks and optimisers there are.
 
-What happens at step k is a pure function of the settings and k (see `Noise` and `hfgen.data.order`), so a run gives
+Step k is a pure function of the settings and k (see `Noise` and `hfgen.data.order`), so a run gives
 the same numbers however its batches are divided and however often it was interrupted.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hfgen.data.dataset import Dataset
 from hfgen.data.order import derive_seed
 from hfgen.errors import NonFiniteError
-from hfgen.training.engine.distributed import seed, share, wrap
+from hfgen.training.engine.distributed import seed, split_batch, wrap
 from hfgen.training.engine.ema import EMA
 from hfgen.training.engine.log import Averages
 from hfgen.training.engine.lr_schedule import factor
@@ -37,7 +37,7 @@ class Engine:
     def __init__(self, settings: Settings, build: Build, dataset: Dataset, accelerator: Accelerator):
         self.settings, self.dataset, self.accelerator = settings, dataset, accelerator
         self.rank, self.device = accelerator.process_index, accelerator.device
-        self.rows, self.micro_batches = share(settings, accelerator.num_processes, self.rank)
+        self.rows, self.micro_batches = split_batch(settings, accelerator.num_processes, self.rank)
         torch.manual_seed(derive_seed(settings.seed, "init"))
         self.recipe = build(settings, dataset)
         self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
@@ -63,7 +63,7 @@ class Engine:
         """Yield the number of steps done after each of `steps` steps that follow step `first`."""
         per_step = max(phase.times for phase in self.recipe.phases)
         batches = self.dataset.batches(
-            seed=self.settings.seed, batch_size=self.settings.global_batch, first=first * per_step,
+            seed=self.settings.seed, batch_size=self.settings.batch_size, first=first * per_step,
             rows=self.rows, device=self.device,
         )  # fmt: skip
         for step in range(first, first + steps):
@@ -89,7 +89,7 @@ class Engine:
         key = (self.settings.seed, step, phase.name, repetition)
         for i, rows in enumerate(self.micro_batches):
             seed(self.device, derive_seed(*key, "local", i, self.rank))        # dropout: what has no global batch
-            noise = Noise(key, self.settings.global_batch, rows, self.device)
+            noise = Noise(key, self.settings.batch_size, rows, self.device)
             with ExitStack() as stack:
                 if i < len(self.micro_batches) - 1:                            # gradients meet on the last one
                     for name in phase.trains:

@@ -4,7 +4,7 @@ import math
 
 
 def factor(name: str, step: int, max_steps: int, warmup_steps: int) -> float:
-    """Return what the peak learning rate is multiplied by at `step` (0-based), in (0, 1].
+    """Return the factor of the peak learning rate at `step` (0-based), in (0, 1].
 
     It rises linearly over `warmup_steps`; then it stays ("constant"), or falls to zero at `max_steps` along a line
     ("linear") or half a cosine ("cosine", Loshchilov & Hutter 2017, eq. 5), or stays for the first half and falls

@@ -10,7 +10,7 @@ from hfgen.data.order import derive_seed
 class Noise:
     """The draws of one repetition of a phase.
 
-    Each named draw fills the GLOBAL batch from a CPU generator of its own; what comes back are the rows of this
+    Each named draw fills the GLOBAL batch from a CPU generator of its own, and returns the rows of this
     process and micro-batch. So no result depends on how the batch is divided, and resuming needs only the step.
     `key` is (seed, step, phase, repetition); `step` is there for losses whose weights change with it.
     """

@@ -49,10 +49,10 @@ class Recipe:
 
     nets: dict[str, nn.Module]
     phases: list[Phase]
-    pipeline: Callable[[Mapping[str, nn.Module]], Pipeline]
+    pipeline: Callable[[Mapping[str, Any]], Pipeline]
     preview: Callable[[Pipeline], Image.Image] | None
     averaged: tuple[str, ...] = field(default=())
-    evaluate: Callable[[Mapping[str, nn.Module]], dict[str, float]] | None = None
+    evaluate: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
     guard: Guard | None = None
     stages: Callable[[int], tuple[int, ...]] = lambda steps: (0,)
     usage: str = "hfgen sample {run} -n 64 --seed 0 -o grid.png"

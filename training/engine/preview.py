@@ -1,15 +1,20 @@
 """The picture that a run draws of its model now and then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from hfgen import images
 from hfgen.data.dataset import Dataset
 from hfgen.pipelines.base import Pipeline
+from hfgen.training.engine.distributed import StopSignal
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.state import served_networks
 
 GRID_IMAGES, GRID_POINTS = 64, 2000
 """Images of a sample grid, and points of a plot of them."""
@@ -45,7 +50,8 @@ def preview(
 
 
 def denoised(settings: Any, dataset: Dataset, sampler: str | None = None) -> Callable[[Pipeline], Image.Image] | None:
-    """Return what draws the sample grid of a denoiser, in `preview_steps` steps of `sampler`; None for no grids.
+    """Return the function that draws the sample grid of a denoiser, in `preview_steps` steps of `sampler`; None for no
+    grids.
 
     Default: the training scheduler's ancestral sampler, DDIM for fewer than 50 steps, and than those of training.
     """
@@ -60,3 +66,35 @@ def denoised(settings: Any, dataset: Dataset, sampler: str | None = None) -> Cal
         preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional, count=s.preview_images, num_steps=steps,
         sampler=sampler,
     )  # fmt: skip
+
+
+@contextmanager
+def networks_in_use(engine: Engine, stop: StopSignal) -> Iterator[Mapping[str, nn.Module]]:
+    """Give the networks as users get them; a stop signal raises Interrupted before the next layer that is evaluated."""
+    nets = served_networks(engine.nets, engine.averages)
+    hooks = [module.register_forward_pre_hook(stop.check) for net in nets.values() for module in net.modules()]
+    for net in nets.values():
+        net.eval()
+    try:
+        yield nets
+    finally:
+        for hook in hooks:
+            hook.remove()
+        engine.resume_training()
+
+
+def preview_and_evaluate(engine: Engine, stop: StopSignal) -> Image.Image | None:
+    """Evaluate the networks as the recipe does, and return their sample grid, if they have one."""
+    with networks_in_use(engine, stop) as nets:
+        if engine.recipe.evaluate is not None:
+            engine.recipe.evaluate(nets)
+        return draw(engine, nets)
+
+
+def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) -> Image.Image | None:
+    """Return the sample grid of the networks, None of a recipe without; `progress` shows a bar of denoising steps."""
+    if engine.recipe.preview is None:
+        return None
+    pipeline = engine.recipe.pipeline(nets)
+    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not progress)
+    return engine.recipe.preview(pipeline)

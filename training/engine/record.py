@@ -1,4 +1,4 @@
-"""`run.json`: what settings and numbers of a run do not say, and a reader of the model wants to know.
+"""`run.json`: facts about a run beside its settings and metrics, for readers of the model.
 
 Recipe, time, hardware, versions, the size of data and networks; never a path, a host or a user.
 """
@@ -29,7 +29,7 @@ MAX_CLASSES = 1000
 
 
 def facts(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
-    """Return what stays the same all through a run; `hub` and `changed` are names of fields of the settings.
+    """Return the facts that stay the same all through a run; `hub` and `changed` are names of fields of the settings.
 
     `hub`: those whose value is a Hub id; `changed`: those that are not the dataclass's default, whether they were asked
     for or are what the recipe recommends.

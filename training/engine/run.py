@@ -5,16 +5,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from hfgen.data import Dataset, load_dataset, require_batch
+from hfgen.data import require_batch
 from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
 from hfgen.hub.publish import publish_finished
 from hfgen.hub.upload import logged_in
@@ -30,84 +29,74 @@ from hfgen.training.engine.distributed import (
     chosen_precision,
     precision_in_words,
     set_threads,
-    share,
+    split_batch,
 )
-from hfgen.training.engine.init_from import starting_from
+from hfgen.training.engine.init_from import with_weights_of
 from hfgen.training.engine.log import Log, activity
-from hfgen.training.engine.loop import Build, Engine
-from hfgen.training.engine.settings import AnySettings, Settings, check_same, parse, small, write_yaml
-
-Recommend = Callable[[Any, Dataset], Any]
-"""Returns a recipe's settings with what it recommends for a dataset in the place of every None."""
-
-Open = Callable[[Any], Dataset]
-"""Returns the data that a recipe's settings name."""
-
-Smaller = Callable[[Any, Dataset], list[Any]]
-"""Returns a recipe's settings with smaller networks than it recommends, the smallest first, for short budgets."""
+from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.settings import AUTO, Settings, check_same, parse, small, write_yaml
 
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
 
 
-def main(
-    settings_class: type[AnySettings],
-    build: Build,
-    arguments: list[str] | None,
-    recommend: Recommend,
-    open_data: Open | None = None,
-    smaller: Smaller | None = None,
-) -> int:
+def main(spec: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
     """Return the exit code of a recipe's command line: 0, 75 if interrupted and to be continued, else the error's.
 
-    `open_data`: for a recipe that takes other data than the one dataset of `open_dataset`. `smaller`: for one that
-    offers smaller networks where a budget is short.
+    `arguments`: words of the command line. Default: sys.argv.
     """
-    opened, less = open_data or open_dataset, smaller or (lambda settings, dataset: [])
-    return exit_code_of(lambda: train(parse(settings_class, arguments), build, recommend, opened, less))
+    return exit_code_of(lambda: train(spec, parse(spec.settings, arguments)))
 
 
-def train(settings: Settings, build: Build, recommend: Recommend, open_data: Open, smaller: Smaller) -> int:
-    """Return 0 when the run is finished and 75 when it was asked to stop before. Errors are raised.
+def train(spec: RecipeSpec[Any], settings: Settings) -> int:
+    """Return 0 when the run is finished and 75 when a signal stopped it before. Errors are raised.
 
-    A stop signal ends the steps that are timed for a budget, and there is nothing to save yet; later the step in
-    progress is finished and saved. An evaluation or a sample grid is left at once. Once the model is saved, only a
-    missing evaluation, or an upload that was asked for, makes the code 75: --resume makes up for it. A missing last
-    grid does not, and --resume draws it as well.
+    Here, and nowhere else, the open fields of the settings are completed. A stop signal ends the steps that are timed
+    for a budget, and there is nothing to save yet; later the step in progress is finished and saved. An evaluation or a
+    sample grid is left at once. Once the model is saved, only a missing evaluation, or a requested upload, makes the
+    code 75: --resume makes up for it. A missing last grid does not, and --resume draws it as well.
     """
     started = time.monotonic()
     keep_memory()
+    # prepare the process: precision, Accelerator, threads
     settings = dataclasses.replace(small(settings), mixed_precision=chosen_precision(settings))
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
-    stored = look_into_folder(settings)
+    # read the data, and complete the settings by them
+    stored = stored_checkpoint(settings)
     with activity(f"reading {settings.dataset}", accelerator.is_main_process):
-        dataset = open_data(settings)
+        dataset = spec.open_data(settings)
     timed = settings.max_steps is None and settings.budget is not None
-    usual = recommend(dataclasses.replace(settings, max_steps=None), dataset).max_steps
-    others = smaller(settings, dataset) if timed and settings.start_from is None else []
-    settings = recommend(settings, dataset)
+    usual = spec.recommended(dataclasses.replace(settings, max_steps=AUTO), dataset).max_steps
+    others = spec.smaller(settings, dataset) if timed and settings.start_from is None else []
+    settings = spec.recommended(settings, dataset)
+    build = spec.build
     if settings.start_from is not None and stored is None:
-        build = starting_from(settings.start_from, build)
-    share(settings, accelerator.num_processes, accelerator.process_index)
-    require_batch(dataset, settings.global_batch)
+        build = with_weights_of(settings.start_from, build)
+    split_batch(settings, accelerator.num_processes, accelerator.process_index)
+    require_batch(dataset, settings.batch_size)
+    # time steps for a budget, build the networks, run
     with StopSignal() as stop:
         try:
             notes = list[str]()
             if timed:
                 with activity("timing steps", accelerator.is_main_process):
                     settings, notes = within_budget(
-                        settings, others, build, dataset, accelerator, started, stop, lambda trial: look(trial, stop)
-                    )
+                        settings, others, build, dataset, accelerator, started, stop,
+                        lambda trial: preview_and_evaluate(trial, stop),
+                    )  # fmt: skip
             notes += [line for line in [untrained(settings, usual)] if line]
             with activity("building networks", accelerator.is_main_process):
                 engine = Engine(settings, build, dataset, accelerator)
                 make_folder(settings.output_dir)
-            code = Run(settings, engine, stored, threads, stop, started, notes).go()
+            code = Run(settings, engine, stored, threads, stop, started, notes).loop()
         except Interrupted:
             code = INTERRUPTED
             if accelerator.is_main_process:
                 tqdm.write("stopped before the first step: nothing was trained, nothing is written; start it again")
+    # leave together, then publish
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
@@ -115,14 +104,7 @@ def train(settings: Settings, build: Build, recommend: Recommend, open_data: Ope
     return code
 
 
-def open_dataset(settings: Settings, **more: Any) -> Dataset:
-    """Return the dataset that the settings name, read with `more` choices if a recipe has them."""
-    names = ("split", "image_column", "label_column", "resolution", "channels", "background", "skip_bad_images")
-    choices = {name: getattr(settings, name) for name in (*names, "flip", "streaming", "num_workers")}
-    return load_dataset(settings.dataset, **choices, **more)
-
-
-def look_into_folder(settings: Settings) -> Path | None:
+def stored_checkpoint(settings: Settings) -> Path | None:
     """Return the checkpoint to resume from, if any; nothing is made yet, so a mistake elsewhere leaves no trace.
 
     Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
@@ -145,38 +127,6 @@ def make_folder(folder: Path) -> None:
         raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-@contextmanager
-def served(engine: Engine, stop: StopSignal) -> Iterator[Mapping[str, nn.Module]]:
-    """Give the networks as users get them; a stop signal raises Interrupted before the next layer that is evaluated."""
-    nets = state.served(engine.nets, engine.averages)
-    hooks = [module.register_forward_pre_hook(stop.check) for net in nets.values() for module in net.modules()]
-    for net in nets.values():
-        net.eval()
-    try:
-        yield nets
-    finally:
-        for hook in hooks:
-            hook.remove()
-        engine.resume_training()
-
-
-def look(engine: Engine, stop: StopSignal) -> Image.Image | None:
-    """Evaluate the networks as the recipe does, and return their sample grid, if they have one."""
-    with served(engine, stop) as nets:
-        if engine.recipe.evaluate is not None:
-            engine.recipe.evaluate(nets)
-        return draw(engine, nets)
-
-
-def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) -> Image.Image | None:
-    """Return the sample grid of the networks, None of a recipe without; `progress` shows a bar of denoising steps."""
-    if engine.recipe.preview is None:
-        return None
-    pipeline = engine.recipe.pipeline(nets)
-    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not progress)
-    return engine.recipe.preview(pipeline)
-
-
 class Run:
     """The loop around the engine, and everything that a run leaves in its folder."""
 
@@ -190,7 +140,6 @@ class Run:
         started: float,
         notes: list[str],
     ):
-        assert settings.max_steps is not None
         self.stop, self.started, self.notes = stop, started, notes
         self.aside = 0.0                                             # seconds of saves, evaluations and grids
         self.unfinished = False
@@ -209,7 +158,7 @@ class Run:
         if settings.tracker != "none":
             self.accelerator.init_trackers("hfgen")
 
-    def go(self) -> int:
+    def loop(self) -> int:
         """Train to the last step, or until asked to stop; return the exit code."""
         self.log.say("\n".join([self.introduction(), *self.notes]))
         self.began = time.monotonic()
@@ -231,7 +180,7 @@ class Run:
     def after_step(self) -> bool:
         """Save, log, evaluate and draw where this step is due; return whether a stop signal ends the run here.
 
-        What may take long comes last, behind the checkpoint, and at the last step behind the finished model.
+        Long work comes last, after the checkpoint, and at the last step after the finished model.
         """
         stopping = self.stop.agreed()
         due = self.due()
@@ -255,7 +204,7 @@ class Run:
         return stopping
 
     def catch_up(self) -> bool:
-        """Do what was cut off behind the checkpoint that was resumed from; return whether to stop."""
+        """Do the work that was cut off after the checkpoint that was resumed from; return whether to stop."""
         line = agree(self.log.last)
         if line.get("step") != self.step:
             return self.after_step()
@@ -289,7 +238,7 @@ class Run:
         if self.engine.recipe.evaluate is None:
             return {}
         if self.main:
-            with suppress(Interrupted), self.beside("evaluating"), served(self.engine, self.stop) as nets:
+            with suppress(Interrupted), self.beside("evaluating"), networks_in_use(self.engine, self.stop) as nets:
                 numbers = self.engine.recipe.evaluate(nets)
         numbers = agree(numbers)
         self.numbers = numbers or self.numbers
@@ -297,7 +246,7 @@ class Run:
 
     def draw(self) -> None:
         """Write the sample grid of this step; a stop signal ends it, and there is none."""
-        with suppress(Interrupted), self.beside("preview"), served(self.engine, self.stop) as nets:
+        with suppress(Interrupted), self.beside("preview"), networks_in_use(self.engine, self.stop) as nets:
             picture = draw(self.engine, nets, progress=True)
             if picture is not None:
                 temporary = self.grid().with_suffix(".tmp")
@@ -352,7 +301,7 @@ class Run:
             with self.beside("saving"):
                 checkpoint.save(
                     self.folder / "checkpoints", self.step,
-                    lambda folder: state.write(folder, engine.recipe, engine.nets, engine.averages, now),
+                    lambda folder: state.save(folder, engine.recipe, engine.nets, engine.averages, now),
                     self.about(), self.settings.keep_checkpoints,
                 )  # fmt: skip
             record.write(self.folder / "run.json", self.facts, self.step, now["seconds"], sorted(self.numbers))
@@ -371,7 +320,7 @@ class Run:
             )
         if then["step"] > self.max_steps:
             raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
-        state.read(stored, engine.recipe, engine.nets, engine.averages)
+        state.restore(stored, engine.recipe, engine.nets, engine.averages)
         engine.log.restore(then["log"], engine.device)
         self.guarded = then.get("guard", {})
         self.before = then.get("seconds")
@@ -382,7 +331,7 @@ class Run:
         return None if self.before is None else self.before + time.monotonic() - self.began
 
     def about(self) -> dict[str, Any]:
-        """Return what a checkpoint's exactness depends on besides its settings."""
+        """Return the facts besides settings that a checkpoint's exactness depends on."""
         processes = self.accelerator.num_processes
         return {"versions": record.versions(), "processes": processes, "threads": self.threads}
 
@@ -395,13 +344,13 @@ class Run:
             raise ResourceError(f"{self.folder}: about {needed:,} bytes are needed for checkpoints, {free:,} are free")
 
     def introduction(self) -> str:
-        """Return what is about to happen, in a few lines."""
+        """Return a few lines on data, networks, steps and processes."""
         engine, settings = self.engine, self.settings
         counts = {name: sum(p.numel() for p in net.parameters()) for name, net in engine.nets.items()}
         sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         lines = [
             engine.dataset.describe(),
-            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.global_batch}"
+            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.batch_size}"
             + (f", continued from step {self.step:,}" if self.step else ""),
             f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
             f"precision {precision_in_words(settings)}",
@@ -418,11 +367,11 @@ class Run:
         """Write the finished model."""
         if self.main:
             with self.beside("saving"):
-                nets = state.served(self.engine.nets, self.engine.averages)
+                nets = state.served_networks(self.engine.nets, self.engine.averages)
                 self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
 
     def finish(self) -> None:
-        """Write down what was evaluated and say where everything is, and whether it is any good."""
+        """Record the evaluated metrics; print where everything is, the last metrics, and warnings."""
         if not self.main:
             return
         if self.numbers:

@@ -14,7 +14,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 import yaml
@@ -22,10 +22,27 @@ import yaml
 from hfgen.errors import CheckpointError, ConfigError
 from hfgen.hub.upload import check_repo_id
 
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    Auto = Annotated[T, "completed by the recipe"]
+else:
+
+    class Auto:
+        """Type of a field that a recipe completes: `Auto[T]` is T once that is done, None (AUTO) before."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            """Return T | None, as tyro reads it."""
+            return Annotated[kind | None, tyro.conf.arg(help_behavior_hint="(default: recommended)")]
+
+
+AUTO: Any = None
+"""The value of an `Auto` field that the recipe completes."""
+
 FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
 FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers"}
 FREE_ON_RESUME |= {"preview_images", "preview_steps"}
-"""The settings that may differ when a run is resumed: where and how often to write, not what to compute."""
+"""The settings that may differ when a run is resumed: they change where and how often to write, no computation."""
 
 
 @dataclass(kw_only=True)
@@ -66,16 +83,16 @@ class Settings:
     num_workers: int = 0
     """Processes that decode images which do not fit in memory."""
 
-    batch_size: int | None = None
+    batch_size: Auto[int] = AUTO
     """Samples per optimiser step over all processes and micro-batches together; by default the recipe's."""
     micro_batch_size: int | None = None
     """Images per process that go through the network at once; by default the process's whole share."""
-    max_steps: int | None = None
-    """Optimiser steps; by default what the recipe recommends for the dataset."""
+    max_steps: Auto[int] = AUTO
+    """Optimiser steps. Default: as the recipe recommends for the dataset."""
     budget: str | None = None
     """Wall-clock time in place of --max-steps, such as 90s, 3m or 2h: steps are timed, then their number is fixed."""
-    learning_rate: float | None = None
-    """Peak learning rate, by default what the recipe recommends; never multiplied by the number of processes."""
+    learning_rate: Auto[float] = AUTO
+    """Peak learning rate, never multiplied by the number of processes. Default: as the recipe recommends."""
     lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "cosine"
     """How the learning rate goes from its peak to zero at the last step, or stays; second_half: along a line from the
     middle."""
@@ -104,18 +121,12 @@ class Settings:
     publish_to: str | None = None
     """Repository on the Hub, user/name, that the finished model is published to, private; `hf auth login` first."""
 
-    @property
-    def global_batch(self) -> int:
-        """Return the samples per optimiser step; the recipe has filled them in."""
-        assert self.batch_size is not None
-        return self.batch_size
-
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
-    """Return the settings with what is recommended in the place of every None that it has something for."""
+    """Return the settings with recommended values in place of None."""
     missing = {name: value for name, value in recommended.items() if getattr(settings, name) is None}
     return dataclasses.replace(settings, **missing)
 
@@ -166,7 +177,7 @@ class _Sources:
 def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
     """Return settings of class `cls` from command-line `arguments` (sys.argv by default) and the YAML that they name.
 
-    With --resume the run's own `config.yaml` comes first, so that only what changes has to be said again. The last of
+    With --resume the run's own `config.yaml` comes first, so that only changes have to be repeated. The last of
     --max-steps and --budget counts. Raises ConfigError for values that no run can use, and ends with tyro's usage
     message and exit code 2 where words or required fields are wrong or missing.
     """

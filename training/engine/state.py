@@ -24,19 +24,19 @@ from hfgen.training.engine.phase import Recipe
 MODEL_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def write(
+def save(
     folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA], state: dict[str, Any]
 ) -> None:
     """Write model, networks, optimisers and `state` (JSON) of a run into `folder`."""
-    recipe.pipeline(served(nets, averages)).save_pretrained(folder / "model")
+    recipe.pipeline(served_networks(nets, averages)).save_pretrained(folder / "model")
     net_tensors = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
     _save(net_tensors, folder / "nets.safetensors")
     _save(_optimizer_tensors(recipe, nets), folder / "optimizers.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
-def read(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, Any]:
-    """Put a run back into the state stored in `folder` and return what `write` was given as `state`."""
+def restore(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, Any]:
+    """Put a run back into the state stored in `folder` and return the `state` that `save` wrote."""
     tensors = load_file(folder / "nets.safetensors")
     for name, net in nets.items():
         _load(net, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}, folder)
@@ -47,7 +47,7 @@ def read(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: 
     return state
 
 
-def served(nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, nn.Module]:
+def served_networks(nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, nn.Module]:
     """Return the networks as users get them: the averaged ones where there is an average."""
     return {name: averages[name].net if name in averages else net for name, net in nets.items()}
 

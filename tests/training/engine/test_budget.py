@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hfgen.data import load_dataset
-from hfgen.training import ddpm, score_sde
-from hfgen.training.autoencoder_kl import AutoencoderKLSettings, build
+from hfgen.training import ddpm, denoiser, score_sde
+from hfgen.training.autoencoder_kl import RECIPE, AutoencoderKLSettings
 from hfgen.training.ddpm import DDPMSettings
 from hfgen.training.engine.budget import affordable, sample_grid, untrained
 
@@ -35,7 +35,7 @@ def test_an_autoencoder_with_a_discriminator_has_two_stages(tmp_path: Path) -> N
         settings = AutoencoderKLSettings(
             output_dir=tmp_path, budget="3m", adversarial_weight=weight, adversarial_start=start
         )
-        assert build(settings, digits).stages(100) == stages
+        assert RECIPE.create(settings, digits).stages(100) == stages
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_grid_is_the_largest_of_which_one_or_two_fit(
 ) -> None:
     """`second_a_step`: of one denoising step of 8 images; 5 seconds are allowed for grids."""
     digits = load_dataset("digits")
-    settings = ddpm.recommended(DDPMSettings(output_dir=tmp_path, budget="100s"), digits)
+    settings = ddpm.RECIPE.recommended(DDPMSettings(output_dir=tmp_path, budget="100s"), digits)
     seconds, fields = sample_grid(settings, digits, 2 * second_a_step, 5.0)
     assert fields["preview_images"] == images and fields.get("preview_steps") == steps
     assert seconds == pytest.approx(second_a_step * images / 8 * (steps or 0))
@@ -84,9 +84,9 @@ def test_smaller_networks_grow_up_to_the_recommended_one(recipe: Any, side: int,
 @pytest.mark.filterwarnings("ignore:.*are enlarged")
 def test_no_smaller_network_takes_the_place_of_one_that_was_asked_for(tmp_path: Path) -> None:
     asked, images = DDPMSettings(output_dir=tmp_path, budget="3m"), load_dataset("digits", resolution=16)
-    assert not ddpm.smaller(replace(asked, block_out_channels=(64, 128, 128)), images)
-    assert not ddpm.smaller(replace(asked, layers_per_block=2), images)
-    assert not ddpm.smaller(asked, load_dataset("digits")) and not ddpm.smaller(asked, load_dataset("ring8"))
+    assert not denoiser.smaller(replace(asked, block_out_channels=(64, 128, 128)), images)
+    assert not denoiser.smaller(replace(asked, layers_per_block=2), images)
+    assert not denoiser.smaller(asked, load_dataset("digits")) and not denoiser.smaller(asked, load_dataset("ring8"))
 
 
 def test_a_budget_of_too_few_steps_names_one_that_is_enough(tmp_path: Path) -> None:

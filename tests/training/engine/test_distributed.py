@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hfgen.training.ddpm import main
+from hfgen.training.ddpm import RECIPE
 from hfgen.training.engine.distributed import LAUNCHED_PRECISION
+from hfgen.training.engine.run import main
 from tests.training.runs import ROOT, assert_same_run, command, environment
 
 Train = Callable[..., object]
@@ -34,10 +35,11 @@ def test_a_precision_that_cannot_be_adopted_is_refused_unless_the_recipes_own_is
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(LAUNCHED_PRECISION, "fp16")
-    assert main(["--output-dir", str(tmp_path / "run")]) == 2
+    assert main(RECIPE, ["--output-dir", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert "'fp16'; hfgen trains in bf16 or no" in told and not (tmp_path / "run").exists()
-    assert main(["--output-dir", str(tmp_path / "run"), "--mixed-precision", "no", "--dataset", "./missing"]) == 65
+    words = ["--output-dir", str(tmp_path / "run"), "--mixed-precision", "no", "--dataset", "./missing"]
+    assert main(RECIPE, words) == 65
 
 
 def test_a_tracker_without_its_package_ends_the_run_before_it_starts(
@@ -46,5 +48,5 @@ def test_a_tracker_without_its_package_ends_the_run_before_it_starts(
     missing = next((name for name in ("wandb", "trackio", "tensorboard") if find_spec(name) is None), None)
     if missing is None:
         pytest.skip("every tracker's package is installed")
-    assert main(["--output-dir", str(tmp_path / "run"), "--tracker", missing]) == 2
+    assert main(RECIPE, ["--output-dir", str(tmp_path / "run"), "--tracker", missing]) == 2
     assert f"pip install {missing}" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hfgen.training import ddpm, vae
+from hfgen.training.engine.run import main
 from tests.training.runs import SHARED, TINY, assert_same_run, metrics
 
 
@@ -21,7 +22,7 @@ def same_threads():  # type: ignore[no-untyped-def]
 
 def train(folder: Path, *extra: str) -> int:
     """Train the tiny VAE in this process and return the exit code."""
-    return vae.main(["--output-dir", str(folder), *SHARED, *TINY["vae"], *extra])
+    return main(vae.RECIPE, ["--output-dir", str(folder), *SHARED, *TINY["vae"], *extra])
 
 
 def test_a_run_starts_where_the_saved_model_stands_and_resumes_without_it(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_model_of_another_family_or_size_is_refused_by_name(
 ) -> None:
     assert train(tmp_path / "vae", "--max-steps", "2") == 0
     saved = ["--max-steps", "2", "--start-from", str(tmp_path / "vae")]
-    assert ddpm.main(["--output-dir", str(tmp_path / "unet"), *SHARED, *TINY["ddpm"], *saved]) == 2
+    assert main(ddpm.RECIPE, ["--output-dir", str(tmp_path / "unet"), *SHARED, *TINY["ddpm"], *saved]) == 2
     assert "has vae, needed unet" in capfd.readouterr().err
     assert train(tmp_path / "wide", *saved, "--hidden", "32") == 2
     assert "decoder.0.bias is (16,), not (32,)" in capfd.readouterr().err

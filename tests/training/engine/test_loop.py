@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError, NonFiniteError
-from hfgen.training.ddpm import DDPMSettings, build
-from hfgen.training.engine.distributed import share
+from hfgen.training.ddpm import RECIPE, DDPMSettings
+from hfgen.training.engine.distributed import split_batch
 from hfgen.training.engine.ema import EMA
 from hfgen.training.engine.loop import MAX_NON_FINITE, Engine
 from hfgen.training.engine.noise import Noise
@@ -28,7 +28,7 @@ def settings(**changes: Any) -> DDPMSettings:
     return DDPMSettings(**{**defaults, **changes})
 
 
-def engine(build: Any = build, **changes: Any) -> Engine:
+def engine(build: Any = RECIPE.create, **changes: Any) -> Engine:
     return Engine(settings(**changes), build, load_dataset("digits"), Accelerator(cpu=True))
 
 
@@ -150,11 +150,11 @@ def test_too_many_non_finite_steps_in_a_row_are_an_error_with_the_first_step() -
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest_sizes_that_do() -> None:
-    assert share(settings(batch_size=12, micro_batch_size=3), 2, 1) == (slice(6, 12), [slice(6, 9), slice(9, 12)])
+    assert split_batch(settings(batch_size=12, micro_batch_size=3), 2, 1) == (slice(6, 12), [slice(6, 9), slice(9, 12)])
     with pytest.raises(ConfigError, match=r"--batch-size 10 .* 2 processes x micro-batches of 4; .* 8 and 16"):
-        share(settings(batch_size=10, micro_batch_size=4), 2, 0)
+        split_batch(settings(batch_size=10, micro_batch_size=4), 2, 0)
     with pytest.raises(ConfigError, match="nearest are 8"):
-        share(settings(batch_size=5), 8, 0)
+        split_batch(settings(batch_size=5), 8, 0)
 
 
 @pytest.mark.parametrize("weighting", ["simple", "vlb", "min_snr"])

@@ -14,6 +14,7 @@ from hfgen.data import load_dataset
 from hfgen.loading import checkpoint
 from hfgen.training import ddpm
 from hfgen.training.engine import record
+from hfgen.training.engine.run import main
 from tests.training.runs import SHARED, TINY
 
 
@@ -22,7 +23,7 @@ def train(folder: Path, *extra: str) -> dict[str, Any]:
     threads = torch.get_num_threads()
     try:
         words = [*SHARED, *TINY["ddpm"], "--lr-schedule", "constant", *extra]
-        assert ddpm.main(["--output-dir", str(folder), *words]) == 0
+        assert main(ddpm.RECIPE, ["--output-dir", str(folder), *words]) == 0
     finally:
         torch.set_num_threads(threads)
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())

@@ -19,7 +19,8 @@ import yaml
 from hfgen import AutoPipeline
 from hfgen.loading.checkpoint import newest
 from hfgen.training import ddpm
-from hfgen.training.engine import log, run
+from hfgen.training.engine import log
+from hfgen.training.engine.run import main
 from tests.training.runs import ROOT, SHARED, TINY, assert_same_run, environment, metrics, tensors
 
 Train = Callable[..., object]
@@ -194,10 +195,10 @@ def here() -> Any:
 
     def train(folder: Path, *extra: str, **changes: Callable[..., Any]) -> int:
         def build(settings: Any, dataset: Any) -> Any:
-            return dataclasses.replace(ddpm.build(settings, dataset), **changes)
+            return dataclasses.replace(ddpm.RECIPE.create(settings, dataset), **changes)
 
         words = ["--output-dir", str(folder), *SHARED, *TINY["ddpm"], "--max-steps", "6", *extra]
-        return run.main(ddpm.DDPMSettings, build, words, ddpm.recommended)
+        return main(dataclasses.replace(ddpm.RECIPE, build=build), words)
 
     yield train
     torch.set_num_threads(threads)

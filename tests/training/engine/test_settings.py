@@ -11,6 +11,7 @@ import yaml
 from hfgen.cli import RECIPES
 from hfgen.errors import CheckpointError, ConfigError
 from hfgen.training.engine.lr_schedule import factor
+from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import Settings, check_same, parse, seconds_of, write_yaml
 from hfgen.training.latent_diffusion import LatentDiffusionSettings
 
@@ -39,7 +40,7 @@ def test_a_command_that_is_cut_short_ends_with_the_usage_of_one_page(
     recipe: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        import_module(f"hfgen.training.{recipe}").main(words)
+        main(import_module(f"hfgen.training.{recipe}").RECIPE, words)
     told = capsys.readouterr().err
     assert ended.value.code == 2 and len(told.splitlines()) < 30 and "Traceback" not in told
     assert ("--config" if "--config" in words else "--output-dir PATH") in told

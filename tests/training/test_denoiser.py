@@ -13,9 +13,10 @@ from hfgen import AutoPipeline
 from hfgen.errors import ConfigError, UnsafeContentError
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
 from hfgen.training import ddpm, score_sde
-from hfgen.training.conditions import Conditions, load_text, open_dataset
+from hfgen.training.denoiser import Conditions, load_text, open_dataset
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.run import main
 from tests.training import runs
 
 SHAPES: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}
@@ -93,7 +94,7 @@ def test_a_run_in_pixels_learns_from_captions_and_its_folder_does_what_a_text_sa
              "--attention-head-dim", "4", "--max-steps", "60", "--learning-rate", "5e-3"]  # fmt: skip
     threads = torch.get_num_threads()
     try:
-        assert ddpm.main(words) == 0
+        assert main(ddpm.RECIPE, words) == 0
     finally:
         torch.set_num_threads(threads)
     log = runs.metrics(tmp_path / "run")

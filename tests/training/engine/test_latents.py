@@ -10,9 +10,9 @@ from hfgen.data import load_dataset
 from hfgen.errors import CheckpointError
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
-from hfgen.training import latent_data
 from hfgen.training.autoencoder_kl import shift_and_scale
-from hfgen.training.latent_data import encoded, load_autoencoder, mean_and_variance
+from hfgen.training.engine import latents
+from hfgen.training.engine.latents import encoded, load_autoencoder, mean_and_variance
 
 
 def make_autoencoder(folder: Path, channels: int, seed: int = 0) -> Path:
@@ -58,7 +58,7 @@ def test_latents_are_those_of_the_autoencoder_mirrored_ones_too(tmp_path: Path, 
 def test_what_is_missing_cut_short_or_flipped_is_encoded_again_and_other_weights_or_images_are_refused(
     tmp_path: Path, grey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latent_data, "SHARD", 500)
+    monkeypatch.setattr(latents, "SHARD", 500)
     source, vae = load_dataset("digits"), load_autoencoder(grey)
     folder = tmp_path / "latents"
     whole = encoded(source, vae, False, folder)
@@ -86,10 +86,10 @@ def test_what_is_missing_cut_short_or_flipped_is_encoded_again_and_other_weights
 def test_an_autoencoder_is_a_pipeline_a_run_or_a_folder_of_its_own(tmp_path: Path, grey: str) -> None:
     first = load_autoencoder(grey)
     alone = load_autoencoder(str(Path(grey) / "vae"))
-    assert latent_data.weights_hash(first) == latent_data.weights_hash(alone)
+    assert latents.weights_hash(first) == latents.weights_hash(alone)
     assert not any(p.requires_grad for p in first.parameters())
     first.register_to_config(scaling_factor=3.0)
-    assert latent_data.weights_hash(first) != latent_data.weights_hash(alone)
+    assert latents.weights_hash(first) != latents.weights_hash(alone)
 
 
 def test_what_is_kept_does_not_depend_on_the_version_of_a_library(

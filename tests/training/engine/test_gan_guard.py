@@ -9,9 +9,9 @@ import pytest
 from accelerate import Accelerator
 
 from hfgen.data import load_dataset
+from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.log import Log
 from hfgen.training.gan import GANSettings, recommended
-from hfgen.training.gan_guard import guard
 
 Line = dict[str, float]
 FAIR: Line = {

@@ -76,7 +76,7 @@ class Latents(Dataset):
 def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> Latents:
     """Return the latents of all images of `source`, which is not to mirror any, from the files in `folder`.
 
-    What is missing there, cut short, or not as it was written, is encoded first, by one process. Files that belong to
+    Files that are missing, cut short, or changed are encoded first, by one process. Files that belong to
     other images, or to an autoencoder with other weights, are a CheckpointError. Warns where the latents are not of
     mean 0 and variance 1, as of an autoencoder that was measured on other images.
     """

@@ -42,7 +42,7 @@ SLOW, FAST = 1e-5, 1e-4
 
 @dataclass(frozen=True)
 class Trouble:
-    """One kind of trouble: whether a line of the log shows it, what to say of it, which fields to change, whether a
+    """One kind of trouble: whether a line of the log shows it, its message, the fields to change, whether a
     generator that still comes nearer to the data is excused, and whether a run may be stopped for it: some pass."""
 
     seen: Callable[[Numbers, Any], bool]
@@ -91,7 +91,7 @@ def guard(
 def advice(fields: tuple[str, ...], settings: Any, points: bool) -> str:
     """Return which of these fields to change, and to which values: only to such as the run does not use."""
     cures = [cure for cure in (_cure(field, settings, points) for field in fields) if cure]
-    return f"Try {', or '.join(cures)}" if cures else f"Try --batch-size {2 * settings.global_batch}, or another --seed"
+    return f"Try {', or '.join(cures)}" if cures else f"Try --batch-size {2 * settings.batch_size}, or another --seed"
 
 
 def _cure(field: str, s: Any, points: bool) -> str | None:
@@ -107,13 +107,13 @@ def _cure(field: str, s: Any, points: bool) -> str | None:
     if field == "penalty":
         return "--r1 0.1" if not (s.r1 or s.gradient_penalty or critic) else None
     if field == "pack":
-        return "--pack 4" if s.pack == 1 and s.global_batch % (4 * max(1, s.minibatch_stddev or 0)) == 0 else None
+        return "--pack 4" if s.pack == 1 and s.batch_size % (4 * max(1, s.minibatch_stddev)) == 0 else None
     if field == "discriminator_steps":
-        return "--discriminator-steps 1" if (s.discriminator_steps or 1) > 1 and not critic else None
+        return "--discriminator-steps 1" if s.discriminator_steps > 1 and not critic else None
     if field == "frequencies":
         return "--frequencies 32" if not s.frequencies else None
     if field == "latent_dim":
-        return "--latent-dim 64" if (s.latent_dim or 0) < 16 else None
+        return "--latent-dim 64" if s.latent_dim < 16 else None
     rate = getattr(s, field)
     name = f"--{field.replace('_', '-')}"
     if rate < SLOW:

@@ -1,0 +1,296 @@
+"""The denoiser that three recipes share: settings, network, optimiser, and the classes or captions as conditions."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.loading.files import read_json
+from hfgen.loading.resolve import resolve_component
+from hfgen.loading.transformers_models import CONFIG, load_half, load_model, load_tokenizer
+from hfgen.losses.diffusion import PredictionType
+from hfgen.models.conditional_unet import ConditionalUNet
+from hfgen.models.mlp import MLPDenoiser
+from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.models.unet import UNet
+from hfgen.schedulers.forward import Marginals
+from hfgen.training.engine import recipe
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch
+from hfgen.training.engine.preview import GRID_IMAGES
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
+
+
+@dataclass(kw_only=True)
+class ConditionSettings(Settings):
+    """Fields of the conditions: classes and captions."""
+
+    class_conditional: bool = False
+    """Condition the network on the dataset's labels."""
+    captions: bool = False
+    """Condition the network on the dataset's captions, through a text encoder."""
+    caption_column: str | None = None
+    """Column that holds the captions, with --captions; "caption" if not given."""
+    condition_dropout: float = 0.1
+    """Share of samples whose class or caption is left out, which guidance needs (Ho and Salimans 2021)."""
+    text_encoder: str | None = None
+    """Folder or Hub id of a CLIP text encoder and tokenizer, or of a pipeline that has them, which are not trained; by
+    default a small encoder is built for the words of the captions and trained along."""
+    text_width: int = 128
+    """Features of each token of the text encoder that is built."""
+    text_layers: int = 2
+    """Layers of the text encoder that is built."""
+    max_words: int = 4096
+    """Most frequent words of the captions that are one token each."""
+
+
+@dataclass(kw_only=True)
+class DenoiserSettings(ConditionSettings):
+    """Fields of the network that sees the noise, and of its optimiser."""
+
+    block_out_channels: Auto[tuple[int, ...]] = AUTO
+    """Channels of the U-Net at each resolution, finest first; by default 32 64 for images below 16 pixels, 64 128 128
+    below 64, else 64 128 256 256; for 2-D points the last is the width of the MLP, by default 128."""
+    layers_per_block: Auto[int] = AUTO
+    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP. By default 2, of latents from 8
+    to 31 a side 1."""
+    attention_levels: Auto[tuple[int, ...]] = AUTO
+    """Resolutions with attention, 0 being the finest; the middle always has it. By default no other, but of networks
+    that read captions, and of those for latents, all but the finest."""
+    attention_head_dim: int = 32
+    """Channels of each attention head."""
+    prediction_type: Auto[PredictionType] = AUTO
+    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction). Default:
+    epsilon (v_prediction for latents and for points by score_sde, whose x_0 is not clipped: it is exact at the noisiest
+    times)."""
+    dropout: float = 0.0
+    """Share of activations dropped in training."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    preview_images: int = GRID_IMAGES
+    """Images of each sample grid; 0 for no grids. With --budget fewer where they do not fit."""
+    preview_steps: Auto[int] = AUTO
+    """Denoising steps of each sample grid. Default: 50 (20 for score_sde). With --budget fewer where they do not
+    fit."""
+
+
+def open_dataset(settings: ConditionSettings) -> Dataset:
+    """Return the dataset that the settings name, with captions if the network is to be told them."""
+    s = settings
+    if not 0 <= s.condition_dropout < 1:
+        raise ConfigError(f"--condition-dropout must be in [0, 1), got {s.condition_dropout}")
+    for name in ("caption_column", "text_encoder"):
+        if getattr(s, name) is not None and not s.captions:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)} needs --captions")
+    for name, least in (("text_width", 1), ("text_layers", 1), ("max_words", 0)):
+        if getattr(s, name) < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(s, name)}")
+    if s.captions and s.streaming:
+        raise ConfigError("--streaming: captions are read before training, all of them; leave it out")
+    return recipe.open_dataset(s, caption_column=(s.caption_column or "caption") if s.captions else None)
+
+
+def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Return text encoder and tokenizer of a pipeline or a run, or of a folder or a Hub id that is a CLIP model alone.
+
+    `model` may be the text encoder or the whole CLIP, with its tokenizer. Texts are padded and cut to the number of
+    positions of the encoder. Errors as in `loading.resolve` and `loading.transformers_models`.
+    """
+    home, words = (resolve_component(model, part) for part in ("text_encoder", "tokenizer"))
+    whole = read_json(home / CONFIG).get("model_type") == "clip"
+    encoder: CLIPTextModel = (load_half if whole else load_model)(home, CLIPTextModel, torch.float32)
+    tokenizer: CLIPTokenizer = load_tokenizer(words, CLIPTokenizer)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    return encoder, tokenizer
+
+
+class Conditions:
+    """The conditions of a run, called for those of a batch; they are left out as a function of (seed, step, sample).
+
+    `num_class_embeds` counts the classes and, if it is trained, the null class behind them. `nets` has the text
+    encoder, if any; `width` is the number of its features, `trained` names it if it is trained along.
+    """
+
+    def __init__(self, settings: ConditionSettings, dataset: Dataset) -> None:
+        s = self.settings = settings
+        if s.class_conditional and not dataset.num_classes:
+            raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
+        self.null = s.condition_dropout > 0 and (s.class_conditional or s.captions)
+        self.classes = cast(int, dataset.num_classes)
+        self.num_class_embeds = self.classes + self.null if s.class_conditional else None
+        self.nets: dict[str, nn.Module] = {}
+        self.tokenizer: Any = None
+        self.width: int | None = None
+        self.trained: tuple[str, ...] = ()
+        self.captions = dataset.captions or []
+        if s.captions:
+            encoder: Any = self._build_text()
+            self.nets["text_encoder"], self.width = encoder, encoder.config.hidden_size
+            self.nothing = token_ids(self.tokenizer, [""])
+
+    def _build_text(self) -> nn.Module:
+        s = self.settings
+        if s.text_encoder is not None:
+            frozen, self.tokenizer = load_text(s.text_encoder)
+            return frozen.requires_grad_(False)
+        self.tokenizer, self.trained = build_tokenizer(self.captions, s.max_words), ("text_encoder",)
+        heads = max(n for n in range(1, max(1, s.text_width // 32) + 1) if s.text_width % n == 0)
+        encoder: Any = build_text_encoder(self.tokenizer, s.text_width, s.text_layers, heads)
+        encoder.set_attn_implementation("eager")     # of short texts faster in bfloat16, as in hfgen.models.attention
+        return cast(nn.Module, encoder)
+
+    def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """Return the network's condition arguments for a batch; conditions of some samples are dropped at random."""
+        s, told = self.settings, {}
+        left_out = noise.uniform("condition") < s.condition_dropout                     # (B,)
+        if s.class_conditional:
+            told["class_labels"] = torch.where(left_out, self.classes, batch["label"])
+        if s.captions:
+            ids = token_ids(self.tokenizer, batch["caption"], left_out.device)
+            ids = torch.where(left_out[:, None], self.nothing.to(ids.device), ids)       # (B, L)
+            told["encoder_hidden_states"] = nets["text_encoder"](input_ids=ids).last_hidden_state
+        return told
+
+    def parts(self, nets: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Return the arguments of a pipeline: text encoder, tokenizer, and whether there is a null condition."""
+        return {
+            "text_encoder": nets.get("text_encoder"), "tokenizer": self.tokenizer, "null_condition": self.null,
+        }  # fmt: skip
+
+    def words(self) -> str:
+        """Return the words of `hfgen sample` that ask for a class and a caption."""
+        label = " --label 0" if self.settings.class_conditional else ""
+        prompt = f" --prompt {shlex.quote(self.captions[0])}" if self.captions else ""
+        return (label + prompt).replace("{", "{{").replace("}", "}}")
+
+
+def network(
+    settings: DenoiserSettings,
+    dataset: Dataset,
+    learned_variance: bool = False,
+    num_class_embeds: int | None = None,
+    text_width: int | None = None,
+) -> UNet | MLPDenoiser | ConditionalUNet:
+    """Return the denoiser for the dataset's shape: a U-Net for images, with or without text, an MLP for 2-D points."""
+    widths, layers = settings.block_out_channels, settings.layers_per_block
+    if len(dataset.shape) == 1:
+        if learned_variance:
+            raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
+        return MLPDenoiser(
+            dim=dataset.shape[0], hidden=widths[-1], layers=layers,
+            num_class_embeds=num_class_embeds, data_mean=torch.as_tensor(dataset.mean).tolist(),
+            data_std=torch.as_tensor(dataset.std).tolist(),
+        )  # fmt: skip
+    if text_width is not None:
+        return conditional_unet(settings, dataset, learned_variance, num_class_embeds, text_width)
+    channels, height, width = dataset.shape
+    attention = [level in settings.attention_levels for level in range(len(widths))]
+    return UNet(
+        sample_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=2 * channels if learned_variance else channels,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
+        attention_head_dim=min(settings.attention_head_dim, *widths),
+        norm_num_groups=min(32, widths[0] // 4),
+        dropout=settings.dropout,
+        num_class_embeds=num_class_embeds,
+    )
+
+
+def conditional_unet(
+    settings: DenoiserSettings,
+    dataset: Dataset,
+    learned_variance: bool,
+    num_class_embeds: int | None,
+    text_width: int,
+) -> ConditionalUNet:
+    """Return the U-Net with transformer blocks, for images or latents conditioned on text."""
+    channels, height, width = dataset.shape
+    widths = settings.block_out_channels
+    return ConditionalUNet(
+        sample_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=2 * channels if learned_variance else channels,
+        block_out_channels=widths,
+        layers_per_block=settings.layers_per_block,
+        attention_levels=settings.attention_levels,
+        attention_head_dim=min(settings.attention_head_dim, *widths),
+        cross_attention_dim=text_width,
+        pooled_text=True,
+        norm_num_groups=min(32, max(1, widths[0] // 4)),
+        dropout=settings.dropout,
+        num_class_embeds=num_class_embeds,
+    )
+
+
+def optimizer(settings: DenoiserSettings, nets: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
+    """Return AdamW for everything in the networks that is trained."""
+    parameters = [p for net in nets.values() for p in net.parameters() if p.requires_grad]
+    rate = settings.learning_rate
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def target(scheduler: Marginals, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return the prediction target at the timesteps t (B,): eps, x_0 or the velocity, of the shape of x_0."""
+    known = {"epsilon": eps, "sample": x_0}.get(scheduler.config.prediction_type)
+    return scheduler.get_velocity(x_0, eps, t) if known is None else known
+
+
+def drawn(batch: Batch, noise: Noise) -> Tensor:
+    """Return x_0: the batch's images or points; of latents, which have a deviation, draws of q(z|x)."""
+    x: Tensor = batch["x"]
+    return x + batch["std"] * noise.normal("posterior", *x.shape[1:]) if "std" in batch else x
+
+
+AnyDenoiser = TypeVar("AnyDenoiser", bound=DenoiserSettings)
+
+
+def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
+    """Return the settings completed for the dataset: small images take under three minutes on two cores."""
+    in_plane = len(dataset.shape) == 1
+    side = 0 if in_plane else max(dataset.shape[1:])
+    widths = (128,) if in_plane else (32, 64) if side < 16 else (64, 128, 128) if side < 64 else (64, 128, 256, 256)
+    values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
+    levels = len(settings.block_out_channels or widths)
+    values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
+    values |= {"prediction_type": "epsilon", "layers_per_block": 2, "preview_steps": 50}
+    if side < 16:
+        values |= {"learning_rate": 2e-3, "max_steps": 1800}
+    return filled(settings, values)
+
+
+def upper_levels(levels: int) -> tuple[int, ...]:
+    """Return all of a number of levels but the finest, unless it is the only one."""
+    return tuple(range(min(1, levels - 1), levels))
+
+
+SMALLER: tuple[dict[str, Any], ...] = (
+    {"block_out_channels": (8, 16, 32), "batch_size": 16, "learning_rate": 2e-3},
+    {"block_out_channels": (16, 32, 64), "batch_size": 32, "learning_rate": 1e-3},
+    {"block_out_channels": (32, 64, 128), "batch_size": 32, "learning_rate": 5e-4},
+)
+"""Networks and batches for images of 16 pixels and more where time is short; from 64 pixels on one level more."""
+
+
+def smaller(settings: AnyDenoiser, dataset: Dataset) -> list[AnyDenoiser]:
+    """Return the settings with each network that is smaller than the recommended one, the smallest first.
+
+    None of points and of images below 16 pixels, nor where the settings name a size of the network.
+    """
+    side = max(dataset.shape[1:], default=0)
+    if side < 16 or settings.block_out_channels is not None or settings.layers_per_block is not None:
+        return []
+    sizes = [{**values, "layers_per_block": 1} for values in SMALLER]
+    if side >= 64:
+        sizes = [{**v, "block_out_channels": (*v["block_out_channels"], v["block_out_channels"][-1])} for v in sizes]
+    return [recommended(filled(settings, values), dataset) for values in sizes]

@@ -1,0 +1,39 @@
+"""A recipe as the command line, the run and Python see it: settings, recommended values, data, networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from hfgen.data import Dataset, load_dataset
+from hfgen.training.engine.phase import Recipe
+from hfgen.training.engine.settings import AnySettings, Settings
+
+
+def open_dataset(settings: Settings, **more: Any) -> Dataset:
+    """Return the dataset that the settings name; `more`: further arguments of `load_dataset`."""
+    names = ("split", "image_column", "label_column", "resolution", "channels", "background", "skip_bad_images")
+    choices = {name: getattr(settings, name) for name in (*names, "flip", "streaming", "num_workers")}
+    return load_dataset(settings.dataset, **choices, **more)
+
+
+@dataclass(frozen=True)
+class RecipeSpec(Generic[AnySettings]):
+    """One recipe: all that `hfgen train RECIPE` needs.
+
+    settings: the dataclass of its fields. `Auto` fields are None until they are completed.
+    recommended: settings and dataset -> settings with a value in every `Auto` field.
+    build: completed settings and dataset -> networks, phases and pipeline.
+    open_data: settings -> dataset.
+    smaller: settings and dataset -> settings with smaller networks than the recommended one, the smallest first, for
+        short budgets; completed but for the steps.
+    """
+
+    settings: type[AnySettings]
+    recommended: Callable[[AnySettings, Any], AnySettings]
+    build: Callable[[AnySettings, Any], Recipe]
+    open_data: Callable[[AnySettings], Any] = open_dataset
+    smaller: Callable[[AnySettings, Any], list[AnySettings]] = lambda settings, dataset: []
+
+    def create(self, settings: AnySettings, dataset: Any) -> Recipe:
+        """Return the networks, phases and pipeline of settings that may still have open `Auto` fields."""
+        return self.build(self.recommended(settings, dataset), dataset)
