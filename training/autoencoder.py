@@ -73,7 +73,7 @@ class AutoencoderSettings(EvaluationFields, Settings):
     """Train an autoencoder on images: deep, with a weight penalty, sparse, denoising or completing."""
 
     body: Auto[Body] = AUTO
-    """mlp, or conv; by default mlp for images below 16 pixels or with an odd side."""
+    """Network, mlp or conv. Default: conv (mlp for images below 16 pixels or with an odd side)."""
     hidden: Auto[tuple[int, ...]] = AUTO
     """Units of the hidden layers, or channels of the convolutions, of the encoder; the decoder has them backwards."""
     latent_dim: Auto[int] = AUTO

@@ -62,7 +62,7 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     """Channels of the latents."""
 
     reconstruction: Auto[Literal["l1", "l2"]] = AUTO
-    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2; by default l1 where there is a discriminator."""
+    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2. Default: l2 (l1 with a discriminator)."""
     perceptual: Path | None = None
     """File of safetensors with the weights of LPIPS on VGG-16, under the names of the `lpips` library."""
     perceptual_weight: float = 1.0
@@ -70,10 +70,10 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     kl_weight: float = 1e-6
     """Weight of KL(q(z|x) || N(0, I)), in nats over the number of pixel values of an image."""
     adversarial_weight: Auto[float] = AUTO
-    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator,
-    by default of images below 64 pixels, whose sides are halved once and come back sharp without."""
+    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator.
+    Default: 0.5 (0 for images below 64 pixels, whose sides are halved once: they are sharp without)."""
     adversarial_start: int | None = None
-    """Steps before the discriminator takes part; by default half of all."""
+    """Steps before the discriminator takes part. Default: half of all."""
     loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
     """Adversarial loss of the discriminator and the decoder."""
     discriminator_learning_rate: Auto[float] = AUTO
@@ -87,6 +87,7 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
 def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
     """Return autoencoder and discriminator, their phases and the pipeline of an autoencoder of `dataset`."""
     check(s, dataset)
+    # build the networks
     vae: Any = network(s, dataset)
     nets: dict[str, nn.Module] = {"vae": vae}
     discriminator: Any = None
@@ -94,12 +95,14 @@ def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
         discriminator = nets["discriminator"] = PatchDiscriminator(
             dataset.shape[0], width=s.discriminator_width, layers=s.discriminator_layers
         )
+    # a phase for the autoencoder, and before it one for the discriminator
     losses = AutoencoderLosses(s, vae, discriminator, None if s.perceptual is None else lpips(s.perceptual))
     phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), losses.autoencoder_loss)]
     if discriminator is not None:
         judge = optimizer(discriminator, s.discriminator_learning_rate)
         after = losses.after_discriminator(judge)
         phases.insert(0, Phase("discriminator", judge, ("discriminator",), losses.discriminator_loss, after=after))
+    # assemble the recipe
     shown = held_out(s, dataset)
     return Recipe(
         nets=nets,
@@ -266,16 +269,19 @@ class AutoencoderLosses:
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(1) D: tell patches of images from patches of reconstructions; before its start it learns nothing."""
+        # do nothing before the starting step
         x, judge = batch["x"], nets["discriminator"]
         self.active = noise.step >= self.start
         if not self.active:
             return 0.0 * judge(x[:1]).sum(), {}
         with torch.no_grad():
+            # reconstruct the images up to the last layer
             posterior = self.vae.posterior(x)
             z = posterior.mean + posterior.std * noise.normal("eps", *posterior.mean.shape[1:])
             h = self.vae.decoder.features(self.vae.before_decoder(z))
         self.weigh(x, h)
         last = self.vae.decoder.conv_out
+        # tell images from reconstructions
         real, fake = judge(x), judge(last(h).detach().float())
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
@@ -288,8 +294,9 @@ class AutoencoderLosses:
         with torch.enable_grad():
             made = F.conv2d(h, weight, cast(Tensor, last.bias).detach(), padding=1).float()
             losses = (self.error(x, made)[0], self.fooled(judge, made, x))
-            found = [torch.autograd.grad(loss, weight, retain_graph=True)[0].float() for loss in losses]
-        self.gradients = found if not self.gradients else [a + b for a, b in zip(self.gradients, found, strict=True)]
+            gradients = [torch.autograd.grad(loss, weight, retain_graph=True)[0].float() for loss in losses]
+        earlier = self.gradients or [torch.zeros_like(gradient) for gradient in gradients]
+        self.gradients = [a + b for a, b in zip(earlier, gradients, strict=True)]
 
     def after_discriminator(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         """Return the function that runs after the discriminator's optimiser step.
@@ -310,15 +317,18 @@ class AutoencoderLosses:
 
     def autoencoder_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(2) Autoencoder: reconstruct, keep q(z|x) near N(0, I), and, from its start on, fool the discriminator."""
+        # reconstruct through a draw of q(z|x)
         s, x = self.settings, batch["x"]
         channels, factor = s.latent_channels, self.vae.factor
         eps = noise.normal("eps", channels, x.shape[2] // factor, x.shape[3] // factor)
         out: Any = nets["vae"](x, eps=eps)
         made, q = out.sample.float(), out.latent_dist
+        # error + kl_weight KL / number of pixel values
         error, scalars = self.error(x, made)
         kl = kl_to_standard_normal(q.mean.float(), q.logvar.float()).flatten(1).sum(1).mean()
         loss = error + s.kl_weight * kl / x[0].numel()
         scalars["kl"] = kl
+        # + adversarial_weight * lambda * L_GAN
         if self.discriminator is not None and noise.step >= self.start:
             fooled = self.fooled(nets["discriminator"], made, x)
             loss = loss + s.adversarial_weight * self.balance * fooled
@@ -339,9 +349,9 @@ class AutoencoderLosses:
         return error + self.settings.perceptual_weight * distance, {"reconstruction": error, "perceptual": distance}
 
 
-def starting_step(asked: int | None, steps: int) -> int:
-    """Return the step, of so many, from which the discriminator takes part: the one asked for, or half of all."""
-    return steps // 2 if asked is None else asked
+def starting_step(start: int | None, steps: int) -> int:
+    """Return the step from which the discriminator takes part: `start`, or half of all `steps` for None."""
+    return steps // 2 if start is None else start
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class ClassifierSettings(EvaluationFields, Settings):
     label_smoothing: float = 0.1
     """Share of each label's probability that is spread over all classes (Szegedy et al. 2016)."""
     max_shift: Auto[int] = AUTO
-    """Pixels by which training images are shifted at random, at most; by default a twelfth of the side."""
+    """Pixels by which training images are shifted at random, at most. Default: a twelfth of the side."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     sample_every: int = 1000
@@ -49,9 +49,11 @@ class ClassifierSettings(EvaluationFields, Settings):
 
 def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a classifier of `dataset`."""
+    # build the network
     classifier: Any = network(settings, dataset)
     unseen = evaluation_data(settings, dataset)
     sides = dataset.shape[1:]
+    # shift images at random; cross-entropy with smoothed labels
     reach = [round(side / 12) if settings.max_shift is None else settings.max_shift for side in sides]
 
     def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
@@ -61,6 +63,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
         mean = F.cross_entropy(logits, label, label_smoothing=settings.label_smoothing)
         return mean, {"loss": mean.detach(), "accuracy": (logits.argmax(1) == label).float().mean()}
 
+    # assemble the recipe
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -117,9 +120,9 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
     if data.num_classes is None:
         raise ConfigError(f"the evaluation data {data.name} have no labels; name others with --eval-dataset")
     if data.num_classes > classes or (names_there and dataset.class_names not in (None, names_there)):
-        found = names_there or f"{data.num_classes} classes"
+        names = names_there or f"{data.num_classes} classes"
         raise ConfigError(
-            f"the evaluation data {data.name} have other classes than the training data: {found} instead of "
+            f"the evaluation data {data.name} have other classes than the training data: {names} instead of "
             f"{dataset.class_names or classes}"
         )
     return data

@@ -92,12 +92,15 @@ class DenoisingLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over the batch, and its parts to log."""
         s, scheduler = self.settings, self.scheduler
+        # draw noise and timesteps
         x_0 = drawn(batch, noise)
         eps = noise.normal("eps", *x_0.shape[1:])
         t = (noise.stratified("t") * s.num_train_timesteps).long()
+        # diffuse the batch, and predict
         x_t = scheduler.add_noise(x_0, eps, t)
         output = nets["unet"](x_t, t, **self.conditions(nets, batch, noise)).sample
         prediction = output[:, : x_0.shape[1]]
+        # weigh the errors by timestep
         error = l_simple(prediction, target(scheduler, x_0, eps, t))
         mean = (self.weights.to(error.device)[t] * error).mean()
         if s.variance_type != "learned_range":

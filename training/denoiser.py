@@ -56,14 +56,14 @@ class DenoiserSettings(ConditionSettings):
     """Fields of the network that sees the noise, and of its optimiser."""
 
     block_out_channels: Auto[tuple[int, ...]] = AUTO
-    """Channels of the U-Net at each resolution, finest first; by default 32 64 for images below 16 pixels, 64 128 128
-    below 64, else 64 128 256 256; for 2-D points the last is the width of the MLP, by default 128."""
+    """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP. Default:
+    64 128 256 256 (64 128 128 for images below 64 pixels, 32 64 below 16, 128 for points)."""
     layers_per_block: Auto[int] = AUTO
-    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP. By default 2, of latents from 8
-    to 31 a side 1."""
+    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP. Default: 2 (1 for latents
+    whose side is 8 to 31)."""
     attention_levels: Auto[tuple[int, ...]] = AUTO
-    """Resolutions with attention, 0 being the finest; the middle always has it. By default no other, but of networks
-    that read captions, and of those for latents, all but the finest."""
+    """Resolutions with attention, 0 being the finest; the middle always has it. Default: none (all but the finest for
+    captions and for latents)."""
     attention_head_dim: int = 32
     """Channels of each attention head."""
     prediction_type: Auto[PredictionType] = AUTO
@@ -82,8 +82,9 @@ class DenoiserSettings(ConditionSettings):
 
 
 def open_dataset(settings: ConditionSettings) -> Dataset:
-    """Return the dataset that the settings name, with captions if the network is to be told them."""
+    """Return the dataset that the settings name, with captions if the network is conditioned on them."""
     s = settings
+    # check the fields of conditions
     if not 0 <= s.condition_dropout < 1:
         raise ConfigError(f"--condition-dropout must be in [0, 1), got {s.condition_dropout}")
     for name in ("caption_column", "text_encoder"):
@@ -119,12 +120,14 @@ class Conditions:
     """
 
     def __init__(self, settings: ConditionSettings, dataset: Dataset) -> None:
+        # classes, and the null class behind them
         s = self.settings = settings
         if s.class_conditional and not dataset.num_classes:
             raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
         self.null = s.condition_dropout > 0 and (s.class_conditional or s.captions)
         self.classes = cast(int, dataset.num_classes)
         self.num_class_embeds = self.classes + self.null if s.class_conditional else None
+        # the text encoder, if any, and the tokens of the empty text
         self.nets: dict[str, nn.Module] = {}
         self.tokenizer: Any = None
         self.width: int | None = None
@@ -148,15 +151,15 @@ class Conditions:
 
     def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Return the network's condition arguments for a batch; conditions of some samples are dropped at random."""
-        s, told = self.settings, {}
+        s, conditions = self.settings, {}
         left_out = noise.uniform("condition") < s.condition_dropout                     # (B,)
         if s.class_conditional:
-            told["class_labels"] = torch.where(left_out, self.classes, batch["label"])
+            conditions["class_labels"] = torch.where(left_out, self.classes, batch["label"])
         if s.captions:
             ids = token_ids(self.tokenizer, batch["caption"], left_out.device)
             ids = torch.where(left_out[:, None], self.nothing.to(ids.device), ids)       # (B, L)
-            told["encoder_hidden_states"] = nets["text_encoder"](input_ids=ids).last_hidden_state
-        return told
+            conditions["encoder_hidden_states"] = nets["text_encoder"](input_ids=ids).last_hidden_state
+        return conditions
 
     def parts(self, nets: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Return the arguments of a pipeline: text encoder, tokenizer, and whether there is a null condition."""

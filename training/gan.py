@@ -115,6 +115,7 @@ class GANLosses:
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(1) D: maximise log D(x) + log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1), or the objective of --loss."""
+        # generate samples for the batch's classes
         x, labels = batch["x"], self.labels(batch)
         with torch.no_grad():
             generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).float()
@@ -122,9 +123,11 @@ class GANLosses:
         def judge(samples: Tensor) -> Tensor:
             return nets["discriminator"](samples, labels)
 
+        # the objective, and the discriminator's mean verdicts
         real, fake = judge(x), judge(generated)                                # apart: batch norm must not mix them
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
+        # numbers that the guard reads
         scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1]}
         scalars |= {"real_variance": variance(x), "energy_distance": energy_distance(x, generated)}
         scalars["rank_accuracy"] = (0.5 + (real - fake).detach().sign() / 2).mean()
@@ -209,18 +212,18 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     if s.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
     classes = dataset.num_classes if s.class_conditional else None
-    mine: dict[str, Any] = {"latent_dim": s.latent_dim, "norm": s.generator_norm, "num_classes": classes}
+    given: dict[str, Any] = {"latent_dim": s.latent_dim, "norm": s.generator_norm, "num_classes": classes}
     other: dict[str, Any] = {"pack": s.pack, "minibatch_stddev": s.minibatch_stddev, "norm": s.discriminator_norm}
     other["num_classes"] = classes
     if len(dataset.shape) == 1:
         size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
         there = {k: torch.as_tensor(getattr(dataset, k)).tolist() for k in ("mean", "std")}
-        generator = MLPGenerator(**size, **mine, data_mean=there["mean"], data_std=there["std"])
+        generator = MLPGenerator(**size, **given, data_mean=there["mean"], data_std=there["std"])
         return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies)
     channels, height, width = dataset.shape
     resolution = height if height == width else (height, width)
     size = {"resolution": resolution, "channels": channels, "width": s.width, "base_size": s.base_size}
-    generator_ = DCGANGenerator(**size, **mine, extra_layers=s.generator_extra_layers)
+    generator_ = DCGANGenerator(**size, **given, extra_layers=s.generator_extra_layers)
     return generator_, DCGANDiscriminator(**size, **other, extra_layers=s.discriminator_extra_layers)
 
 

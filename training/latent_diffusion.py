@@ -34,20 +34,21 @@ from hfgen.training.engine.settings import AUTO, Auto, filled
 
 @dataclass(kw_only=True)
 class LatentDiffusionSettings(DDPMSettings):
-    """Train a diffusion model in the latents of an autoencoder, told nothing, the class, or a caption."""
+    """Train a diffusion model in the latents of an autoencoder, unconditional or conditioned on class or caption."""
 
     autoencoder: str
     """Run, model folder or Hub id of the autoencoder (hfgen train autoencoder_kl), or of a pipeline that has one, or of
     an AutoencoderKL alone; its weights are not trained."""
     block_out_channels: Auto[tuple[int, ...]] = AUTO
-    """Channels of the U-Net at each resolution, finest first; by default 32 64 for latents below 8 a side, 32 64 64
-    below 32, else 128 256 256, cut to as many as their sides can be halved."""
+    """Channels of the U-Net at each resolution, finest first. Default: 128 256 256 (32 64 64 for latents whose side is
+    below 32, 32 64 below 8), cut to the number of times that the sides can be halved, plus one."""
 
 
 def open_latents(settings: LatentDiffusionSettings) -> Latents:
     """Return the latents of the dataset that the settings name, encoded into the run's folder unless they are there."""
     s = settings
     check(s)
+    # load autoencoder and images, and check that they fit
     vae = cast(AutoencoderKL, load_autoencoder(s.autoencoder).to(PartialState().device))
     source = open_dataset(s)
     if not isinstance(source, Images):
@@ -57,6 +58,7 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
     if source.shape[0] != vae.config["in_channels"]:
         raise ConfigError(f"--autoencoder {s.autoencoder}: is for {vae.config['in_channels']} channels, the images of "
                           f"{s.dataset} have {source.shape[0]}; see --channels")  # fmt: skip
+    # encode all images once
     source.flip = False                                             # mirrored copies are encoded on their own
     try_out(s, source, vae)
     return encoded(source, vae, s.flip, s.output_dir / "latents")

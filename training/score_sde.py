@@ -34,7 +34,7 @@ class ScoreSDESettings(DenoiserSettings):
     """Time at which training and sampling end; 1e-3 is the noise of DDPM's first step, 1e-5 is for likelihoods."""
     weighting: Literal["simple", "likelihood"] = "simple"
     """lambda(t) of the score's error: sigma_t^2, which is the error of the noise, or beta(t), which bounds the
-    likelihood; the same whatever is predicted."""
+    likelihood; the same for every prediction type."""
     importance_sampling: bool = False
     """Draw t with a density in proportion to beta / sigma^2, which leaves the likelihood weighting with no weights."""
 

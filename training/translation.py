@@ -48,7 +48,7 @@ class TranslationSettings(AdversarialFields, Settings):
     dataset_b: str = "shapes:b"
     """Images of domain B, such as shapes:b (outlined blue shapes)."""
     split_b: str | None = None
-    """Split of B, by default that of A, --split."""
+    """Split of B. Default: --split, that of A."""
     paired: bool = False
     """Image i of B is the true translation of image i of A (pix2pix)."""
     crop: int | tuple[int, int] | None = None
@@ -57,39 +57,38 @@ class TranslationSettings(AdversarialFields, Settings):
     adversarial_weight: Auto[float] = AUTO
     """Weight of the generators' part in their loss. Default: 1 (2 for least_squares, whose square has a factor 1/2)."""
     cycle_weight: Auto[float] = AUTO
-    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B; by default 10, 20 below 64
-    pixels, 0 with pairs."""
+    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B. Default: 10 (20 below 64
+    pixels, 0 for pairs)."""
     identity_weight: Auto[float] = AUTO
-    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight; by default 0.5, 0 with pairs and
-    between other numbers of channels."""
+    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight. Default: 0.5 (0 for pairs and between
+    domains with different numbers of channels)."""
     paired_weight: Auto[float] = AUTO
-    """Weight of |G_ab(a) - b|_1, by default 100 with pairs; without them it must be 0."""
+    """Weight of |G_ab(a) - b|_1; 0 without pairs. Default: 0 (100 for pairs)."""
     history: Auto[int] = AUTO
-    """Generated images of earlier steps that each discriminator is shown in turn, 0 for none; by default 50, 0 with
-    pairs."""
+    """Generated images of earlier steps in each discriminator's pool, 0 for none. Default: 50 (0 for pairs)."""
 
     generator: Auto[Literal["resnet", "unet"]] = AUTO
-    """Network of the generators, by default resnet, unet with pairs."""
+    """Network of the generators. Default: resnet (unet for pairs)."""
     width: Auto[int] = AUTO
-    """Channels of the generators next to the image, by default 64, 16 below 64 pixels."""
+    """Channels of the generators next to the image. Default: 64 (16 below 64 pixels)."""
     blocks: Auto[int] = AUTO
-    """Residual blocks of resnet, by default 9, 6 below 256 pixels, 2 below 64."""
+    """Residual blocks of resnet. Default: 9 (6 below 256 pixels, 2 below 64)."""
     downsamplings: Auto[int] = AUTO
-    """How often resnet halves the sides, by default 2, 1 below 64 pixels."""
+    """Number of times that resnet halves the sides. Default: 2 (1 below 64 pixels)."""
     depth: Auto[int] = AUTO
-    """How often unet halves the sides, by default as often as they can be, 8 times at most."""
+    """Number of times that unet halves the sides. Default: as often as they can be halved, 8 at most."""
     norm: GeneratorNorm = "instance"
     """Normalisation in the generators."""
     dropout: float = 0.0
     """Dropout in the generators; with it, results depend on how a batch is divided."""
     discriminator_width: Auto[int] = AUTO
-    """Channels of the discriminators next to the image, by default 64, 32 below 64 pixels."""
+    """Channels of the discriminators next to the image. Default: 64 (32 below 64 pixels)."""
     discriminator_layers: Auto[int] = AUTO
-    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16; by default 3, 2 below
-    64 pixels."""
+    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16. Default: 3 (2 below
+    64 pixels)."""
     discriminator_norm: Auto[PatchNorm] = AUTO
-    """Normalisation in the discriminators: by default instance, spectral below 64 pixels and for hinge, none for
-    wasserstein, layer for wasserstein_gp."""
+    """Normalisation in the discriminators. Default: instance (spectral below 64 pixels and for hinge, none for
+    wasserstein, layer for wasserstein_gp)."""
 
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""
@@ -102,9 +101,9 @@ class TranslationSettings(AdversarialFields, Settings):
     """Split whose first 128 images of each domain are translated, and back, whenever a grid is drawn, and at the end:
     the errors of cycles, and of translations where they are pairs, by --paired or as test items of shapes:a and :b."""
     eval_split_b: str | None = None
-    """The split of B, by default that of A, --eval-split."""
+    """The split of B. Default: --eval-split, that of A."""
     eval_dataset_a: str | None = None
-    """Dataset of that split, by default the one trained on; its split is then train unless --eval-split is given."""
+    """Dataset of that split. Default: the one that is trained on; if it is given, the split's default is train."""
     eval_dataset_b: str | None = None
     """The same of B."""
 
@@ -126,11 +125,13 @@ def open_datasets(settings: TranslationSettings) -> Unpaired:
 def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
     """Return four networks, the three phases of a step and the pipeline of both directions."""
     check(s, dataset)
+    # build networks and image pools
     nets = networks(s, dataset)
     losses, pools = TranslationLosses(s), {}
     if s.history:
         shapes = {"a": dataset.shape_a, "b": dataset.shape_b}
         pools = {f"history_{domain}": ImagePool(s.history, shape) for domain, shape in shapes.items()}
+    # a phase for both generators, and one for each discriminator
     forward = chain.from_iterable(nets[name].parameters() for name in GENERATORS)
     adam = optimizer(s.loss, forward, s.learning_rate, s.betas)
     phases = [Phase("generators", adam, GENERATORS, losses.generator_loss)]
@@ -169,9 +170,11 @@ class TranslationLosses:
 
     def direction_loss(self, nets: Nets, batch: Batch, memo: dict[str, Tensor], x: str, y: str) -> dict[str, Tensor]:
         """Return the parts of the loss of the translation from domain x to y; hand the translations on."""
+        # translate, and keep the translations for the discriminator
         there, back = nets[f"generator_{x}2{y}"], nets[f"generator_{y}2{x}"]
         made = there(batch[x]).float()
         memo[f"fake_{y}"] = made.detach()
+        # each part of the loss that has a weight
         fake = self.judge(nets, batch, y, made)
         real = self.judge(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
         parts, weights = {"adversarial": self.objective.g(fake, real)}, self.weights()
@@ -187,14 +190,17 @@ class TranslationLosses:
         self, domain: str, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]
     ) -> Losses:
         """(2) D_A, (3) D_B: tell real images of a domain from translated ones, of this step or of earlier ones."""
+        # translations of this step or of earlier ones
         x, made = batch[domain], memo[f"fake_{domain}"]
         if self.settings.history:
             made = nets[f"history_{domain}"](made, noise)
+        # the objective, and the discriminator's mean verdicts
         real, fake = self.judge(nets, batch, domain, x), self.judge(nets, batch, domain, made)
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         name = domain.upper()
         scalars = {f"loss_discriminator_{domain}": loss.detach(), f"D_{name}(x)": says[0], f"D_{name}(G(y))": says[1]}
+        # gradient penalty of a Wasserstein critic
         if self.settings.gradient_penalty:
             def critic(image: Tensor) -> Tensor:
                 return self.judge(nets, batch, domain, image).mean((1, 2, 3))

@@ -23,13 +23,13 @@ def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, floa
     Of the first 128 images of each domain, with a crop of their middle.
     """
     real = {"a": dataset.middle(dataset.a.tensor(MEASURED)), "b": dataset.middle(dataset.b.tensor(MEASURED))}
-    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for x, y in ("ab", "ba"):
         made = translated(nets[f"generator_{x}2{y}"], real[x])
-        found[f"eval_cycle_error_{x}"] = cycle_error(real[x], translated(nets[f"generator_{y}2{x}"], made))
+        errors[f"eval_cycle_error_{x}"] = cycle_error(real[x], translated(nets[f"generator_{y}2{x}"], made))
         if dataset.paired:
-            found[f"eval_translation_error_{x}2{y}"] = translation_error(made, real[y], real[x])
-    return found
+            errors[f"eval_translation_error_{x}2{y}"] = translation_error(made, real[y], real[x])
+    return errors
 
 
 @torch.no_grad()

@@ -43,9 +43,9 @@ class VAESettings(EvaluationFields, Settings):
     likelihood: Auto[Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"]] = AUTO
     """Density p(x|z) of pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
     sigma: float | None = None
-    """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. By default learned."""
+    """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. Default: learned."""
     binarise: bool = True
-    """With --likelihood bernoulli, draw each pixel black or white anew at every look, by its brightness."""
+    """With --likelihood bernoulli, draw each pixel black or white in every batch, by its brightness."""
 
     body: Auto[Literal["mlp", "conv"]] = AUTO
     """Fully connected or convolutional."""
@@ -104,10 +104,12 @@ class VAELoss:
         self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and ELBO, reconstruction (- log p(x|z)) and KL to log."""
+        # draw black or white pixels, and eps for each layer of latents
         s, x = self.settings, batch["x"]
         if draws_pixels(s):
             x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
         eps = [noise.normal(f"z_{i}", s.importance_samples, D) for i, D in enumerate(self.sizes, 1)]
+        # the terms of the bound on log p(x)
         terms = nets["vae"](x, eps, batch["label"] if s.class_conditional else None)
         bound = self.bound(terms, noise.step)                                            # (B,)
         kl = total(terms).mean()
@@ -142,6 +144,7 @@ def draws_pixels(s: VAESettings) -> bool:
 
 def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     """Return the model for the dataset's images or points, which starts from the mean of the first 10,000."""
+    # arguments that all networks share
     sizes, hidden = s.latent_dim, s.hidden
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
@@ -154,6 +157,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     else:
         channels, height, width = dataset.shape
         choices |= {"channels": channels, "resolution": height if height == width else (height, width)}
+    # one layer of latents, or a hierarchy
     if len(sizes) == 1:
         net: LatentModel = VAE(latent_dim=sizes[0], hidden=hidden, **choices)
     else:
@@ -198,6 +202,7 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
 
     With the same draws every time. Of more than 16 latents the smallest, mean and largest KL stand for all.
     """
+    # collect posterior means, KL and bound of all batches
     device, generator = net.centre.device, torch.Generator().manual_seed(s.seed)
     means, kls, bounds = [], [], []
     for batch in batches:
@@ -207,10 +212,11 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
         means.append(net.means(x, labels))
         kls.append(torch.cat(terms.kl, -1)[:, 0])                                        # (b, D)
         bounds.append(elbo(terms.log_px_z, total(terms))[:, 0])
+    # count active units, list the KL
     layers = [active_units(torch.cat(layer)) for layer in zip(*means, strict=True)]
     numbers: dict[str, float] = {"active_units": sum(layers)}
     if len(layers) > 1:
-        numbers |= {f"active_units_{i}": found for i, found in enumerate(layers, 1)}
+        numbers |= {f"active_units_{i}": units for i, units in enumerate(layers, 1)}
     numbers |= by_dimension(torch.cat(kls).double().mean(0))
     return numbers | ({"eval_elbo": float(torch.cat(bounds).double().mean())} if named else {})
 

@@ -73,9 +73,11 @@ def within_budget(
     draws a grid. `started`: when the budget began, in time.monotonic(). Rank 0 decides. Raises Interrupted on a stop
     signal.
     """
+    # choose the network, and build it with a small grid
     budget = Budget(seconds_of(settings.budget or ""), started)
     chosen = with_network(settings, smaller, build, dataset, accelerator, budget, stop)
     trial = Engine(dataclasses.replace(chosen, **_fields(chosen, PROBE)), build, dataset, accelerator)
+    # measure the seconds of a step in each stage, of a grid, of a checkpoint
     stages = trial.recipe.stages
     limit = budget.seconds * TIMING
     costs = [seconds_per_step(trial, first, limit, stop) for first in stages(settings.max_steps)]
@@ -84,6 +86,7 @@ def within_budget(
     accelerator.free_memory()
     if settings.save_every:
         costs = [cost + saving / settings.save_every for cost in costs]
+    # share the time between grids and steps
     left = budget.left() - 2 * saving
     allowed = budget.seconds * PREVIEWS
     seconds, fields = sample_grid(chosen, dataset, probe, allowed)
@@ -135,7 +138,7 @@ def sample_grid(
     if not _fields(settings, PROBE):
         return probe, {}
     images, steps = (getattr(settings, name) for name in PROBE)
-    in_plane = len(dataset.shape) == 1                                # a plot of so many points, whatever is asked
+    in_plane = len(dataset.shape) == 1                                # a plot of a fixed number of points
     unit = probe / PROBE["preview_steps"] / (1 if in_plane else PROBE["preview_images"])
     sizes = [(images, steps)]
     sizes += [] if in_plane else [(i, s) for i, s in GRIDS if i <= images and s <= steps]

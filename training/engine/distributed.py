@@ -20,7 +20,7 @@ from hfgen.errors import ConfigError
 from hfgen.training.engine.settings import Settings
 
 INTERRUPTED = 75
-"""Exit code of a run that was asked to stop and has saved a checkpoint (EX_TEMPFAIL)."""
+"""Exit code of a run that a signal stopped, and that has saved a checkpoint (EX_TEMPFAIL)."""
 
 EXACT = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -56,7 +56,7 @@ def accelerator_for(settings: Settings) -> Accelerator:
 
 
 def chosen_precision(settings: Settings) -> Literal["no", "bf16"]:
-    """Return the settings' precision, else the one of `accelerate launch` and its configuration, "no" by default.
+    """Return the settings' precision, else the one of `accelerate launch` and its configuration. Default: "no".
 
     Raises ConfigError for a precision of the launcher that hfgen does not train in.
     """
@@ -100,10 +100,10 @@ def seed(device: torch.device, value: int) -> None:
         torch.get_device_module(device).manual_seed(value)
 
 
-def set_threads(asked: int | None) -> int:
-    """Return the CPU threads each process now uses: `asked`, else cores over local processes (launchers set 1)."""
+def set_threads(threads: int | None) -> int:
+    """Set and return the CPU threads of this process: `threads`, else cores / local processes (launchers set 1)."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
-    threads = asked or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)
     return threads
 
@@ -152,7 +152,7 @@ class StopSignal:
         self.received = True
 
     def agreed(self) -> bool:
-        """Return whether any process was asked to stop: the same answer on all of them, at the same step."""
+        """Return whether a signal has reached any process: the same answer on all of them, at the same step."""
         if self._group is None:
             return self.received
         flag = torch.tensor([float(self.received)])

@@ -24,10 +24,10 @@ class EMA:
 
         Looked up at the first update: wrapping a network for several processes gives its parameters new memory.
         """
-        mine, theirs = self.net.state_dict(keep_vars=True), self._live.state_dict(keep_vars=True)
-        follows = [n for n, v in mine.items() if v.is_floating_point() and not n.endswith(("._u", "._v"))]
-        copied = [n for n in mine if n not in set(follows)]
-        return tuple([tensors[n] for n in names] for names in (follows, copied) for tensors in (mine, theirs))
+        averaged, live = self.net.state_dict(keep_vars=True), self._live.state_dict(keep_vars=True)
+        follows = [n for n, v in averaged.items() if v.is_floating_point() and not n.endswith(("._u", "._v"))]
+        copied = [n for n in averaged if n not in set(follows)]
+        return tuple([tensors[n] for n in names] for names in (follows, copied) for tensors in (averaged, live))
 
     @torch.no_grad()
     def update(self, step: int, finite: torch.Tensor) -> None:

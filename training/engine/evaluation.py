@@ -27,7 +27,7 @@ class EvaluationFields:
 def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
     """Return the images of --eval-dataset and --eval-split, shaped like the training data; None where none are named.
 
-    The dataset is by default the one trained on, the split train.
+    Default: the dataset that is trained on, the split train.
     """
     if settings.eval_dataset is None and settings.eval_split is None:
         return None

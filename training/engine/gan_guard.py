@@ -64,15 +64,18 @@ def guard(
     the energy distance reaches new lows, only the discriminator can be in the way: a slow generator is not a collapsed
     one.
     """
+    # leave out lines without numbers of the training
     line = {name: value for name, value in given.items() if value is not None and math.isfinite(value)}
     if not line.keys() >= NEEDED or line["step"] <= settings.warmup_steps:
         return memory, None
+    # the weight of this line, and whether the energy distance still falls
     steps = min(SPAN, line["step"] - memory.get("step", settings.warmup_steps))
     weight = 1 - math.exp(-steps / SPAN)
     recent = memory.get("distance", distance(line))
     recent += (1 - math.exp(-steps / SHORT)) * (distance(line) - recent)
     lowest = memory.get("lowest", math.inf)
     learning = recent < LOWER * lowest
+    # for each trouble: update the share of recent steps with its signs, and decide
     shares, standing, warnings = dict[str, float](), list[str](), list[str]()
     for name, trouble in TROUBLES.items():
         before = memory.get("shares", {}).get(name, 0.0)

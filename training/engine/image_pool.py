@@ -12,11 +12,11 @@ from hfgen.training.engine.noise import Noise
 class ImagePool(nn.Module):
     """A pool of `size` images (C, H, W) (Shrivastava et al. 2017, section 2.3; 50 in Zhu et al. 2017, section 4).
 
-    Each image of a batch meets a place of its own, drawn at random: an empty place takes it; from a full one, with
-    probability 1/2, the image there comes back in exchange. So nothing depends on the order within a batch, and what
-    every process and micro-batch does is a function of (seed, step, row of the global batch). Its buffers are part of
-    every checkpoint, the same on all processes, and are put back with all others where a step was not finite; an image
-    that is not finite itself is never kept.
+    Each image of a batch gets a place of its own, drawn at random: an empty place takes it; from a full one, with
+    probability 1/2, the image there comes back in exchange. So nothing depends on the order within a batch, and the
+    result of a process and micro-batch is a function of (seed, step, row of the global batch). The buffers are part of
+    every checkpoint, the same on all processes, and are restored with all others after a step that was not finite; an
+    image that is not finite itself is never kept.
     """
 
     images: Tensor

@@ -35,7 +35,7 @@ def copy_weights(source: nn.Module, target: nn.Module, where: str) -> None:
     """Copy all parameters and buffers. Raises ConfigError naming the first that is missing or has another shape."""
     there, here = source.state_dict(), target.state_dict()
     for key in sorted(there.keys() | here.keys()):
-        found, needed = (tuple(s[key].shape) if key in s else "none" for s in (there, here))
-        if found != needed:
-            raise ConfigError(f"{where} is another network than these settings build: {key} is {found}, not {needed}")
+        given, needed = (tuple(s[key].shape) if key in s else "none" for s in (there, here))
+        if given != needed:
+            raise ConfigError(f"{where} is another network than these settings build: {key} is {given}, not {needed}")
     target.load_state_dict(there)

@@ -35,7 +35,7 @@ class Latents(Dataset):
     """Latents of mean 0 and variance 1: q(z|x) of every image, as means and standard deviations (N, F, D, h, w).
 
     F is 2 with mirrored copies, of which a batch has one, as a function of (seed, epoch, index); else 1. Beside the
-    means, `x`, a batch has `std`, so that z ~ q(z|x) can be drawn anew at every step.
+    means, `x`, a batch has `std`, so that z ~ q(z|x) is drawn at every step.
     """
 
     def __init__(self, source: Dataset, mean: Tensor, std: Tensor, key: str) -> None:
@@ -80,6 +80,7 @@ def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> La
     other images, or to an autoencoder with other weights, are a CheckpointError. Warns where the latents are not of
     mean 0 and variance 1, as of an autoencoder that was measured on other images.
     """
+    # read each shard, or encode it in the first process
     key = fingerprint_of("latents", source.fingerprint, weights_hash(vae), flip)
     parts = []
     with PartialState().main_process_first():

@@ -60,7 +60,7 @@ class Averages:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def fetch(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the means over all processes since the last fetch, and start anew."""
+        """Return the means over all processes since the last fetch, and reset them."""
         values = self.state(accelerator)
         self.sums, self.counts = {}, {}
         return {name: total / count for name, (total, count) in values.items()}

@@ -37,13 +37,16 @@ class Engine:
     def __init__(self, settings: Settings, build: Build, dataset: Dataset, accelerator: Accelerator):
         self.settings, self.dataset, self.accelerator = settings, dataset, accelerator
         self.rank, self.device = accelerator.process_index, accelerator.device
+        # build the networks from the seed
         self.rows, self.micro_batches = split_batch(settings, accelerator.num_processes, self.rank)
         torch.manual_seed(derive_seed(settings.seed, "init"))
         self.recipe = build(settings, dataset)
         self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
+        # averages and trainable parameters
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
         self.trainable = {n: [p for p in net.parameters() if p.requires_grad] for n, net in self.nets.items()}
         self.resume_training()
+        # wrap for the processes
         self.power_iterations = PowerIterations(self.nets)
         self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
         self.buffers = [b for net in self.nets.values() for b in net.buffers()]
@@ -82,20 +85,22 @@ class Engine:
 
     def optimise(self, phase: Phase, step: int, repetition: int, batch: Batch, memo: list[dict[str, Tensor]]) -> None:
         """Take one optimiser step: backward over the micro-batches, norm, finite check, clip, step, average."""
-        nets = self.focus(phase)
+        # prepare: freeze other networks, keep buffers, clear gradients
+        nets = self.freeze_others(phase)
         before = [buffer.clone() for buffer in self.buffers]
         self.power_iterations.advance(phase.trains)
         phase.optimizer.zero_grad()
         key = (self.settings.seed, step, phase.name, repetition)
+        # backward over the micro-batches
         for i, rows in enumerate(self.micro_batches):
-            seed(self.device, derive_seed(*key, "local", i, self.rank))        # dropout: what has no global batch
+            seed(self.device, derive_seed(*key, "local", i, self.rank))        # for dropout, which has no global batch
             noise = Noise(key, self.settings.batch_size, rows, self.device)
             with ExitStack() as stack:
                 if i < len(self.micro_batches) - 1:                            # gradients meet on the last one
                     for name in phase.trains:
                         stack.enter_context(self.accelerator.no_sync(self.wrapped[name]))
                 with self.autocast():
-                    loss, scalars = phase.loss(nets, self.mine(batch, rows), noise, memo[i])
+                    loss, scalars = phase.loss(nets, self.local_rows(batch, rows), noise, memo[i])
                 self.accelerator.backward(loss / len(self.micro_batches))
             self.log.add(scalars)
         finite = self.update(phase)
@@ -111,7 +116,7 @@ class Engine:
         reduced = self.settings.mixed_precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16 if reduced else None, enabled=reduced)
 
-    def focus(self, phase: Phase) -> Mapping[str, nn.Module]:
+    def freeze_others(self, phase: Phase) -> Mapping[str, nn.Module]:
         """Freeze every network but those the phase trains; return the networks that its loss is to call."""
         if len(self.recipe.phases) > 1:
             for name, parameters in self.trainable.items():
@@ -119,7 +124,7 @@ class Engine:
                     parameter.requires_grad_(name in phase.trains)
         return {n: self.wrapped[n] if n in phase.trains else net for n, net in self.nets.items()}
 
-    def mine(self, batch: Batch, rows: slice) -> Batch:
+    def local_rows(self, batch: Batch, rows: slice) -> Batch:
         """Return the micro-batch `rows` (of the global batch) from this process's part of the batch."""
         local = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
         return {key: value[local] for key, value in batch.items()}

@@ -29,9 +29,8 @@ def preview(
     """Return a grid of `count` images (of all classes in turn if `labelled`), or a plot of 2,000 points over the real
     ones.
 
-    Images of a dataset with captions are asked for by the first of them.
-    The noise is the same every time, so that the pictures of a run show one set of samples growing. `choices` are
-    further arguments of the pipeline.
+    A dataset's first captions are the prompts. The noise is the same every time, so that the pictures of a run show one
+    set of samples growing. `choices` are further arguments of the pipeline.
     """
     in_plane = len(dataset.shape) == 1
     count = GRID_POINTS if in_plane else count

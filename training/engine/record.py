@@ -31,8 +31,8 @@ MAX_CLASSES = 1000
 def facts(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
     """Return the facts that stay the same all through a run; `hub` and `changed` are names of fields of the settings.
 
-    `hub`: those whose value is a Hub id; `changed`: those that are not the dataclass's default, whether they were asked
-    for or are what the recipe recommends.
+    `hub`: those whose value is a Hub id; `changed`: those that are not the dataclass's default, given by the user or
+    recommended by the recipe.
     """
     fields = dataclasses.fields(settings)
     return {
@@ -54,7 +54,7 @@ def facts(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
 
 
 def write(path: Path, known: dict[str, Any], step: int, seconds: float | None, evaluated: list[str]) -> None:
-    """Write `run.json`, whole or not at all: `known`, the step, the seconds of training and what is an evaluation's."""
+    """Write `run.json`, whole or not at all: `known`, step, seconds of training, and names of evaluated metrics."""
     progress = {"step": step, "seconds": None if seconds is None else round(seconds, 1), "evaluated": evaluated}
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps({**known, **progress}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -63,8 +63,8 @@ def write(path: Path, known: dict[str, Any], step: int, seconds: float | None, e
 
 def versions() -> dict[str, str]:
     """Return the versions that a run's numbers depend on."""
-    found = {"hfgen": hfgen.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return {**found, "python": platform.python_version()}
+    packages = {"hfgen": hfgen.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+    return {**packages, "python": platform.python_version()}
 
 
 def device_name(device: torch.device) -> str:
@@ -72,8 +72,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if sys.platform == "linux":
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        return found[1].strip() if found else platform.machine()
+        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        return model[1].strip() if model else platform.machine()
     return platform.processor()
 
 

@@ -140,6 +140,7 @@ class Run:
         started: float,
         notes: list[str],
     ):
+        # keep the parts and counters of the run
         self.stop, self.started, self.notes = stop, started, notes
         self.aside = 0.0                                             # seconds of saves, evaluations and grids
         self.unfinished = False
@@ -149,21 +150,24 @@ class Run:
         self.numbers, self.guarded = dict[str, float](), dict[str, Any]()
         self.before: float | None = 0.0                              # seconds of earlier sessions, None: not known
         self.began = time.monotonic()
+        # resume, or begin
         self.step = self.saved = self.resume(stored) if stored else 0
         if self.main:
             self.preflight()
             write_yaml(settings, self.folder / "config.yaml")
             self.facts = record.facts(settings, engine, threads)
+        # open the log
         self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
         if settings.tracker != "none":
             self.accelerator.init_trackers("hfgen")
 
     def loop(self) -> int:
-        """Train to the last step, or until asked to stop; return the exit code."""
+        """Train to the last step, or until a signal stops it; return the exit code."""
         self.log.say("\n".join([self.introduction(), *self.notes]))
         self.began = time.monotonic()
         stopping = self.catch_up() if self.step else False
         if not stopping:
+            # one optimiser step at a time
             for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
                 self.step = step
                 self.log.advance()
@@ -311,6 +315,7 @@ class Run:
     def resume(self, stored: Path) -> int:
         """Put the engine into the state of the checkpoint `stored`; return its step. Raises CheckpointError."""
         engine = self.engine
+        # check that it is the same run on the same data
         then = json.loads((stored / "state.json").read_text(encoding="utf-8"))
         check_same(self.settings, then["settings"], self.folder)
         if then["dataset"] != engine.dataset.fingerprint:
@@ -320,6 +325,7 @@ class Run:
             )
         if then["step"] > self.max_steps:
             raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
+        # restore networks, optimisers, averages, log and guard
         state.restore(stored, engine.recipe, engine.nets, engine.averages)
         engine.log.restore(then["log"], engine.device)
         self.guarded = then.get("guard", {})
@@ -376,7 +382,7 @@ class Run:
             return
         if self.numbers:
             record.write(self.folder / "run.json", self.facts, self.step, self.seconds(), sorted(self.numbers))
-        found = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         now = time.monotonic()
         training = (now - self.began - self.aside) / (now - self.started)
         grid = self.grid() if self.grid().exists() else "none: left out, --resume draws it"
@@ -384,7 +390,7 @@ class Run:
             grid = "none"
         self.log.say(
             f"finished step {self.step:,} after {now - self.started:.0f} s, {training:.0%} of them training"
-            f"{': ' if found else ''}{found}\n"
+            f"{': ' if metrics else ''}{metrics}\n"
             f"model    {self.folder / 'model'}\n"
             f"grid     {grid}\n"
             f"try      {self.engine.recipe.usage.format(run=self.folder)}"

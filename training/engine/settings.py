@@ -54,7 +54,7 @@ class Settings:
     config: Path | None = None
     """YAML file with any of these fields; the command line overrides it."""
     resume: bool = False
-    """Continue from the newest checkpoint in the output folder; start anew if there is none."""
+    """Continue from the newest checkpoint in the output folder; start at step 0 if there is none."""
     start_from: str | None = None
     """Run, model folder or Hub id whose weights training starts from; they are then averaged and trained as usual."""
     seed: int = 0
@@ -65,13 +65,13 @@ class Settings:
     split: str = "train"
     """Split of the dataset, or a slice of it such as train[:80%]."""
     image_column: str | None = None
-    """Column that holds the images; found by its type if not given."""
+    """Column of the images. Default: the first whose type is an image."""
     label_column: str | None = None
-    """Column that holds class labels; found by its type if not given."""
+    """Column of the class labels. Default: by its type and name."""
     resolution: int | tuple[int, int] | None = None
-    """Side, or height and width, that images are resized and cropped to; by default as they are."""
+    """Side, or height and width, that images are resized and cropped to. Default: as they are."""
     channels: Literal[1, 3, 4] | None = None
-    """Grey, RGB or RGBA; by default 1 if all images are grey, else 3."""
+    """1 (grey), 3 (RGB) or 4 (RGBA). Default: 1 if all images are grey, else 3."""
     background: str = "white"
     """Colour under transparent pixels."""
     skip_bad_images: bool = False
@@ -84,9 +84,9 @@ class Settings:
     """Processes that decode images which do not fit in memory."""
 
     batch_size: Auto[int] = AUTO
-    """Samples per optimiser step over all processes and micro-batches together; by default the recipe's."""
+    """Samples per optimiser step over all processes and micro-batches together. Default: as the recipe recommends."""
     micro_batch_size: int | None = None
-    """Images per process that go through the network at once; by default the process's whole share."""
+    """Images per process that go through the network at once. Default: the process's whole share."""
     max_steps: Auto[int] = AUTO
     """Optimiser steps. Default: as the recipe recommends for the dataset."""
     budget: str | None = None
@@ -106,7 +106,7 @@ class Settings:
     """Precision of the network's forward and backward pass; weights and losses stay float32. Default: that of
     accelerate launch, else no."""
     threads: int | None = None
-    """CPU threads of each process; by default cores / processes."""
+    """CPU threads of each process. Default: cores / processes."""
 
     save_every: int = 1000
     """Steps between checkpoints; 0 for one at the end only."""
@@ -175,7 +175,7 @@ class _Sources:
 
 
 def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
-    """Return settings of class `cls` from command-line `arguments` (sys.argv by default) and the YAML that they name.
+    """Return settings of class `cls` from command-line `arguments` (default: sys.argv) and the YAML that they name.
 
     With --resume the run's own `config.yaml` comes first, so that only changes have to be repeated. The last of
     --max-steps and --budget counts. Raises ConfigError for values that no run can use, and ends with tyro's usage
@@ -183,6 +183,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program = f"hfgen train {cls.__module__.rpartition('.')[2]}"
+    # read the YAML files that the arguments name, the run's own first
     given, _ = tyro.cli(_Sources, args=arguments, prog=program, add_help=False, return_unknown_args=True)
     if given.budget is not None and given.max_steps is not None:
         raise ConfigError("give --max-steps or --budget, not both")
@@ -192,6 +193,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     values = _read_yaml(cls, stored) if stored and stored.is_file() else {}
     values = _overridden(values, config)
     values = _overridden(values, {"max_steps": given.max_steps, "budget": given.budget})
+    # parse the rest, with their values as defaults
     required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]
     default = cls(**{**dict.fromkeys(required, tyro.MISSING), **values})
     settings = tyro.cli(cls, args=arguments, default=default, prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
@@ -221,10 +223,10 @@ def check(settings: Settings) -> None:
 
 def seconds_of(budget: str) -> float:
     """Return the seconds of a budget such as "90s", "3m" or "1.5h". Raises ConfigError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
-    if not found or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+    if not match or float(match[1]) <= 0:
         raise ConfigError(f"--budget must be a number with s, m or h, for instance 90s, 3m, 2h; got {budget!r}")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def write_yaml(settings: Settings, path: Path) -> None:
@@ -260,7 +262,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 def _overridden(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """Return `earlier` values with the `later` ones over them; another budget ends a number of steps, and vice versa.
 
-    A run stores its budget and the number of steps that fit into it: asked for the same again, it keeps both.
+    A run stores its budget and the number of steps that fit into it; the same budget again keeps both.
     """
     values = dict(earlier)
     later = {name: value for name, value in later.items() if value is not None}
@@ -278,6 +280,7 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold `field: value` lines, found {type(values).__name__}")
+    # turn each value into the words that a user would type
     fields = {field.name: field for field in dataclasses.fields(cls)}
     words: dict[str, list[str]] = {}
     for key, value in values.items():
@@ -288,6 +291,7 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: unknown field {key!r}{hint}")
         if value is not None:
             words[name] = _words(name, value, fields[name].type)
+    # parse those words by the types of the fields
     named = dataclasses.make_dataclass("Named", [(name, fields[name].type) for name in words])
     arguments = [word for field in words.values() for word in field]
     try:

@@ -8,7 +8,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 
 class PowerIterations:
-    """The normalised weights of some networks, whose estimates of the largest singular value move when told to.
+    """The normalised weights of some networks, whose estimates of the largest singular value move in `advance`.
 
     torch moves them whenever a network in training is called (Miyato et al. 2018, algorithm 1, has once a step). A step
     of several micro-batches would then differ from that of one, and one process from two.

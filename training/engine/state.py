@@ -102,5 +102,5 @@ def _optimizer_tensors(recipe: Recipe, nets: Mapping[str, nn.Module]) -> dict[st
 
 def _load_optimizers(recipe: Recipe, nets: Mapping[str, nn.Module], tensors: dict[str, torch.Tensor]) -> None:
     for name, optimizer, parameter in _parameters(recipe, nets):
-        mine = {key.rpartition(":")[2]: value for key, value in tensors.items() if key.rpartition(":")[0] == name}
-        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in mine.items()}
+        own = {key.rpartition(":")[2]: value for key, value in tensors.items() if key.rpartition(":")[0] == name}
+        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
