@@ -73,13 +73,13 @@ class AutoencoderSettings(EvaluationFields, Settings):
     """Train an autoencoder on images: deep, with a weight penalty, sparse, denoising or completing."""
 
     body: Auto[Body] = AUTO
-    """Network, mlp or conv. Default: conv (mlp for images below 16 pixels or with an odd side)."""
+    """Network, mlp or conv; mlp for images with an odd side."""
     hidden: Auto[tuple[int, ...]] = AUTO
     """Units of the hidden layers, or channels of the convolutions, of the encoder; the decoder has them backwards."""
     latent_dim: Auto[int] = AUTO
     """Numbers in the code."""
     code_activation: Auto[CodeActivation] = AUTO
-    """Activation of the code: linear, relu or sigmoid. Default: linear (relu for --sparsity l1, sigmoid for kl)."""
+    """Activation of the code: linear, relu or sigmoid. For --sparsity l1 relu, for kl sigmoid."""
 
     weight_penalty: float = 0.0
     """Weight of the sum of all squared weights (not biases) in the loss."""

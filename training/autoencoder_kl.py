@@ -62,7 +62,7 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     """Channels of the latents."""
 
     reconstruction: Auto[Literal["l1", "l2"]] = AUTO
-    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2. Default: l2 (l1 with a discriminator)."""
+    """Error of the reconstruction: mean of |x - x'| or of (x - x')^2. With a discriminator l1, else l2."""
     perceptual: Path | None = None
     """File of safetensors with the weights of LPIPS on VGG-16, under the names of the `lpips` library."""
     perceptual_weight: float = 1.0
@@ -70,10 +70,10 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     kl_weight: float = 1e-6
     """Weight of KL(q(z|x) || N(0, I)), in nats over the number of pixel values of an image."""
     adversarial_weight: Auto[float] = AUTO
-    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator.
-    Default: 0.5 (0 for images below 64 pixels, whose sides are halved once: they are sharp without)."""
+    """Weight of the adversarial loss, on top of the adaptive one (Esser et al. 2021, eq. 7); 0 for no discriminator:
+    images below 64 pixels, whose sides are halved once, are sharp without."""
     adversarial_start: int | None = None
-    """Steps before the discriminator takes part. Default: half of all."""
+    """Steps before the discriminator takes part; half of all."""
     loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
     """Adversarial loss of the discriminator and the decoder."""
     discriminator_learning_rate: Auto[float] = AUTO
@@ -81,7 +81,7 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     discriminator_width: int = 64
     """Channels of the discriminator's first layer."""
     discriminator_layers: Auto[int] = AUTO
-    """Layers of the discriminator that halve the sides. Default: 3 (2 or 1 for images below 24 or 12 pixels)."""
+    """Layers of the discriminator that halve the sides; at least 3 pixels are left."""
 
 
 def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:

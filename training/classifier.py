@@ -23,7 +23,7 @@ from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
+from hfgen.training.engine.settings import Settings, filled
 
 SHOWN, LOOKED_AT = 64, 2048
 """Images on a grid, and images among which they are chosen."""
@@ -39,7 +39,7 @@ class ClassifierSettings(EvaluationFields, Settings):
     """Share of the penultimate activations dropped in training."""
     label_smoothing: float = 0.1
     """Share of each label's probability that is spread over all classes (Szegedy et al. 2016)."""
-    max_shift: Auto[int] = AUTO
+    max_shift: int | None = None
     """Pixels by which training images are shifted at random, at most. Default: a twelfth of the side."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""

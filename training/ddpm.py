@@ -28,6 +28,7 @@ from hfgen.training.denoiser import (
     smaller,
     target,
 )
+from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import denoised
@@ -128,7 +129,7 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
     return (weights / weights.mean()).float()
 
 
-RECIPE = RecipeSpec(DDPMSettings, recommended, build, open_dataset, smaller)
+RECIPE = RecipeSpec(DDPMSettings, recommended, build, open_dataset, smaller, kinds=IMAGES_AND_POINTS)
 
 if __name__ == "__main__":
     from hfgen.training import ddpm

@@ -56,20 +56,16 @@ class DenoiserSettings(ConditionSettings):
     """Fields of the network that sees the noise, and of its optimiser."""
 
     block_out_channels: Auto[tuple[int, ...]] = AUTO
-    """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP. Default:
-    64 128 256 256 (64 128 128 for images below 64 pixels, 32 64 below 16, 128 for points)."""
+    """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP."""
     layers_per_block: Auto[int] = AUTO
-    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP. Default: 2 (1 for latents
-    whose side is 8 to 31)."""
+    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
     attention_levels: Auto[tuple[int, ...]] = AUTO
-    """Resolutions with attention, 0 being the finest; the middle always has it. Default: none (all but the finest for
-    captions and for latents)."""
+    """Resolutions with attention, 0 being the finest; the middle always has it. All but the finest for captions."""
     attention_head_dim: int = 32
     """Channels of each attention head."""
     prediction_type: Auto[PredictionType] = AUTO
-    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction). Default:
-    epsilon (v_prediction for latents and for points by score_sde, whose x_0 is not clipped: it is exact at the noisiest
-    times)."""
+    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction), which is
+    exact at the noisiest times and serves data whose x_0 is not clipped."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     weight_decay: float = 0.0
@@ -77,8 +73,7 @@ class DenoiserSettings(ConditionSettings):
     preview_images: int = GRID_IMAGES
     """Images of each sample grid; 0 for no grids. With --budget fewer where they do not fit."""
     preview_steps: Auto[int] = AUTO
-    """Denoising steps of each sample grid. Default: 50 (20 for score_sde). With --budget fewer where they do not
-    fit."""
+    """Denoising steps of each sample grid. With --budget fewer where they do not fit."""
 
 
 def open_dataset(settings: ConditionSettings) -> Dataset:

@@ -22,6 +22,7 @@ from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator, Norm
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.training.engine.adversarial import AdversarialFields, optimizer
+from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
@@ -229,7 +230,7 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
 
 def check(s: GANSettings) -> None:
     """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
-    for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end"):
+    for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end", "pack"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
     for name in ("gradient_penalty", "r1", "r2", "clip"):
@@ -334,7 +335,7 @@ def recommended(settings: GANSettings, dataset: Dataset) -> GANSettings:
     return filled(settings, own)
 
 
-RECIPE = RecipeSpec(GANSettings, recommended, build)
+RECIPE = RecipeSpec(GANSettings, recommended, build, kinds=IMAGES_AND_POINTS)
 
 if __name__ == "__main__":
     from hfgen.training import gan

@@ -40,8 +40,7 @@ class LatentDiffusionSettings(DDPMSettings):
     """Run, model folder or Hub id of the autoencoder (hfgen train autoencoder_kl), or of a pipeline that has one, or of
     an AutoencoderKL alone; its weights are not trained."""
     block_out_channels: Auto[tuple[int, ...]] = AUTO
-    """Channels of the U-Net at each resolution, finest first. Default: 128 256 256 (32 64 64 for latents whose side is
-    below 32, 32 64 below 8), cut to the number of times that the sides can be halved, plus one."""
+    """Channels of the U-Net at each resolution, finest first, as many as the sides can be halved, plus one."""
 
 
 def open_latents(settings: LatentDiffusionSettings) -> Latents:
@@ -128,7 +127,9 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
     return filled(settings, values)
 
 
-RECIPE = RecipeSpec(LatentDiffusionSettings, recommended, build, open_latents)
+KINDS = {"latents of 32x32": (4, 32, 32), "16x16": (4, 16, 16), "4x4": (4, 4, 4)}
+
+RECIPE = RecipeSpec(LatentDiffusionSettings, recommended, build, open_latents, kinds=KINDS)
 
 if __name__ == "__main__":
     from hfgen.training import latent_diffusion

@@ -16,6 +16,7 @@ from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
 from hfgen.training import denoiser
 from hfgen.training.denoiser import Conditions, DenoiserSettings, network, open_dataset, optimizer, target
+from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import denoised
@@ -114,7 +115,7 @@ def smaller(settings: ScoreSDESettings, dataset: Dataset) -> list[ScoreSDESettin
     return denoiser.smaller(filled(settings, {"preview_steps": 20}), dataset)
 
 
-RECIPE = RecipeSpec(ScoreSDESettings, recommended, build, open_dataset, smaller)
+RECIPE = RecipeSpec(ScoreSDESettings, recommended, build, open_dataset, smaller, kinds=IMAGES_AND_POINTS)
 
 if __name__ == "__main__":
     from hfgen.training import score_sde

@@ -55,40 +55,37 @@ class TranslationSettings(AdversarialFields, Settings):
     """Side, or height and width, of random crops of the images, which --resolution makes larger before."""
 
     adversarial_weight: Auto[float] = AUTO
-    """Weight of the generators' part in their loss. Default: 1 (2 for least_squares, whose square has a factor 1/2)."""
+    """Weight of the generators' part in their loss: 1, 2 for least_squares, whose square has a factor 1/2."""
     cycle_weight: Auto[float] = AUTO
-    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B. Default: 10 (20 below 64
-    pixels, 0 for pairs)."""
+    """Weight of the cycle consistency, |G_ba(G_ab(a)) - a|_1, and of the same from B. For pairs 0."""
     identity_weight: Auto[float] = AUTO
-    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight. Default: 0.5 (0 for pairs and between
-    domains with different numbers of channels)."""
+    """Weight of the identity loss, |G_ab(b) - b|_1, as a share of --cycle-weight. For pairs, and between
+    domains with different numbers of channels, 0."""
     paired_weight: Auto[float] = AUTO
-    """Weight of |G_ab(a) - b|_1; 0 without pairs. Default: 0 (100 for pairs)."""
+    """Weight of |G_ab(a) - b|_1. For pairs 100, else it must be 0."""
     history: Auto[int] = AUTO
-    """Generated images of earlier steps in each discriminator's pool, 0 for none. Default: 50 (0 for pairs)."""
+    """Generated images of earlier steps in each discriminator's pool, 0 for none. For pairs 0."""
 
     generator: Auto[Literal["resnet", "unet"]] = AUTO
-    """Network of the generators. Default: resnet (unet for pairs)."""
+    """Network of the generators. For pairs unet."""
     width: Auto[int] = AUTO
-    """Channels of the generators next to the image. Default: 64 (16 below 64 pixels)."""
+    """Channels of the generators next to the image."""
     blocks: Auto[int] = AUTO
-    """Residual blocks of resnet. Default: 9 (6 below 256 pixels, 2 below 64)."""
+    """Residual blocks of resnet."""
     downsamplings: Auto[int] = AUTO
-    """Number of times that resnet halves the sides. Default: 2 (1 below 64 pixels)."""
+    """Number of times that resnet halves the sides."""
     depth: Auto[int] = AUTO
-    """Number of times that unet halves the sides. Default: as often as they can be halved, 8 at most."""
+    """Number of times that unet halves the sides, at most 8."""
     norm: GeneratorNorm = "instance"
     """Normalisation in the generators."""
     dropout: float = 0.0
     """Dropout in the generators; with it, results depend on how a batch is divided."""
     discriminator_width: Auto[int] = AUTO
-    """Channels of the discriminators next to the image. Default: 64 (32 below 64 pixels)."""
+    """Channels of the discriminators next to the image."""
     discriminator_layers: Auto[int] = AUTO
-    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16. Default: 3 (2 below
-    64 pixels)."""
+    """Layers of stride 2 in the discriminators: 3 judge patches of 70x70, 2 of 34x34, 1 of 16x16."""
     discriminator_norm: Auto[PatchNorm] = AUTO
-    """Normalisation in the discriminators. Default: instance (spectral below 64 pixels and for hinge, none for
-    wasserstein, layer for wasserstein_gp)."""
+    """Normalisation in the discriminators. For hinge spectral, for wasserstein none, for wasserstein_gp layer."""
 
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""

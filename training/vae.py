@@ -21,6 +21,7 @@ from hfgen.metrics.likelihood import active_units
 from hfgen.models.vae import VAE, HierarchicalVAE, LatentModel, Terms
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.vae import VAEPipeline
+from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
@@ -312,7 +313,7 @@ def halvings(hidden: tuple[int, ...], sides: tuple[int, ...]) -> tuple[int, ...]
     return hidden[: max(possible, default=1)]
 
 
-RECIPE = RecipeSpec(VAESettings, recommended, build)
+RECIPE = RecipeSpec(VAESettings, recommended, build, kinds=IMAGES_AND_POINTS)
 
 if __name__ == "__main__":
     from hfgen.training import vae

@@ -17,15 +17,14 @@ class AdversarialFields:
     loss: Auto[Literal[
         "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
     ]] = AUTO  # fmt: skip
-    """Adversarial loss, of samples or of patches. Other defaults depend on it. Default: non_saturating for images,
-    relativistic for points; for translation least_squares (non_saturating for pairs)."""
+    """Adversarial loss, of samples or of patches. Other defaults depend on it."""
     discriminator_learning_rate: Auto[float] = AUTO
-    """Peak learning rate of the discriminators. Default: --learning-rate, which is the generators'."""
+    """Peak learning rate of the discriminators; --learning-rate is the generators' and the default."""
     gradient_penalty: Auto[float] = AUTO
-    """Weight of the Wasserstein gradient penalty between reference and generated samples. Default: 10 for
-    wasserstein_gp (1 for images below 16 pixels), else 0."""
+    """Weight of the Wasserstein gradient penalty between reference and generated samples. For
+    wasserstein_gp 10 (1 below 16 pixels)."""
     clip: Auto[float] = AUTO
-    """Largest absolute value of the discriminators' weights, 0 for no bound. Default: 0.01 for wasserstein, else 0."""
+    """Largest absolute value of the discriminators' weights, 0 for no bound. For wasserstein 0.01."""
     max_grad_norm: float = 1e6
     """Gradients with a larger norm are scaled down to it."""
 

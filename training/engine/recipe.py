@@ -1,10 +1,11 @@
 """A recipe as the command line, the run and Python see it: settings, recommended values, data, networks."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from hfgen.data import Dataset, load_dataset
+from hfgen.training.engine.defaults import IMAGES
 from hfgen.training.engine.phase import Recipe
 from hfgen.training.engine.settings import AnySettings, Settings
 
@@ -24,6 +25,7 @@ class RecipeSpec(Generic[AnySettings]):
     recommended: settings and dataset -> settings with a value in every `Auto` field.
     build: completed settings and dataset -> networks, phases and pipeline.
     open_data: settings -> dataset.
+    kinds: shapes of data, by name, whose recommended values the help shows.
     smaller: settings and dataset -> settings with smaller networks than the recommended one, the smallest first, for
         short budgets; completed but for the steps.
     """
@@ -33,6 +35,7 @@ class RecipeSpec(Generic[AnySettings]):
     build: Callable[[AnySettings, Any], Recipe]
     open_data: Callable[[AnySettings], Any] = open_dataset
     smaller: Callable[[AnySettings, Any], list[AnySettings]] = lambda settings, dataset: []
+    kinds: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: IMAGES)
 
     def create(self, settings: AnySettings, dataset: Any) -> Recipe:
         """Return the networks, phases and pipeline of settings that may still have open `Auto` fields."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from hfgen.loading import checkpoint
 from hfgen.memory import keep_memory
 from hfgen.training.engine import record, state
 from hfgen.training.engine.budget import agree, untrained, within_budget
+from hfgen.training.engine.defaults import with_defaults
 from hfgen.training.engine.distributed import (
     INTERRUPTED,
     Interrupted,
@@ -47,7 +49,10 @@ def main(spec: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
 
     `arguments`: words of the command line. Default: sys.argv.
     """
-    return exit_code_of(lambda: train(spec, parse(spec.settings, arguments)))
+    words = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(words):
+        parse(with_defaults(spec.settings, spec.recommended, spec.kinds), words)
+    return exit_code_of(lambda: train(spec, parse(spec.settings, words)))
 
 
 def train(spec: RecipeSpec[Any], settings: Settings) -> int:

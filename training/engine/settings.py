@@ -84,15 +84,15 @@ class Settings:
     """Processes that decode images which do not fit in memory."""
 
     batch_size: Auto[int] = AUTO
-    """Samples per optimiser step over all processes and micro-batches together. Default: as the recipe recommends."""
+    """Samples per optimiser step over all processes and micro-batches together."""
     micro_batch_size: int | None = None
     """Images per process that go through the network at once. Default: the process's whole share."""
     max_steps: Auto[int] = AUTO
-    """Optimiser steps. Default: as the recipe recommends for the dataset."""
+    """Optimiser steps."""
     budget: str | None = None
     """Wall-clock time in place of --max-steps, such as 90s, 3m or 2h: steps are timed, then their number is fixed."""
     learning_rate: Auto[float] = AUTO
-    """Peak learning rate, never multiplied by the number of processes. Default: as the recipe recommends."""
+    """Peak learning rate, never multiplied by the number of processes."""
     lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "cosine"
     """How the learning rate goes from its peak to zero at the last step, or stays; second_half: along a line from the
     middle."""
