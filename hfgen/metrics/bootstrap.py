@@ -197,6 +197,7 @@ class _Plan:
 
         `size`: numbers in memory per row of weights, which bounds the rows of a block; 0 for one block.
         """
+        # rows of weights: all items, resamples, halves
         firsts = [a for a, _ in self.pairs]
         n, m = len(self.reference), len(self.generated)
         u = torch.cat([torch.ones(1, n), self.weights[0], _ones_at(firsts, n)])
@@ -215,9 +216,11 @@ class _Plan:
 
     def estimate(self, values: Tensor, floors: Tensor, lowest: float = -float("inf")) -> Estimate:
         """Return the estimate from the statistic of (all, resamples, halves), (1 + R + S,), and of halves, (S,)."""
+        # divide the rows into all items, resamples and halves
         values, floors = values.double().cpu(), floors.double().cpu()
         matched = values[1 + len(self.weights[0]) :]
         value, resampled = float(values[0]), values[1 : 1 + len(self.weights[0])]
+        # subtract the bootstrap's estimate of the bias
         bias = float(resampled.mean()) - value
         low, high = (max(edge - bias, lowest) for edge in percentile_interval(resampled))
         return Estimate(value, low, high, bias, *self.floor_fields(floors, matched))

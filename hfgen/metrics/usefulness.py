@@ -113,6 +113,7 @@ def few_per_class(data: Labelled, number: int, seed: int = 0) -> Labelled:
 
     Images chosen for a smaller `number` are also chosen for a larger one.
     """
+    # shuffle, and take the first of each class
     images, labels = data
     order = torch.from_numpy(stretch(derive_seed(seed, "few"), len(labels), 0, len(labels))[1].copy())
     shuffled = labels.cpu()[order]
