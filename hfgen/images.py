@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hfgen.checks import require_choice
 from hfgen.errors import ConfigError
 
 GREY = (0.299, 0.587, 0.114)
@@ -95,8 +96,7 @@ def from_pil(images: list[Image.Image]) -> torch.Tensor:
 
 def check_output_type(output_type: str) -> None:
     """Raise ConfigError unless `output_type` is one of "pil", "np", "pt"."""
-    if output_type not in OUTPUT_TYPES:
-        raise ConfigError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+    require_choice("output_type", output_type, OUTPUT_TYPES)
 
 
 def as_output(images: torch.Tensor, output_type: str) -> Any:

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
-from hfgen.pipelines.base import check_int
 from hfgen.pipelines.denoising import EVERYWHERE, DenoisingPipeline, Prompt
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.inputs import checked, prepared

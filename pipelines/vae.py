@@ -9,10 +9,11 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.base import Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
