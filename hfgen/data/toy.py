@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hfgen.data.coordinates import Coordinates
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, uniforms
 from hfgen.errors import ConfigError
@@ -94,7 +95,7 @@ class Toy(Dataset):
         self._points = torch.from_numpy(points).float()
         self.mean = torch.from_numpy(points.mean(0)).float()
         self.std = torch.from_numpy(points.std(0)).float()
-        self._standard = (self._points - self.mean) / self.std
+        self._standard = Coordinates(self.mean, self.std).to_model(self._points)
         self.modes = torch.from_numpy(self._nodes(1.0)[0]).float() if self.sigma and self._form.count else None
 
     def __len__(self) -> int:
