@@ -51,7 +51,7 @@ def require_choice(field: str, value: Any, choices: Collection[str]) -> None:
     require(isinstance(value, str) and value in choices, field, value, f"one of {', '.join(choices)}")
 
 
-def require_size(field: str, value: Any, high: int = 2**12) -> tuple[int, int]:
+def require_size(field: str, value: Any, high: int | None = 2**12) -> tuple[int, int]:
     """Return (height, width) from an int, the side of a square, or from a pair. Raises ConfigError for other values."""
     sides = value if isinstance(value, list | tuple) else [value, value]
     require(len(sides) == 2, field, value, "an int or a pair (height, width)")
