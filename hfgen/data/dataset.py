@@ -95,7 +95,7 @@ class Dataset(ABC):
 
 
 def require_batch(dataset: Dataset, batch_size: int) -> None:
-    """Raise ConfigError unless `batch_size` is a positive int, DataError unless the dataset can fill one batch."""
+    """Raise ConfigError unless `batch_size` is an int >= 1, DataError unless the dataset can fill one batch."""
     require_int("batch_size", batch_size, 1, None)
     # a stream has no length and checks itself
     try:
