@@ -1,27 +1,61 @@
-"""Checks of settings: each error names the field, the value it has and the values it may have."""
+"""Checks of settings and arguments: each error names the field, the allowed values and the given one."""
 
 import math
+from collections.abc import Collection
+from numbers import Integral, Real
 from typing import Any
 
-from hfgen.errors import ConfigError
+from hfgen.errors import ConfigError, ConfigTypeError
 
 
-def require(condition: bool, field: str, found: Any, allowed: str) -> None:
-    """Raise ConfigError with the field, what was found and what is allowed, unless `condition` holds."""
+def require(condition: bool, field: str, value: Any, allowed: str, error: type[ConfigError] = ConfigError) -> None:
+    """Raise `error` with the field, the allowed values in words and the given `value`, unless `condition` holds."""
     if not condition:
-        raise ConfigError(f"{field} must be {allowed}, got {found!r}")
+        raise error(f"{field} must be {allowed}, got {value!r}")
 
 
-def require_int(field: str, found: Any, low: int = 1, high: int = 2**24) -> None:
-    """Raise ConfigError unless `found` is a whole number in [low, high] (and not a bool)."""
-    whole = isinstance(found, int) and not isinstance(found, bool)
-    require(whole and low <= found <= high, field, found, f"an int in [{low}, {high}]")
+def require_int(field: str, value: Any, low: int = 1, high: int | None = 2**24, kind: type = int) -> int:
+    """Return `value` as int. Raises ConfigTypeError unless it is an int, ConfigError unless it is in [low, high].
+
+    `high`: None for no upper bound. `kind`: accepted type; settings that are saved as JSON must be an `int`. A bool is
+    no int.
+    """
+    allowed = f"an int >= {low}" if high is None else f"an int in [{low}, {high}]"
+    require(isinstance(value, kind) and not isinstance(value, bool), field, value, allowed, ConfigTypeError)
+    require(low <= value and (high is None or value <= high), field, value, allowed)
+    return int(value)
 
 
-def require_number(field: str, found: Any, low: float, high: float = 1e6) -> None:
-    """Raise ConfigError unless `found` is a number in [low, high]; NaN never is."""
-    number = isinstance(found, int | float) and not isinstance(found, bool)
-    require(number and low <= found <= high, field, found, f"a number in [{low:g}, {high:g}]")
+def check_int(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """Return the argument `value` as int, also from an integer of NumPy; errors as `require_int`."""
+    return require_int(name, value, low, high, Integral)
+
+
+def require_number(field: str, value: Any, low: float, high: float = 1e6, ends: str = "[]") -> float:
+    """Return `value` as float. Raises ConfigTypeError unless it is a number, ConfigError unless it is in the interval.
+
+    `ends`: brackets of the interval, "(" and ")" exclude an end. NaN is in no interval. A bool is no number.
+    """
+    allowed = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    if high == math.inf:
+        allowed = f"a number {'>' if ends[0] == '(' else '>='} {low:g}"
+    require(isinstance(value, Real) and not isinstance(value, bool), field, value, allowed, ConfigTypeError)
+    require(low <= value <= high, field, value, allowed)
+    outside = (value == low and ends[0] == "(") or (value == high and ends[1] == ")")
+    require(not outside, field, value, allowed)
+    return float(value)
+
+
+def require_choice(field: str, value: Any, choices: Collection[str]) -> None:
+    """Raise ConfigError unless `value` is one of the texts `choices`."""
+    require(isinstance(value, str) and value in choices, field, value, f"one of {', '.join(choices)}")
+
+
+def require_size(field: str, value: Any, high: int | None = 2**12) -> tuple[int, int]:
+    """Return (height, width) from an int, the side of a square, or from a pair. Raises ConfigError for other values."""
+    sides = value if isinstance(value, list | tuple) else [value, value]
+    require(len(sides) == 2, field, value, "an int or a pair (height, width)")
+    return require_int(field, sides[0], high=high), require_int(field, sides[1], high=high)
 
 
 def check_divisible(where: str, height: int, width: int, levels: int) -> None:

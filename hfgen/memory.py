@@ -7,7 +7,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of mallopt, as in glibc's malloc.h."""
 
 KEPT = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20, M_MMAP_MAX: 0}
-"""Free bytes at the heap's end before memory is returned; bytes of one request; number of separate mappings."""
+"""Values: free bytes at the end of the heap before memory is returned; bytes of one request; number of mappings."""
 
 
 def keep_memory() -> bool:

@@ -6,10 +6,11 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
-from hfgen.pipelines.base import Pipeline, check_int
+from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.inputs import Given, checked, prepared
 
 Output = ImagePipelineOutput | tuple[Any]

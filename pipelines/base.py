@@ -1,7 +1,6 @@
 """Base class of all pipelines: loading, saving and publishing; checks of common arguments."""
 
 import json
-import numbers
 import os
 import shutil
 from collections.abc import Callable
@@ -245,14 +244,6 @@ def _put_in_place(new: Path, target: Path) -> None:
             entry.rename(target / entry.name)
     shutil.rmtree(old)
 
-
-def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """Return `value` as int; ConfigTypeError unless it is a whole number, ConfigError unless it is in [low, high]."""
-    allowed = f"an int >= {low}" if high is None else f"an int in [{low}, {high}]"
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        raise (ConfigError if whole else ConfigTypeError)(f"{name} must be {allowed}, got {value!r}")
-    return int(value)
 
 
 def check_generator(generator: Generators, batch_size: int) -> None:

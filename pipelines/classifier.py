@@ -6,8 +6,9 @@ import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from hfgen.checks import check_int
 from hfgen.models.classifier import Classifier
-from hfgen.pipelines.base import Pipeline, check_int
+from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.inputs import checked, prepared
 
 

@@ -11,13 +11,14 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel
 
+from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import check_output_type
 from hfgen.models.classifier import Classifier
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, check_int, check_labels
-from hfgen.pipelines.gan import GANPipeline, Labels, check_positive, evaluating
+from hfgen.pipelines.base import Generators, check_labels
+from hfgen.pipelines.gan import GANPipeline, Labels, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
@@ -153,12 +154,12 @@ class ControllableGANPipeline(GANPipeline):
     ) -> tuple[torch.Tensor, Iterator[Moment]]:
         """Return the targets (B,) and the states of the ascent; all arguments are checked."""
         steps = 100 if num_steps is None else check_int("num_steps", num_steps, 1)
-        check_positive("step_size", step_size)
-        check_positive("threshold", threshold, 1.0)
+        require_number("step_size", step_size, 0, math.inf, "()")
+        require_number("threshold", threshold, 0, 1, "()")
         if exploration != 0:
-            check_positive("exploration", exploration, 1.0)
+            require_number("exploration", exploration, 0, 1, "()")
         if prior_weight != 0:
-            check_positive("prior_weight", prior_weight)
+            require_number("prior_weight", prior_weight, 0, math.inf, "()")
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         goal = check_labels(target, self._num_labels, len(z), "target")
         assert goal is not None                                                         # a classifier has classes

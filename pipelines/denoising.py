@@ -12,10 +12,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import check_output_type
 from hfgen.models.text import token_ids
-from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.base import Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.guidance import check_guidance, guided, scale_at
 from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, share_of

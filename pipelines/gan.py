@@ -1,6 +1,6 @@
 """Sampling from the generator of a GAN in one step (Goodfellow et al. 2014), and editing of its latents."""
 
-import numbers
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
-from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.checks import check_int, require_number
+from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.base import Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.latents import (
     batch_of,
@@ -178,7 +179,7 @@ class GANPipeline(GenerativePipeline):
             batch_size = batch_of(latents, batch_size, self._latent_dim)
         check_generator(generator, batch_size)
         if truncation is not None:
-            check_positive("truncation", truncation)
+            require_number("truncation", truncation, 0, math.inf, "()")
         labels = check_labels(class_labels, self.generator.config.num_classes, batch_size)
         device = self._execution_device
         dtype = torch.promote_types(self.generator.dtype, torch.float32)   # dtype of the latents
@@ -217,12 +218,3 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def check_positive(name: str, value: Any, high: float = float("inf")) -> float:
-    """Return `value` as float; ConfigTypeError unless it is a number, ConfigError unless it is in (0, `high`)."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < high:
-        allowed = "a number > 0" if high == float("inf") else f"a number in (0, {high:g})"
-        raise (ConfigError if number else ConfigTypeError)(f"{name} must be {allowed}, got {value!r}")
-    return float(value)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.checks import require, require_number
 
 
 def guided(
@@ -52,15 +52,12 @@ def scale_at(scale: float, interval: tuple[float, float], t: float, T: int) -> f
 
 def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
     """Raise ConfigError or ConfigTypeError, naming the argument, for a value outside its range."""
-    for name, value, high in (("guidance_scale", scale, 1e3), ("guidance_rescale", rescale, 1.0)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigTypeError(f"{name} must be a number in [0, {high:g}], got {value!r}")
-        if not 0 <= value <= high:
-            raise ConfigError(f"{name} must be a number in [0, {high:g}], got {value!r}")
+    require_number("guidance_scale", scale, 0, 1e3)
+    require_number("guidance_rescale", rescale, 0, 1)
     pair = isinstance(interval, list | tuple) and len(interval) == 2
     numbers = pair and all(isinstance(end, int | float) and not isinstance(end, bool) for end in interval)
-    if not numbers or not 0 <= interval[0] <= interval[1] <= 1:
-        raise ConfigError(f"guidance_interval must be (low, high) with 0 <= low <= high <= 1, got {interval!r}")
+    ordered = numbers and 0 <= interval[0] <= interval[1] <= 1
+    require(ordered, "guidance_interval", interval, "(low, high) with 0 <= low <= high <= 1")
 
 
 def _joined(uncond: Tensor | None, cond: Tensor | None) -> Tensor | None:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
+from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import fitted, from_pil, with_channels
-from hfgen.pipelines.base import check_int
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ROUNDING = 1e-3
@@ -71,10 +71,9 @@ def share_of(strength: Any, image: Any, mask: Any) -> float:
         if mask is not None or strength is not None:
             raise ConfigError("mask and strength go with an image, which is missing")
         return 1.0
-    value = (0.8 if mask is None else 1.0) if strength is None else strength
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"strength must be a number in (0, 1], got {strength!r}")
-    return float(value)
+    if strength is None:
+        return 0.8 if mask is None else 1.0
+    return require_number("strength", strength, 0, 1, "(]")
 
 
 def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
@@ -82,8 +81,7 @@ def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
 
     Raises ConfigError if eta is outside [0, 1], or not 0 for a scheduler without it.
     """
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
-        raise ConfigError(f"eta must be a number in [0, 1], got {eta!r}")
+    require_number("eta", eta, 0, 1)
     if "eta" in inspect.signature(scheduler.step).parameters and scheduler.config.get("method", "ddim") == "ddim":
         return {"eta": float(eta)}
     if eta:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hfgen.checks import check_int
+from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
-from hfgen.pipelines.base import check_int
 from hfgen.pipelines.denoising import EVERYWHERE, DenoisingPipeline, Prompt
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.inputs import checked, prepared
@@ -117,5 +118,4 @@ def to_model(pipe: DenoisingPipeline, images: Any) -> Tensor:
     points = torch.as_tensor(images, dtype=torch.float32, device=device)
     if points.ndim != 2 or points.shape[1:] != shape or not len(points):
         raise ConfigError(f"points must have shape [B, {shape[0]}], got {list(points.shape)}")
-    mean, std = (points.new_tensor(pipe.unet.config[key]) for key in ("data_mean", "data_std"))
-    return (points - mean) / std
+    return Coordinates.of(pipe.unet.config).to_model(points)

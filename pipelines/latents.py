@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.pipelines.base import check_int
 
 
 def truncate(z: torch.Tensor, limit: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from hfgen.data.coordinates import Coordinates
 from hfgen.images import as_output
 
 
@@ -20,6 +21,5 @@ def decode(x: torch.Tensor, net: Any, output_type: str) -> Any:
     """
     if not in_plane(net):
         return as_output(x, output_type)
-    mean, std = (x.new_tensor(net.config[key]) for key in ("data_mean", "data_std"))
-    points = x * std + mean
+    points = Coordinates.of(net.config).to_data(x)
     return points if output_type == "pt" else points.float().cpu().numpy()

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
+from hfgen.checks import check_int, require_choice
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type
 from hfgen.models.translator import ResNetTranslator, UNetTranslator
-from hfgen.pipelines.base import Pipeline, check_int
+from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.inputs import checked, prepared
 
 DIRECTIONS = ("a2b", "b2a")
@@ -104,8 +105,7 @@ def through(net: Any, x: torch.Tensor) -> torch.Tensor:
 
 def opposite(direction: str) -> str:
     """Return the other direction. Raises ConfigError unless it is "a2b" or "b2a"."""
-    if direction not in DIRECTIONS:
-        raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    require_choice("direction", direction, DIRECTIONS)
     return DIRECTIONS[1 - DIRECTIONS.index(direction)]
 
 

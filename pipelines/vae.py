@@ -9,10 +9,12 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from hfgen.checks import check_int
+from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, check_generator, check_int, check_labels
+from hfgen.pipelines.base import Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
@@ -215,8 +217,8 @@ class VAEPipeline(GenerativePipeline):
             channels, height, width = self.vae.shape
             x = prepared(checked(images), channels, height, width, self._execution_device)
         else:
-            mean, std = self._coordinates()
-            x = (checked_latents(images, self.vae.config["dim"]).to(mean) - mean) / std
+            points = checked_latents(images, self.vae.config["dim"]).to(self._execution_device, self._dtype)
+            x = Coordinates.of(self.vae.config).to_model(points)
         return x.to(self.vae.dtype)
 
     @torch.no_grad()
@@ -233,11 +235,6 @@ class VAEPipeline(GenerativePipeline):
     def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return self.vae.generate(z, labels).to(z.dtype)
 
-    def _coordinates(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean and the standard deviation of the data."""
-        mean, std = self.vae.config["data_mean"], self.vae.config["data_std"]
-        like = torch.empty(0, dtype=self._dtype, device=self._execution_device)
-        return like.new_tensor(0.0 if mean is None else mean), like.new_tensor(1.0 if std is None else std)
 
     def _rendered(
         self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool
@@ -247,7 +244,6 @@ class VAEPipeline(GenerativePipeline):
         if not self.points:
             images = as_output(x, output_type)
         else:
-            mean, std = self._coordinates()
-            points = x * std + mean
+            points = Coordinates.of(self.vae.config).to_data(x)
             images = points if output_type == "pt" else points.float().cpu().numpy()
         return VAEOutput(images=images, latents=z) if return_dict else (images, z)

@@ -1,4 +1,4 @@
-"""Datasets by name: digits, toy sets, folders of images, parquet files and Hub ids, all read the same way."""
+"""Datasets by name: digits, toy sets, folders of images, parquet files and Hub ids, with one interface."""
 
 import difflib
 import glob
@@ -9,22 +9,25 @@ from typing import Any
 
 from PIL import ImageColor
 
+from hfgen.checks import require, require_size
 from hfgen.data.dataset import Batch, Dataset, require_batch
 from hfgen.data.decode import EXTENSIONS
 from hfgen.data.digits import digits
 from hfgen.data.folder import count_extensions, is_image, list_files, load_folder
-from hfgen.data.load import Wanted, load_images
+from hfgen.data.load import ImageSpec, load_images
 from hfgen.data.order import derive_seed, permutation, stretch, uniforms
 from hfgen.data.shapes.dataset import NAMES as DRAWN
 from hfgen.data.shapes.dataset import shapes
 from hfgen.data.source import NO_LABELS, FileSource
 from hfgen.data.splits import Split, require_split
-from hfgen.data.toy import SHAPES, Toy
+from hfgen.data.toy import DISTRIBUTIONS, Toy
 from hfgen.errors import ConfigError, DataError
 
 __all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "require_batch", "stretch", "uniforms"]
 
-BUILT_IN = ("digits", *DRAWN, *SHAPES)
+BUILT_IN = ("digits", *DRAWN, *DISTRIBUTIONS)
+"""Names of datasets that need no files."""
+
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -44,57 +47,61 @@ def load_dataset(
     max_resident_bytes: int = 2**31,
     num_workers: int = 0,
 ) -> Dataset:
-    """Return the dataset `name`: every image decoded once, so that whatever is wrong is said here.
+    """Return the dataset `name`. Every image is decoded once, so that errors are reported here.
 
-    name: `digits`; `shapes`, drawn at any resolution and its domains `shapes:a` and `shapes:b`; a toy
-        set (`ring8`, `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files; an
-        image or parquet file, several, or a pattern such as `data/*.parquet`; a Hub id `owner/name`, with
-        `:configuration` where it has several.
-    split: `train`, `test`, ...; or a slice of one, such as `train[:80%]`, `train[80%:]`, `train[100:200]` (not of toy
-        sets and streams). The classes are numbered as in the whole split.
-    image_column, label_column, caption_column: found by themselves (captions only if asked for); label_column="none"
-        takes the data as unlabelled. `shapes` has a label column for each factor and the caption column "caption".
-    resolution: int or (height, width): shortest side resized (bicubic, antialiased), centre kept; None: as they are,
-        all of one size.
-    channels: 1, 3 or 4 (with alpha); None: 1 if all images are grey, else 3. background: the colour behind alpha.
+    name: `digits`; `shapes`, drawn at any resolution, and its domains `shapes:a` and `shapes:b`; a toy set (`ring8`,
+        `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files; an image or parquet
+        file, several of them, or a pattern such as `data/*.parquet`; a Hub id `owner/name`, with `:configuration` if
+        it has several.
+    split: `train`, `test`, ...; or a slice such as `train[:80%]`, `train[80%:]`, `train[100:200]` (not for toy sets and
+        streams). The classes have the numbers of the whole split.
+    image_column, label_column, caption_column: names of columns. Default: the images and labels that are there, no
+        captions. label_column="none": no labels. `shapes` has a label column for each factor, and the caption column
+        "caption".
+    resolution: int or (height, width): the shorter side is resized (bicubic, antialiased) and the centre kept.
+        Default: unchanged (all images must have one size).
+    channels: 1, 3 or 4 (with alpha). Default: 1 if all images are grey, else 3. background: colour behind alpha.
     skip_bad_images: leave out images that cannot be read, with a warning that counts them.
     flip: mirror each image left to right with probability 1/2, as a function of (seed, epoch, index).
     streaming: read parquet files or a Hub id in windows, without a copy on disk.
-    max_resident_bytes: decoded images up to this size stay in memory; more are decoded batch by batch, by
+    max_resident_bytes: largest size of decoded images in memory; larger datasets are decoded batch by batch, by
         `num_workers` processes.
 
-    Raises ConfigError for what was asked, DataError for what was found.
+    Raises ConfigError for arguments that cannot be used, DataError for data that cannot be read.
     """
-    wanted = Wanted(_resolution(resolution), _channels(channels), _colour(background), skip_bad_images, flip)
+    # built-in datasets
+    spec = ImageSpec(_resolution(resolution), _channels(channels), _colour(background), skip_bad_images, flip)
     columns = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
     if isinstance(name, str) and name in BUILT_IN:
         part = Split.parse(name, split)
         if name in DRAWN:
-            return shapes(name, wanted, part, max_resident_bytes, **columns, streaming="yes" if streaming else None)
+            return shapes(name, spec, part, max_resident_bytes, **columns, streaming="yes" if streaming else None)
         _refuse(name, part, columns | {"streaming": streaming or None})
-        return digits(wanted, part) if name == "digits" else _toy(name, part, wanted)
-    text, found = (str(name), _locate(str(name))) if isinstance(name, str | Path) else _several(name)
-    source = _image_files(text, found, split, columns)
+        return digits(spec, part) if name == "digits" else _toy(name, part, spec)
+    # files of images
+    text, files = (str(name), _locate(str(name))) if isinstance(name, str | Path) else _several(name)
+    source = _image_files(text, files, split, columns)
     if source is not None:
         if streaming:
             raise ConfigError(f"{text}: streaming is for parquet files and Hub ids; files of images need none")
-        return load_images(source, wanted, max_resident_bytes, num_workers)
-    return _table(text, found, split, columns, wanted, streaming, max_resident_bytes, num_workers)
+        return load_images(source, spec, max_resident_bytes, num_workers)
+    # tables
+    return _table(text, files, split, columns, spec, streaming, max_resident_bytes, num_workers)
 
 
-def _toy(name: str, split: Split, wanted: Wanted) -> Toy:
-    """Return a toy set; ConfigError where something was asked of it that is for images."""
+def _toy(name: str, split: Split, spec: ImageSpec) -> Toy:
+    """Return a toy set. Raises ConfigError for slices and for options of images."""
     if split.stretches:
         raise ConfigError(f"{name}: {split.text!r} is a slice, and a toy set has none; its sample(n, seed) draws anew")
-    asked = {"resolution": wanted.resolution, "channels": wanted.channels, "flip": wanted.flip or None}
-    for option, value in asked.items():
+    options = {"resolution": spec.resolution, "channels": spec.channels, "flip": spec.flip or None}
+    for option, value in options.items():
         if value is not None:
             raise ConfigError(f"{name} is a set of points; {option}={value!r} is for images")
     return Toy(name)
 
 
 def _refuse(name: str, split: Split, options: dict[str, Any]) -> None:
-    """Raise ConfigError where a split or a column is asked of data that have none."""
+    """Raise ConfigError for splits and columns of data that have none."""
     require_split(name, split, ["train"])
     for option, value in options.items():
         if value is not None and (option, value) != ("label_column", NO_LABELS):
@@ -102,15 +109,21 @@ def _refuse(name: str, split: Split, options: dict[str, Any]) -> None:
 
 
 def _locate(name: str) -> list[Path] | None:
-    """Return the folder, the file or the files matching a pattern that `name` means; None where it is a Hub id."""
+    """Return the folder, the file or the files of a pattern `name`; None for a Hub id.
+
+    Raises DataError, with the nearest built-in name, for other names.
+    """
+    # folder or file
     path = Path(name).expanduser()
     if path.exists():
         return [path]
+    # pattern
     if set(name) & set("*?["):
         files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
         if files:
             return files
         raise DataError(f"{name}: no file matches this pattern")
+    # Hub id
     looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in EXTENSIONS | {".parquet"}
     near = difflib.get_close_matches(name, BUILT_IN, 1, cutoff=0.75)
     if HUB_ID.fullmatch(name) and not looks_like_path and not near:
@@ -123,7 +136,7 @@ def _locate(name: str) -> list[Path] | None:
 
 
 def _several(names: Sequence[str | Path]) -> tuple[str, list[Path]]:
-    """Return a text that names a list of files, and the files; DataError where one does not exist."""
+    """Return a name of a list of files, and the files. Raises DataError for a file that does not exist."""
     files = [Path(name) for name in names]
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
@@ -132,21 +145,24 @@ def _several(names: Sequence[str | Path]) -> tuple[str, list[Path]]:
 
 
 def _image_files(
-    name: str, found: list[Path] | None, split: str, columns: dict[str, str | None]
+    name: str, located: list[Path] | None, split: str, columns: dict[str, str | None]
 ) -> FileSource | None:
-    """Return the images that are files each; None for tables. DataError where there are neither."""
-    if found is None:
+    """Return images in one file each; None for tables. Raises DataError if there are neither."""
+    if located is None:
         return None
-    folder = found[0] if found[0].is_dir() else None
-    files = list_files(folder) if folder else found
+    # folder of images
+    folder = located[0] if located[0].is_dir() else None
+    files = list_files(folder) if folder else located
     images = [file for file in files if is_image(file)]
     if folder and images:
         part = Split.parse(name, split)
         return load_folder(folder, files, part.name, **columns).slice(part)
+    # list of images
     if images and len(images) == len(files):
         part = Split.parse(name, split)
         _refuse(name, part, columns)
         return FileSource(name, None, None, images).slice(part)
+    # tables
     tables = [file for file in files if file.suffix.lower() == ".parquet"]
     if tables and (folder or len(tables) == len(files)):
         return None
@@ -156,45 +172,42 @@ def _image_files(
 
 def _table(
     name: str,
-    found: list[Path] | None,
+    located: list[Path] | None,
     split: str,
     columns: dict[str, str | None],
-    wanted: Wanted,
+    spec: ImageSpec,
     streaming: bool,
     max_resident_bytes: int,
     num_workers: int,
 ) -> Dataset:
-    """Return the images of parquet files or of a Hub id (imports here, for `datasets` alone takes a second)."""
+    """Return the images of parquet files or of a Hub id."""
+    # imported here, because `datasets` takes a second
     from hfgen.data.stream import StreamImages
     from hfgen.data.tables import find_columns, open_table, table_source
 
-    files = found if found and not found[0].is_dir() else None
+    # find the columns
+    files = located if located and not located[0].is_dir() else None
     table = open_table(name, files, split, streaming)
     chosen = find_columns(name, table.features, **columns)
+    # read the images
     if streaming:
-        return StreamImages(name, table, chosen, wanted)
-    return load_images(table_source(name, table, chosen), wanted, max_resident_bytes, num_workers)
+        return StreamImages(name, table, chosen, spec)
+    return load_images(table_source(name, table, chosen), spec, max_resident_bytes, num_workers)
 
 
 def _resolution(value: Any) -> tuple[int, int] | None:
     """Return a resolution as (height, width); ConfigError unless it is a positive int, a pair of them or None."""
-    if value is None:
-        return None
-    sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
-        raise ConfigError(f"resolution must be a positive int or a pair (height, width) of them, got {value!r}")
-    return sides
+    return None if value is None else require_size("resolution", value, None)
 
 
 def _channels(value: Any) -> int | None:
     """Return a number of channels; ConfigError unless it is 1, 3, 4 or None."""
-    if value not in (None, 1, 3, 4):
-        raise ConfigError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGB and alpha), got {value!r}")
+    require(value in (None, 1, 3, 4), "channels", value, "1 (grey), 3 (RGB) or 4 (RGB and alpha)")
     return None if value is None else int(value)
 
 
 def _colour(background: str) -> tuple[int, int, int]:
-    """Return a colour (name or #rrggbb) as (red, green, blue) in 0..255; ConfigError for what is none."""
+    """Return a colour (name or #rrggbb) as (red, green, blue) in 0..255; ConfigError for other texts."""
     try:
         red, green, blue = ImageColor.getrgb(background)[:3]
     except (ValueError, AttributeError):

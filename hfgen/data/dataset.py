@@ -1,4 +1,4 @@
-"""The interface of every dataset: a name, a shape, a fingerprint, and endless batches in the seeded order."""
+"""The interface of all datasets: name, shape, fingerprint, and endless batches in the seeded order."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from hfgen.checks import require_int
+from hfgen.data.coordinates import Coordinates
 from hfgen.data.order import Ints, stretch
-from hfgen.errors import ConfigError, ConfigTypeError, DataError
+from hfgen.errors import ConfigTypeError, DataError
 
 Batch = dict[str, Any]
-"""`x`: float32, images (b, C, H, W) in [-1, 1] or standardised points (b, 2); `label`: int64 (b,), only of labelled
-data; `caption`: list of b strings, only where a caption column was asked for."""
+"""`x`: float32, images (b, C, H, W) in [-1, 1] or standardised points (b, 2). `label`: int64 (b,), for labelled data.
+`caption`: list of b strings, if a caption column is requested."""
 
 
 class Dataset(ABC):
     """Base of all datasets: items by index, batches by number.
 
-    Attributes: `name`; `shape` of an item, (C, H, W) or (2,); `num_classes` and `class_names`, None without labels
-    (`class_names` also where classes have numbers only); `captions` of all items where they were asked for, else None,
-    as of streams; `fingerprint`, the sha256 of the content and of every preprocessing choice, which a resumed run
-    compares; `mean` and `std`, (2,) each, of 2-D sets: the model sees (point - mean) / std; None for images; `top`, the
-    integer that is white, 16 of `digits`: pixels have `top` + 1 grey levels.
+    Attributes. `shape`: shape of an item, (C, H, W) or (2,). `num_classes`, `class_names`: None without labels
+    (`class_names` also for classes with numbers only). `captions`: of all items, if requested; None for streams.
+    `fingerprint`: sha256 of the content and of all preprocessing choices, compared when a run resumes. `mean`, `std`:
+    (2,) each for points, None for images; batches hold (point - mean) / std. `top`: the integer of white, 16 for
+    `digits`; pixels have `top` + 1 levels.
     """
 
     name: str
@@ -37,26 +39,34 @@ class Dataset(ABC):
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
 
+    @property
+    def coordinates(self) -> Coordinates | None:
+        """Return the map between data coordinates and the coordinates of batches; None for images."""
+        return None if self.mean is None or self.std is None else Coordinates(self.mean, self.std)
+
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of items; a stream raises TypeError, for it has no length."""
+        """Return the number of items. Raises TypeError for a stream, which has no length."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Return one line for people: name, number of items, shape, classes."""
+        """Return a description of one line: name, number of items, shape, classes."""
 
     @abstractmethod
     def tensor(self, n: int | None = None) -> torch.Tensor:
-        """Return the first `n` items (default: all) in order, unaugmented: float32, [-1, 1] or data coordinates."""
+        """Return the first `n` items (n, ...) in order, float32, not augmented. Default: None (all items).
+
+        Images are in [-1, 1], points in data coordinates.
+        """
 
     def labels(self) -> torch.Tensor | None:
         """Return the labels of all items in order, int64 (N,); None without labels."""
         return None
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
-        """Return the batch of the items `indices`, augmented by f(seed, epoch, index).
+        """Return the batch of the items `indices` (b,), augmented as a function of (seed, epoch, index).
 
-        Raises ConfigTypeError where items have no number: of streams, and of two datasets in one.
+        Raises ConfigTypeError for data whose items have no index: streams, and two datasets in one.
         """
         raise ConfigTypeError(f"{self.name}: is read batch by batch, no item can be taken by its number")
 
@@ -69,11 +79,11 @@ class Dataset(ABC):
         rows: slice = slice(None),
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
-        """Return the endless sequence of global batches number `first`, `first + 1`, ... on `device`.
+        """Return the endless sequence of global batches `first`, `first + 1`, ... on `device`.
 
-        Batch k is positions [k * batch_size, (k + 1) * batch_size) of the endless seeded permutation, so it is always
-        full. Only its `rows` are returned: the slices of all ranks together are the whole batch, bit for bit.
-        Raises DataError where there are fewer items than `batch_size`.
+        Batch k consists of positions [k * batch_size, (k + 1) * batch_size) of the endless seeded permutation, so all
+        batches are full. `rows`: the rows of each batch to return; the slices of all ranks joined are the global batch,
+        bit for bit. Raises ConfigError for a batch size below 1, DataError for fewer items than `batch_size`.
         """
         require_batch(self, batch_size)
         return self._batches(seed, batch_size, first, rows, torch.device(device))
@@ -85,12 +95,12 @@ class Dataset(ABC):
 
 
 def require_batch(dataset: Dataset, batch_size: int) -> None:
-    """Raise ConfigError unless `batch_size` is a positive int, DataError unless the dataset can fill one batch."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size must be a positive int, got {batch_size!r}")
+    """Raise ConfigError unless `batch_size` is an int >= 1, DataError unless the dataset can fill one batch."""
+    require_int("batch_size", batch_size, 1, None)
+    # a stream has no length and checks itself
     try:
         n = len(dataset)
-    except TypeError:                                  # a stream: it checks itself what it can know
+    except TypeError:
         return
     if n < batch_size:
         raise DataError(
@@ -100,7 +110,7 @@ def require_batch(dataset: Dataset, batch_size: int) -> None:
 
 
 def fingerprint_of(*parts: Any) -> str:
-    """Return the hex sha256 of `parts`: arrays and bytes by content, everything else by `repr`, lengths included."""
+    """Return the hex sha256 of `parts`: arrays and bytes by content, other parts by `repr`, with their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

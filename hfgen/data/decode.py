@@ -1,16 +1,16 @@
-"""One encoded image to one integer array of the layout that a dataset has: mode, alpha, bit depth, size.
+"""Decoding of an image to an integer array in the layout of a dataset: mode, alpha, bit depth, size.
 
-What becomes of each kind of image (Pillow's modes):
+Conversion by kind of image (Pillow's modes):
 
-- L, RGB: as they are. 1 (bit): 0 and 255. P: its palette's colours. CMYK, YCbCr, HSV: Pillow's conversion to RGB.
-- LA, RGBA and any transparency: composited over the background colour, before resizing; kept with 4 channels.
-- EXIF orientation is applied. Of an animation the first frame counts.
-- 16-bit grey (also 12-bit TIFF): rescaled from its bit depth to 0..65535 and kept in 16 bits. 16-bit colour is reduced
-  to its high 8 bits by Pillow itself.
-- 32-bit integers and floats have no depth of their own: rescaled from the range in the TIFF tags SMinSampleValue and
-  SMaxSampleValue; without these a float image must lie in [0, 1]; anything else is refused. Nothing is ever clipped.
+- L, RGB: unchanged. 1 (bit): 0 and 255. P: the colours of its palette. CMYK, YCbCr, HSV: Pillow's conversion to RGB.
+- LA, RGBA and other transparency: composited over the background colour before resizing; kept with 4 channels.
+- EXIF orientation is applied. The first frame of an animation is used.
+- 16-bit grey (also 12-bit TIFF): rescaled from its bit depth to 0..65535 and kept in 16 bits. Pillow reduces 16-bit
+  colour to its high 8 bits.
+- 32-bit integers and floats have no fixed range: rescaled from the range in the TIFF tags SMinSampleValue and
+  SMaxSampleValue. Without them a float image must be in [0, 1]; other images are refused. No value is clipped.
 
-Size: the shortest side becomes the target's (bicubic, antialiased), the centre is kept.
+Size: the shorter side is resized to the target (bicubic, antialiased), and the centre is kept.
 """
 
 import io
@@ -27,7 +27,11 @@ EXTENSIONS = {
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
 }
 GREY = ("1", "L", "LA", "La")
-TURNED = (5, 6, 7, 8)                                  # EXIF orientations that exchange width and height
+"""Pillow's grey modes."""
+
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
+
 S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE, BITS_PER_SAMPLE = 340, 341, 258
 
 Pixels = npt.NDArray[Any]
@@ -37,7 +41,7 @@ Colour = tuple[int, int, int]
 
 
 class Header(NamedTuple):
-    """The header of an image, read before any pixel is decoded: size as displayed, colours, 16 bits or more."""
+    """Header of an image, read before decoding: displayed size, whether grey, whether `deep` (more than 8 bits)."""
 
     height: int
     width: int
@@ -47,7 +51,7 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of every image of a dataset: (channels, height, width), uint16 if `deep`, else uint8."""
+    """Form of all images of a dataset: (channels, height, width), uint16 if `deep`, else uint8."""
 
     channels: int
     height: int
@@ -67,7 +71,7 @@ class Layout:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Return the image of `data` with its header read and no pixel decoded; ValueError above Pillow's pixel limit."""
+    """Return the image of `data` before decoding. Raises ValueError for more pixels than Pillow's limit."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
@@ -76,12 +80,14 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def read_header(data: bytes, background: Colour) -> Header:
-    """Return the header of an encoded image; a PNG's checksums are verified as well (other formats have none)."""
+    """Return the header of an encoded image. The checksums of a PNG are verified (other formats have none)."""
+    # displayed size; that of a TIFF includes its orientation
     image = open_image(data)
     width, height = image.size
     plain_png = image.format == "PNG" and "exif" not in image.info
     if image.format != "TIFF" and not plain_png and image.getexif().get(ExifTags.Base.Orientation) in TURNED:
-        width, height = height, width                  # (a TIFF's size is given as displayed)
+        width, height = height, width
+    # colours and bits
     deep = is_deep(image)
     coloured_by_background = image.has_transparency_data and len(set(background)) > 1
     header = Header(height, width, deep or (image.mode in GREY and not coloured_by_background), deep)
@@ -90,25 +96,28 @@ def read_header(data: bytes, background: Colour) -> Header:
 
 
 def decode(data: bytes, layout: Layout) -> Pixels:
-    """Return an encoded image as (C, H, W) integers in [0, layout.top]. Raises whatever Pillow raises on bad data."""
+    """Return an encoded image as integers (C, H, W) in [0, layout.top]. Errors of Pillow for bad data pass through."""
     image = open_image(data)
     ImageOps.exif_transpose(image, in_place=True)
+    # more than 8 bits, always grey
     if is_deep(image):
         plane = Image.fromarray(_deep_plane(image))
         grey = np.asarray(fit(plane, layout.height, layout.width)).round().clip(0, 65535).astype(np.uint16)
         return with_channels(grey[None], layout.channels, 65535)
+    # 8 bits
     flat = _flatten(image, layout.channels, layout.background)
     array = np.atleast_3d(np.asarray(fit(flat, layout.height, layout.width))).transpose(2, 0, 1)
     return array.astype(np.uint16) * np.uint16(257) if layout.deep else array
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Return the image at (height, width): shortest side to size, bicubic with antialiasing, centre kept.
+    """Return the image resized to (height, width) from its centred box of that aspect ratio, bicubic, antialiased.
 
-    The centred box of the target's aspect ratio is resampled in one go, so no intermediate image can be huge.
+    The box is resampled in one step, so no intermediate image is larger.
     """
     if image.size == (width, height):
         return image
+    # centred box
     scale = max(width / image.width, height / image.height)
     left = max(0.0, (image.width - width / scale) / 2)
     top = max(0.0, (image.height - height / scale) / 2)
@@ -117,20 +126,20 @@ def fit(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def with_channels(grey: Pixels, channels: int, top: int) -> Pixels:
-    """Return (1, H, W) grey as (channels, H, W): repeated for colours, opaque (`top`) for a fourth channel."""
+    """Return grey pixels (1, H, W) as (channels, H, W): repeated for colours, opaque (`top`) in a fourth channel."""
     colours = np.repeat(grey, min(channels, 3), axis=0)
     return np.concatenate([colours, np.full_like(grey, top)]) if channels == 4 else colours
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether a pixel holds more than 8 bits: 16-bit or 32-bit integers, floats."""
+    """Return whether pixels have more than 8 bits: 16-bit or 32-bit integers, floats."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def _flatten(image: Image.Image, channels: int, background: Colour) -> Image.Image:
-    """Return an 8-bit image as RGBA (4 channels), or as L or RGB with its transparency composited away.
+    """Return an 8-bit image as RGBA (4 channels), or as L or RGB composited over the background.
 
-    Over: a * colour + (1 - a) * background (Porter and Duff 1984), rounded to the nearest integer.
+    a * colour + (1 - a) * background (Porter and Duff 1984, "over"), rounded to the nearest integer.
     """
     if channels == 4:
         return image.convert("RGBA")
@@ -144,19 +153,21 @@ def _flatten(image: Image.Image, channels: int, background: Colour) -> Image.Ima
 
 
 def _deep_plane(image: Image.Image) -> npt.NDArray[np.float32]:
-    """Return a deep grey image as floats in [0, 65535], rescaled from its documented range."""
+    """Return a grey image of more than 8 bits as floats in [0, 65535], rescaled from its documented range."""
     values = np.asarray(image).astype(np.float64)
     low, high = _range(image, values)
     return ((values - low) * (65535 / (high - low))).astype(np.float32)
 
 
 def _range(image: Image.Image, values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the values of black and white of a deep image; ValueError where nothing documents them."""
+    """Return the values of black and white of an image of more than 8 bits. Raises ValueError if they are unknown."""
+    # formats with a fixed range
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
         return 0.0, 2.0 ** int(np.ravel(tags.get(BITS_PER_SAMPLE, 16))[0]) - 1
     if image.mode == "I" and image.format in ("PNG", "PPM"):
         return 0.0, 65535.0
+    # range in the tags, or [0, 1] for floats
     bounds = [float(np.ravel(tags[tag])[0]) for tag in (S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE) if tag in tags]
     low, high = bounds if len(bounds) == 2 else (0.0, 1.0)
     if not (low < high and values.min() >= low and values.max() <= high) or (image.mode == "I" and len(bounds) != 2):

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 images, the dataset that is always there."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, available without a download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,25 +9,31 @@ from PIL import Image
 from hfgen.data.dataset import fingerprint_of
 from hfgen.data.decode import Header, Pixels, fit, with_channels
 from hfgen.data.images import ResidentImages
-from hfgen.data.load import Wanted, choose_layout
+from hfgen.data.load import ImageSpec, choose_layout
 from hfgen.data.source import Labels
 from hfgen.data.splits import Split
 from hfgen.errors import DataError
 
-TOP = 16                                               # a pixel counts the inked dots of a 4x4 block
+TOP = 16
+"""Largest value of a pixel, the number of inked dots of a 4x4 block."""
 
 
-def digits(wanted: Wanted, split: Split) -> ResidentImages:
-    """Return the digits of a split, (1797, C, 8, 8) with values k / 8 - 1 for k in 0..16, or resized if so wanted."""
+def digits(spec: ImageSpec, split: Split) -> ResidentImages:
+    """Return the digits of a split in the form of `spec`. Default: (1797, C, 8, 8) with values k / 8 - 1, k in 0..16.
+
+    Raises ConfigError for a slice that leaves no digits, DataError without scikit-learn.
+    """
+    # choose the rows
     rows = _read()
     chosen = split.indices("digits", len(rows))
     rows = rows if chosen is None else rows[chosen]
     pixels: Pixels = rows[:, :64].reshape(-1, 1, 8, 8).astype(np.uint8)
     labels = rows[:, 64].astype(np.int64)
-    resolution, channels = wanted.resolution or (8, 8), wanted.channels or 1
+    # resize
+    resolution, channels = spec.resolution or (8, 8), spec.channels or 1
     top = TOP
     if resolution != (8, 8):
-        choose_layout("digits", {0: Header(8, 8, True, False)}, lambda i: f"digit {i}", wanted)
+        choose_layout("digits", {0: Header(8, 8, True, False)}, lambda i: f"digit {i}", spec)
         pixels, top = _resized(pixels, *resolution), 65535
     pixels = np.stack([with_channels(image, channels, top) for image in pixels])
     return ResidentImages(
@@ -35,8 +41,8 @@ def digits(wanted: Wanted, split: Split) -> ResidentImages:
         pixels,
         top,
         labels=Labels(labels, 10, [str(digit) for digit in range(10)]),
-        flip=wanted.flip,
-        fingerprint=fingerprint_of("digits", pixels, labels, wanted.flip),
+        flip=spec.flip,
+        fingerprint=fingerprint_of("digits", pixels, labels, spec.flip),
     )
 
 
@@ -49,7 +55,7 @@ def _read() -> np.ndarray:
 
 
 def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Return (N, 1, 8, 8) digits resized, in 16 bits so that no level is lost."""
+    """Return digits (N, 1, 8, 8) resized, in 16 bits to keep all levels."""
     planes = [Image.fromarray(image[0].astype(np.float32) * (65535 / TOP)) for image in pixels]
     arrays = np.stack([np.asarray(fit(plane, height, width)) for plane in planes])
     return arrays[:, None].round().clip(0, 65535).astype(np.uint16)

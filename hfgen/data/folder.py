@@ -1,9 +1,9 @@
-"""Folders of images, by the conventions of `datasets`' imagefolder.
+"""Folders of images, by the conventions of imagefolder in `datasets`.
 
-Labels are the names of the folders that hold the images, where there are two or more and all images lie equally
-deep. With metadata.csv, metadata.jsonl or metadata.parquet (column `file_name`, relative to the file) the images,
-labels and captions are the ones it lists instead. Where every top folder is named like a split (train, test, ...),
-it is one. Hidden files are left out; the order is that of the paths.
+Labels are the names of the folders of images, if there are at least two and all images have the same depth. With
+metadata.csv, metadata.jsonl or metadata.parquet (column `file_name`, relative to that file) images, labels and captions
+are those in the metadata. If all top folders have names of splits (train, test, ...), they are splits. Hidden files are
+left out. Images are in the order of their paths.
 """
 
 import csv
@@ -35,28 +35,30 @@ SPLITS = {
 
 
 def list_files(root: Path) -> list[Path]:
-    """Return all files below `root`, sorted, without hidden ones; links are followed, each folder is seen once."""
-    found: list[Path] = []
-    seen: set[str] = set()
+    """Return all files below `root`, sorted, without hidden ones. Links are followed; each folder is read once."""
+    files: list[Path] = []
+    visited: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
+        # skip a folder that links lead to again
+        resolved = os.path.realpath(folder)
+        if resolved in visited:
             subfolders.clear()
             continue
-        seen.add(real)
+        visited.add(resolved)
+        # skip hidden files and folders
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
 
 
 def count_extensions(files: Sequence[Path]) -> str:
-    """Return what kinds of files there are, for messages: `.txt: 3, .md: 1`."""
+    """Return the numbers of files by extension, for messages: `.txt: 3, .md: 1`."""
     counts = Counter(path.suffix.lower() or "(no extension)" for path in files)
     return ", ".join(f"{extension}: {count}" for extension, count in counts.most_common())
 
 
 def is_image(path: Path) -> bool:
-    """Return whether the file's extension is that of an image."""
+    """Return whether the extension of the file is that of an image."""
     return path.suffix.lower() in EXTENSIONS
 
 
@@ -68,13 +70,19 @@ def load_folder(
     label_column: str | None = None,
     caption_column: str | None = None,
 ) -> FileSource:
-    """Return the images among `files` (all of them below `root`) with their labels and captions."""
+    """Return the images among `files` (all are below `root`) with their labels and captions.
+
+    Raises ConfigError for splits and columns that do not exist, DataError for metadata that cannot be used.
+    """
+    # choose the files of the split
     if image_column not in (None, "image"):
         raise column_missing(str(root), "image_column", str(image_column), ["image"])
     root, files = _choose_split(root, files, split)
+    # images in metadata
     metadata = [path for path in files if path.name in METADATA]
     if metadata:
         return _from_metadata(root, metadata, label_column, caption_column)
+    # images in folders
     paths = [path for path in files if is_image(path)]
     labels = None if label_column == NO_LABELS else _folder_labels(root, paths)
     columns = ["image", "label"] if labels else ["image"]
@@ -86,20 +94,22 @@ def load_folder(
 
 
 def _choose_split(root: Path, files: list[Path], split: str) -> tuple[Path, list[Path]]:
-    """Return the folder of the split and its files; the whole folder is `train` where there are no split folders."""
+    """Return the folder of the split and its files; without split folders the whole folder is `train`."""
+    # find the splits
     names = {path.relative_to(root).parts[0] for path in files if is_image(path)}
     split_of = {alias: name for name, aliases in SPLITS.items() for alias in aliases}
     structured = all(split_of.get(name.lower()) and (root / name).is_dir() for name in names)
     there = {split_of[name.lower()]: root / name for name in sorted(names)} if structured else {"train": root}
-    wanted = split_of.get(split, split)
-    if wanted not in there:
+    # choose one
+    requested = split_of.get(split, split)
+    if requested not in there:
         raise ConfigError(f"{root}: there is no split {split!r}; splits: {', '.join(sorted(there))}")
-    chosen = there[wanted]
+    chosen = there[requested]
     return chosen, [path for path in files if path.is_relative_to(chosen)]
 
 
 def _folder_labels(root: Path, paths: list[Path]) -> Labels | None:
-    """Return the folders' names as labels; None unless there are two or more, all images being equally deep."""
+    """Return the names of folders as labels; None unless there are at least two and all images have one depth."""
     depths = {len(path.relative_to(root).parts) for path in paths}
     names = [path.parent.name for path in paths]
     if len(depths) != 1 or len(set(names)) < 2:
@@ -110,20 +120,24 @@ def _folder_labels(root: Path, paths: list[Path]) -> Labels | None:
 def _from_metadata(
     root: Path, metadata: list[Path], label_column: str | None, caption_column: str | None
 ) -> FileSource:
-    """Return the images that the metadata files list, in their order, with the columns asked for."""
+    """Return the images in the metadata files, in their order, with the requested columns."""
+    # read the rows
     rows = [(path.parent, row) for path in metadata for row in _read_rows(path)]
     columns = list(dict.fromkeys(key for _, row in rows for key in row))
     if "file_name" not in columns:
         raise column_missing(str(metadata[0]), "the column", "file_name", columns)
+    # check the paths
     paths = [_inside(folder, row.get("file_name")) for folder, row in rows]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         listed = "\n  ".join(missing[:20])
         raise DataError(f"{metadata[0]}: {len(missing)} of {len(paths)} files that it lists do not exist:\n  {listed}")
+    # check the columns
     label_column = "label" if label_column is None and "label" in columns else label_column
     for option, column in (("label_column", label_column), ("caption_column", caption_column)):
         if column is not None and column != NO_LABELS and column not in columns:
             raise column_missing(str(metadata[0]), option, column, columns)
+    # read labels and captions
     labels = captions = None
     if label_column is not None and label_column != NO_LABELS:
         values = [row.get(label_column) for _, row in rows]
@@ -135,7 +149,7 @@ def _from_metadata(
 
 
 def _inside(folder: Path, file_name: Any) -> Path:
-    """Return the path that metadata in `folder` names; DataError where it leads out of the folder."""
+    """Return the path of `file_name` in metadata of `folder`. Raises DataError for a path outside of the folder."""
     path = Path(os.path.normpath(str(file_name)))
     if not isinstance(file_name, str) or path.is_absolute() or path.parts[0] == "..":
         raise DataError(f"{folder}: metadata names the file {file_name!r}; only paths inside the folder are allowed")
@@ -143,7 +157,8 @@ def _inside(folder: Path, file_name: Any) -> Path:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metadata file; DataError where it cannot be read."""
+    """Return the rows of a metadata file. Raises DataError if it cannot be read."""
+    # read the file
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -155,6 +170,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from error
+    # convert the numeric columns of CSV
     numeric = {key for key in (rows[0] if rows else {}) if key != "file_name" and _is_numeric(row[key] for row in rows)}
     return [{key: _number(value) if key in numeric else value for key, value in row.items()} for row in rows]
 
@@ -165,7 +181,7 @@ def _is_numeric(values: Any) -> bool:
 
 
 def _number(text: str | None) -> int | float | None:
-    """Return a CSV cell as int, float, or None where it is empty."""
+    """Return a CSV cell as int or float, None for an empty cell."""
     if not text:
         return None
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)

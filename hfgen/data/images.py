@@ -1,4 +1,4 @@
-"""Datasets of images: decoded once and resident in memory, or decoded by workers when they are needed."""
+"""Datasets of images: decoded once and kept in memory, or decoded by workers batch by batch."""
 
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -18,7 +18,7 @@ from hfgen.images import from_integers
 
 
 class Images(Dataset):
-    """Base of image datasets: labels, captions, flips and the change from integers to [-1, 1]."""
+    """Base of image datasets: labels, captions, flips and the conversion of integers to [-1, 1]."""
 
     def __init__(
         self,
@@ -32,9 +32,10 @@ class Images(Dataset):
         flip: bool = False,
     ) -> None:
         self.name, self.shape, self.top, self.fingerprint, self.flip = name, shape, top, fingerprint, flip
-        self.num_classes = labels.num_classes if labels else None
-        self.class_names = labels.names if labels else None
-        self._labels = torch.from_numpy(labels.values) if labels else None
+        self._labels: torch.Tensor | None = None
+        if labels is not None:
+            self.num_classes, self.class_names = labels.num_classes, labels.names
+            self._labels = torch.from_numpy(labels.values)
         self.captions = captions
 
     def labels(self) -> torch.Tensor | None:
@@ -42,16 +43,18 @@ class Images(Dataset):
         return self._labels
 
     def describe(self) -> str:
-        """Return e.g. `digits: 1,797 images 1x8x8, 10 classes`."""
+        """Return a description such as `digits: 1,797 images 1x8x8, 10 classes`."""
         classes = f", {self.num_classes} classes" if self.num_classes else ""
         return f"{self.name}: {len(self):,} images {'x'.join(map(str, self.shape))}{classes}"
 
     def finish(self, pixels: torch.Tensor, seed: int, epochs: Ints, indices: Ints) -> Batch:
-        """Return the batch of integer `pixels` (b, C, H, W): scaled, flipped, with labels and captions."""
+        """Return the batch of integer `pixels` (b, C, H, W): scaled to [-1, 1], flipped, with labels and captions."""
+        # images
         x = from_integers(pixels, self.top)
         if self.flip:
             flipped = torch.from_numpy(uniforms(seed, epochs, indices, "flip") < 0.5).to(x.device)
             x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
+        # labels and captions
         batch: Batch = {"x": x}
         if self._labels is not None:
             batch["label"] = self._labels[torch.from_numpy(indices)].to(x.device)
@@ -61,7 +64,7 @@ class Images(Dataset):
 
 
 class ResidentImages(Images):
-    """Images decoded in memory, uint8 or uint16 (N, C, H, W); on the device of the batches where they fit."""
+    """Images decoded in memory, uint8 or uint16 (N, C, H, W); on the device of the batches if they fit."""
 
     def __init__(self, name: str, pixels: Pixels, top: int, **options: Any) -> None:
         super().__init__(name, pixels.shape[1:], top, **options)
@@ -77,13 +80,13 @@ class ResidentImages(Images):
         return from_integers(self._pixels[:n], self.top)
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
-        """Return the images `indices` on `device`, flipped by f(seed, epoch, index)."""
+        """Return the images `indices` on `device`, flipped as a function of (seed, epoch, index)."""
         pixels = self._pixels_on(device)
         chosen = pixels.index_select(0, torch.from_numpy(indices).to(pixels.device))
         return self.finish(chosen.to(device), seed, epochs, indices)
 
     def _pixels_on(self, device: torch.device) -> torch.Tensor:
-        """Return all pixels, on a CUDA `device` where they take at most a quarter of its free memory (uint8 only)."""
+        """Return all pixels; on a CUDA `device` if they are uint8 and take at most a quarter of its free memory."""
         if device.type != "cuda" or self._pixels.dtype != torch.uint8:
             return self._pixels
         if device not in self._on:
@@ -93,7 +96,7 @@ class ResidentImages(Images):
 
 
 class _Decoded(TorchDataset[tuple[Ints, Ints, torch.Tensor]]):
-    """Batch number k decoded: what a worker process computes."""
+    """Decoded batches by number, for worker processes."""
 
     def __init__(self, images: "LazyImages", seed: int, batch_size: int, rows: slice) -> None:
         self.images, self.seed, self.batch_size, self.rows = images, seed, batch_size, rows
@@ -115,7 +118,7 @@ class LazyImages(Images):
         return len(self.kept)
 
     def pixels(self, indices: Iterable[int]) -> torch.Tensor:
-        """Return the images `indices` as integers (b, C, H, W); DataError where one has become unreadable."""
+        """Return the images `indices` as integers (b, C, H, W). Raises DataError for one that has become unreadable."""
         return torch.from_numpy(np.stack([self._decode(int(self.kept[i])) for i in indices]))
 
     def tensor(self, n: int | None = None) -> torch.Tensor:
@@ -123,7 +126,7 @@ class LazyImages(Images):
         return from_integers(self.pixels(range(len(self) if n is None else min(n, len(self)))), self.top)
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
-        """Return the images `indices` on `device`, flipped by f(seed, epoch, index)."""
+        """Return the images `indices` on `device`, flipped as a function of (seed, epoch, index)."""
         return self.finish(self.pixels(indices).to(device), seed, epochs, indices)
 
     def _decode(self, i: int) -> Pixels:
@@ -133,18 +136,19 @@ class LazyImages(Images):
             raise DataError(f"{self.source.where(i)}: cannot be read any more ({error})") from error
 
     def _batches(self, seed: int, batch_size: int, first: int, rows: slice, device: torch.device) -> Iterator[Batch]:
+        # a generator of its own, because the loader would advance the global one
         loader = DataLoader(
             _Decoded(self, seed, batch_size, rows),
             batch_size=None,
             sampler=count(first),
             num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            generator=torch.Generator(),               # its own: the loader would move the global one
+            collate_fn=_unchanged,
+            generator=torch.Generator(),
         )
         for epochs, indices, pixels in loader:
             yield self.finish(pixels.to(device), seed, epochs, indices)
 
 
-def _as_it_is(batch: Any) -> Any:
-    """Return the worker's batch unchanged (a named function, so that it pickles)."""
+def _unchanged(batch: Any) -> Any:
+    """Return the batch of a worker (a named function, because others do not pickle)."""
     return batch

@@ -1,4 +1,4 @@
-"""From encoded images to a dataset: every image is decoded once before training starts, and every fault is named."""
+"""From encoded images to a dataset: every image is decoded once before training, and all broken ones are listed."""
 
 import hashlib
 import os
@@ -19,17 +19,20 @@ from hfgen.data.order import Ints
 from hfgen.data.source import Labels, Source
 from hfgen.errors import DataError
 
-CHUNK = 128                                            # images that a thread takes at a time
-LISTED = 20                                            # broken images that a message lists at most
+CHUNK = 128
+"""Images that a thread takes at once."""
+
+LISTED = 20
+"""Largest number of broken images in a message."""
 
 T = TypeVar("T")
 Bad = dict[int, str]
-"""Index of each image that cannot be read, and why."""
+"""Reason for each image that cannot be read, by its index."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The requested form of images: size (None: as they are), channels (None: 1 if all are grey, else 3)."""
+class ImageSpec:
+    """Requested form of images: resolution (None: unchanged), channels (None: 1 if all are grey, else 3)."""
 
     resolution: tuple[int, int] | None = None
     channels: int | None = None
@@ -38,48 +41,53 @@ class Wanted:
     flip: bool = False
 
 
-def load_images(source: Source, wanted: Wanted, max_resident_bytes: int, num_workers: int) -> Images:
-    """Return the dataset of a source's images: resident where they take at most `max_resident_bytes`, else lazy.
+def load_images(source: Source, spec: ImageSpec, max_resident_bytes: int, num_workers: int) -> Images:
+    """Return the dataset of a source's images: in memory if they take at most `max_resident_bytes`, else lazy.
 
-    Raises one DataError that lists all images that cannot be read (or leaves them out and warns, with
-    `skip_bad_images`), or that names the first two whose sizes differ where no resolution is given.
+    Raises one DataError that lists all images that cannot be read; with `skip_bad_images` they are left out with a
+    warning. Raises DataError for images of different sizes without a resolution.
     """
+    # read the headers
     if not len(source):
         raise DataError(f"{source.name}: it holds no images")
-    headers, bad, content = _read_headers(source, wanted.background)
+    headers, bad, content = _read_headers(source, spec.background)
     if not headers:
         raise _unreadable(source, bad)
-    layout = choose_layout(source.name, headers, source.where, wanted)
+    # decode all images, and keep them if they fit in memory
+    layout = choose_layout(source.name, headers, source.where, spec)
     good = np.fromiter(headers, np.int64)
     resident = len(good) * prod(layout.shape) * (2 if layout.deep else 1) <= max_resident_bytes
     pixels = np.empty((len(good) if resident else 0, *layout.shape), np.uint16 if layout.deep else np.uint8)
     bad |= _decode_all(source, good, layout, pixels)
     if bad:
-        kept = _without(source, good, bad, wanted.skip_bad_images)
+        kept = _without(source, good, bad, spec.skip_bad_images)
         pixels, good = (pixels[kept] if resident else pixels), good[kept]
-    labels, captions = _of(source, good)
-    options: dict[str, Any] = {"labels": labels, "captions": captions, "flip": wanted.flip}
+    # labels, captions and fingerprint of the remaining images
+    labels, captions = _labels_and_captions(source, good)
+    options: dict[str, Any] = {"labels": labels, "captions": captions, "flip": spec.flip}
     values, names = (labels.values, labels.names) if labels else (None, None)
-    options["fingerprint"] = fingerprint_of(content, good, layout, wanted.flip, values, names, captions)
+    options["fingerprint"] = fingerprint_of(content, good, layout, spec.flip, values, names, captions)
     if resident:
         return ResidentImages(source.name, pixels, layout.top, **options)
     return LazyImages(source, good, layout, num_workers, **options)
 
 
-def choose_layout(name: str, headers: Mapping[int, Header], where: Callable[[int], str], wanted: Wanted) -> Layout:
-    """Return the layout that all images share; DataError naming the first two whose sizes differ, if none is given.
+def choose_layout(name: str, headers: Mapping[int, Header], where: Callable[[int], str], spec: ImageSpec) -> Layout:
+    """Return the layout of all images. Raises DataError for images of different sizes without a resolution.
 
-    Warns once where images are smaller than the resolution and will be enlarged.
+    Warns once about images that are smaller than the resolution and will be enlarged.
     """
+    # one size
     first = next(iter(headers))
-    height, width = wanted.resolution or headers[first][:2]
-    if wanted.resolution is None:
+    height, width = spec.resolution or headers[first][:2]
+    if spec.resolution is None:
         other = next((i for i, header in headers.items() if header[:2] != (height, width)), None)
         if other is not None:
             raise DataError(
                 f"{name}: images differ in size: {where(first)} is {height}x{width} and {where(other)} is "
                 f"{headers[other].height}x{headers[other].width} (height x width); set a resolution"
             )
+    # warn about enlarged images
     small = [i for i, header in headers.items() if header.height < height or header.width < width]
     if small:
         warnings.warn(
@@ -88,12 +96,13 @@ def choose_layout(name: str, headers: Mapping[int, Header], where: Callable[[int
             UserWarning,
             stacklevel=2,
         )
-    channels = wanted.channels or (1 if all(header.grey for header in headers.values()) else 3)
-    return Layout(channels, height, width, wanted.background, any(header.deep for header in headers.values()))
+    # channels and bits
+    channels = spec.channels or (1 if all(header.grey for header in headers.values()) else 3)
+    return Layout(channels, height, width, spec.background, any(header.deep for header in headers.values()))
 
 
 def broken_images(name: str, bad: Mapping[str, str], total: int) -> DataError:
-    """Return the one error that lists the places of all broken images (the first 20) and what is wrong with each."""
+    """Return an error that lists place and reason of the first 20 broken images, and counts the others."""
     listed = [f"\n  {place}: {reason}" for place, reason in list(bad.items())[:LISTED]]
     more = f"\n  and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
     return DataError(
@@ -103,14 +112,15 @@ def broken_images(name: str, bad: Mapping[str, str], total: int) -> DataError:
 
 
 def reason(error: Exception) -> str:
-    """Return why an image cannot be read, in one line and without the address of a buffer."""
+    """Return the reason why an image cannot be read, in one line without the address of a buffer."""
     text = str(error).split("\n")[0] or type(error).__name__
     return "no image" if "cannot identify image file" in text else text
 
 
 def _read_headers(source: Source, background: Colour) -> tuple[dict[int, Header], Bad, bytes]:
-    """Return the headers of the readable images, why the others are not, and the sha256 of all encoded bytes."""
+    """Return the headers of readable images, the reasons for the others, and the sha256 of all encoded bytes."""
 
+    # Pillow raises many types of errors for damaged files
     def read(i: int) -> tuple[Header | str, bytes]:
         try:
             data = source.read(i)
@@ -119,39 +129,39 @@ def _read_headers(source: Source, background: Colour) -> tuple[dict[int, Header]
         digest = hashlib.sha256(data).digest()
         try:
             return read_header(data, background), digest
-        except Exception as error:                     # Pillow raises a dozen types on damaged files
+        except Exception as error:
             return reason(error), digest
 
     headers: dict[int, Header] = {}
     bad: Bad = {}
     content = hashlib.sha256()
-    for i, (found, digest) in enumerate(_in_threads(read, len(source), f"reading {source.name}")):
+    for i, (result, digest) in enumerate(_in_threads(read, len(source), f"reading {source.name}")):
         content.update(digest)
-        if isinstance(found, Header):
-            headers[i] = found
+        if isinstance(result, Header):
+            headers[i] = result
         else:
-            bad[i] = found
+            bad[i] = result
     return headers, bad, content.digest()
 
 
 def _decode_all(source: Source, good: Ints, layout: Layout, pixels: Pixels) -> Bad:
-    """Decode every image number good[j] into pixels[j] (where `pixels` has room) and return those that cannot be."""
+    """Decode image good[j] into pixels[j], if `pixels` is not empty, and return the images that cannot be decoded."""
 
     def read(j: int) -> str | None:
         try:
             array = decode(source.read(int(good[j])), layout)
-        except Exception as error:                     # Pillow raises a dozen types on damaged files
+        except Exception as error:
             return reason(error)
         if len(pixels):
             pixels[j] = array
         return None
 
     reasons = _in_threads(read, len(good), f"decoding {source.name}")
-    return {int(good[j]): found for j, found in enumerate(reasons) if found is not None}
+    return {int(good[j]): text for j, text in enumerate(reasons) if text is not None}
 
 
 def _in_threads(function: Callable[[int], T], n: int, title: str) -> Iterator[T]:
-    """Yield function(0), ..., function(n - 1) in order, computed in threads (Pillow and hashlib let others run)."""
+    """Yield function(0), ..., function(n - 1) in order, computed in threads (Pillow and hashlib release the lock)."""
     chunks = [range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
@@ -164,7 +174,7 @@ def _in_threads(function: Callable[[int], T], n: int, title: str) -> Iterator[T]
 
 
 def _without(source: Source, good: Ints, bad: Bad, skip: bool) -> np.ndarray:
-    """Return which of `good` remain without `bad`, and warn; DataError unless skipping is asked for and some remain."""
+    """Return a mask over `good`, False for `bad` images, and warn. DataError without `skip` or if none remain."""
     kept = ~np.isin(good, list(bad))
     if not skip or not kept.any():
         raise _unreadable(source, bad)
@@ -182,8 +192,8 @@ def _unreadable(source: Source, bad: Bad) -> DataError:
     return broken_images(source.name, {source.where(i): bad[i] for i in sorted(bad)}, len(source))
 
 
-def _of(source: Source, kept: Ints) -> tuple[Labels | None, list[str] | None]:
-    """Return the labels and captions of the images that are kept."""
+def _labels_and_captions(source: Source, kept: Ints) -> tuple[Labels | None, list[str] | None]:
+    """Return the labels and captions of the images `kept`."""
     labels, captions = source.labels, source.captions
     if labels is not None:
         labels = labels.take(kept)

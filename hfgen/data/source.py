@@ -1,4 +1,4 @@
-"""Encoded images before decoding: a sequence of bytes with labels and captions, and the rules that labels obey."""
+"""Encoded images before decoding: a sequence of bytes with labels and captions, and the rules of labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from hfgen.data.splits import Split
 from hfgen.errors import ConfigError
 
 NO_LABELS = "none"
-"""As `label_column`: the data are taken as unlabelled, whatever columns there are."""
+"""Value of `label_column` for data without labels."""
 
 
 @dataclass
 class Labels:
-    """Labels in [0, num_classes), int64 (N,), and the names of the classes where they have any."""
+    """Labels in [0, num_classes), int64 (N,), and the names of the classes, if any."""
 
     values: Ints
     num_classes: int
     names: list[str] | None = None
 
     def take(self, indices: Ints) -> "Labels":
-        """Return the labels of the items `indices`; the classes stay as they are."""
+        """Return the labels of the items `indices`, with the same classes."""
         return Labels(self.values[indices], self.num_classes, self.names)
 
 
 @dataclass
 class Source(ABC):
-    """Base of what images are read from; `read` and `where` say how. Must pickle, for worker processes."""
+    """Base of sources of encoded images. Subclasses define `read` and `where`, and must pickle for worker processes."""
 
     name: str
     labels: Labels | None
@@ -43,16 +43,16 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, i: int) -> bytes:
-        """Return the encoded image number i."""
+        """Return encoded image i."""
 
     @abstractmethod
     def where(self, i: int) -> str:
-        """Return where image number i stands, for messages: a path or a row."""
+        """Return the place of image i for messages: a path or a row."""
 
 
 @dataclass
 class FileSource(Source):
-    """Images that are files each."""
+    """Images in one file each."""
 
     paths: list[Path]
 
@@ -61,18 +61,20 @@ class FileSource(Source):
         return len(self.paths)
 
     def read(self, i: int) -> bytes:
-        """Return the content of file number i."""
+        """Return the content of file i."""
         return self.paths[i].read_bytes()
 
     def where(self, i: int) -> str:
-        """Return the path of file number i."""
+        """Return the path of file i."""
         return str(self.paths[i])
 
     def slice(self, split: Split) -> "FileSource":
-        """Return the files that a slice of a split leaves, their classes numbered as before."""
+        """Return the files of a slice of a split; the numbers of classes do not change."""
+        # all files
         kept = split.indices(self.name, len(self))
         if kept is None:
             return self
+        # some files
         labels = None if self.labels is None else self.labels.take(kept)
         captions = None if self.captions is None else [self.captions[i] for i in kept]
         return FileSource(self.name, labels, captions, [self.paths[i] for i in kept])
@@ -81,19 +83,22 @@ class FileSource(Source):
 def encode_labels(
     where: str, column: str, values: Sequence[Any], names: list[str] | None, columns: list[str]
 ) -> Labels:
-    """Return `values` as labels, or raise ConfigError naming the column, its range and all `columns`.
+    """Return `values` as labels. Raises ConfigError, naming the column, its range and all `columns`, for other values.
 
-    Names (strings) are numbered in sorted order. Integers must be 0..K-1: inside [0, len(names)) where the data name
-    their classes, without gaps where they do not.
+    Strings are numbered in sorted order. Integers must be in [0, len(names)) if the data name their classes, otherwise
+    0..K-1 without gaps.
     """
+    # missing values
     help_ = f"columns: {', '.join(columns)}; choose another with label_column, or {NO_LABELS!r} to go without"
     if any(value is None for value in values):
         missing = sum(value is None for value in values)
         raise ConfigError(f"{where}: label column {column!r} has no value in {missing} of {len(values)} rows; {help_}")
+    # strings
     if all(isinstance(value, str) for value in values):
-        found = sorted(set(values))
-        numbers = {name: i for i, name in enumerate(found)}
-        return Labels(np.array([numbers[value] for value in values], np.int64), len(found), found)
+        classes = sorted(set(values))
+        numbers = {name: i for i, name in enumerate(classes)}
+        return Labels(np.array([numbers[value] for value in values], np.int64), len(classes), classes)
+    # integers
     if not all(isinstance(value, int) for value in values):
         kinds = sorted({type(value).__name__ for value in values})
         numeric = [value for value in values if isinstance(value, int | float)]
@@ -103,8 +108,9 @@ def encode_labels(
     low, high = int(labels.min()), int(labels.max())
     allowed = len(names) if names else high + 1
     if low < 0 or high >= allowed:
-        what = f"its {allowed} class names allow [0, {allowed - 1}]" if names else "labels start at 0"
-        raise ConfigError(f"{where}: label column {column!r} has values in [{low}, {high}], but {what}; {help_}")
+        rule = f"its {allowed} class names allow [0, {allowed - 1}]" if names else "labels start at 0"
+        raise ConfigError(f"{where}: label column {column!r} has values in [{low}, {high}], but {rule}; {help_}")
+    # gaps
     present = np.unique(labels).tolist()
     if not names and len(present) != allowed:
         absent = next(i for i, value in enumerate(present) if i != value)
@@ -116,7 +122,7 @@ def encode_labels(
 
 
 def check_captions(where: str, column: str, values: Sequence[Any], columns: list[str]) -> list[str]:
-    """Return `values` as captions; ConfigError naming all `columns` unless every one is a string."""
+    """Return `values` as captions. Raises ConfigError, naming all `columns`, unless all are strings."""
     wrong = [value for value in values if not isinstance(value, str)]
     if wrong:
         raise ConfigError(
@@ -127,5 +133,5 @@ def check_captions(where: str, column: str, values: Sequence[Any], columns: list
 
 
 def column_missing(where: str, option: str, column: str, columns: list[str]) -> ConfigError:
-    """Return the error for a column that was asked for and is not there."""
+    """Return the error of a requested column that does not exist."""
     return ConfigError(f"{where}: {option} {column!r} does not exist; columns: {', '.join(columns) or 'none'}")

@@ -1,6 +1,6 @@
 """Slices of splits, in the grammar of `datasets`: `train[:80%]`, `train[80%:]`, `train[100:200]`, `a[:10]+a[20:]`.
 
-Percentages are rounded to the nearest item (halves to even); a negative bound counts from the end; a bound beyond the
+Percentages are rounded to the nearest item (halves to even). A negative bound counts from the end; a bound beyond the
 end is the end. One `%` makes both bounds percentages.
 """
 
@@ -19,7 +19,7 @@ GRAMMAR = "a split is a name with or without a slice, such as train, train[:80%]
 
 @dataclass(frozen=True)
 class Split:
-    """A split's name and which of its items are meant: stretches as (start, stop, whether in percent), or all."""
+    """A split and a selection of its items: stretches (start, stop, whether in percent); no stretches for all items."""
 
     name: str
     stretches: tuple[tuple[int | None, int | None, bool], ...] = ()
@@ -27,12 +27,14 @@ class Split:
 
     @classmethod
     def parse(cls, where: str, text: str) -> "Split":
-        """Return the split that `text` describes. Raises ConfigError, naming the dataset `where`, for anything else."""
-        found = [PART.fullmatch(part) for part in text.split("+")]
-        parts = [match.groups() for match in found if match]
+        """Return the split that `text` describes. Raises ConfigError, naming the dataset `where`, for other texts."""
+        # names and bounds
+        matches = [PART.fullmatch(part) for part in text.split("+")]
+        parts = [match.groups() for match in matches if match]
         names = {part[0] for part in parts}
-        if len(parts) != len(found) or len(names) != 1:
+        if len(parts) != len(matches) or len(names) != 1:
             raise ConfigError(f"{where}: cannot read the split {text!r}; {GRAMMAR}")
+        # percentages
         bounds = [(_int(start), _int(stop), bool(a or b)) for _, start, a, stop, b in parts]
         if any(percent and max(abs(start or 0), abs(stop or 0)) > 100 for start, stop, percent in bounds):
             raise ConfigError(f"{where}: the split {text!r} has a percentage beyond 100%; {GRAMMAR}")
@@ -40,7 +42,10 @@ class Split:
         return cls(names.pop(), tuple(bounds) if sliced else (), text)
 
     def indices(self, where: str, n: int) -> Ints | None:
-        """Return which of `n` items are meant, in order; None for all. DataError where a slice leaves none."""
+        """Return the indices of the selection among `n` items, in order; None for all.
+
+        Raises DataError for a slice without items.
+        """
         if not self.stretches:
             return None
         chosen = np.concatenate([np.arange(*_absolute(*stretch, n), dtype=np.int64) for stretch in self.stretches])
@@ -50,7 +55,7 @@ class Split:
 
 
 def require_split(where: str, split: Split, there: list[str]) -> None:
-    """Raise ConfigError, naming the splits that are there, unless this one is among them."""
+    """Raise ConfigError, naming the splits `there`, unless this split is one of them."""
     if split.name not in there:
         raise ConfigError(f"{where}: there is no split {split.name!r}; splits: {', '.join(sorted(there))}")
 
@@ -60,9 +65,14 @@ def _int(text: str | None) -> int | None:
 
 
 def _absolute(start: int | None, stop: int | None, percent: bool, n: int) -> tuple[int, int]:
-    """Return a stretch's bounds in [0, n]."""
+    """Return the bounds of a stretch in [0, n]."""
+    return _position(start, percent, n, default=0), _position(stop, percent, n, default=n)
+
+
+def _position(bound: int | None, percent: bool, n: int, default: int) -> int:
+    """Return a bound as a position in [0, n]."""
+    if bound is None:
+        return default
     if percent:
-        start, stop = (None if bound is None else round(bound * n / 100) for bound in (start, stop))
-    first, last = 0 if start is None else start, n if stop is None else stop
-    first, last = (max(n + bound, 0) if bound < 0 else min(bound, n) for bound in (first, last))
-    return first, last
+        bound = round(bound * n / 100)
+    return max(n + bound, 0) if bound < 0 else min(bound, n)

@@ -22,11 +22,12 @@ from hfgen.data.source import (
 )
 from hfgen.errors import ConfigError, DataError
 
-TIMEOUT = 10.0                                         # seconds for the Hub's first answer
+TIMEOUT = 10.0
+"""Seconds to wait for the first answer of the Hub."""
 
 
 class Columns(NamedTuple):
-    """Names of the columns that are used."""
+    """Names of the columns of images, labels and captions."""
 
     image: str
     label: str | None
@@ -36,16 +37,18 @@ class Columns(NamedTuple):
 def open_table(name: str, files: list[Path] | None, split: str, streaming: bool) -> Any:
     """Return a split as `datasets.Dataset`, or as `datasets.IterableDataset` with `streaming`.
 
-    `files` are parquet files, which make one split named `train`; without them `name` is a folder or a Hub id, with
-    `:configuration` after it where the dataset has several. Raises ConfigError for a split or configuration that
-    does not exist, DataError where the data cannot be found or read.
+    `files`: parquet files, which are one split named `train`. Without them `name` is a folder or a Hub id, with
+    `:configuration` if the dataset has several. Raises ConfigError for a split or configuration that does not exist,
+    DataError for data that cannot be found or read.
     """
+    # find the data
     path, _, configuration = (name, "", "") if files or Path(name).exists() else name.partition(":")
     where: dict[str, Any] = {"path": path, "name": configuration or None}
     if files:
         where = {"path": "parquet", "data_files": {"train": [str(path) for path in files]}}
     elif not Path(path).exists():
         _require_on_hub(name, path)
+    # load the split
     try:
         return datasets.load_dataset(**where, split=split, streaming=streaming)
     except (pa.ArrowException, OSError, datasets.exceptions.DatasetsError) as error:
@@ -57,9 +60,9 @@ def open_table(name: str, files: list[Path] | None, split: str, streaming: bool)
 
 
 def _require_on_hub(name: str, path: str) -> None:
-    """Raise DataError where there is no dataset `path`: one request, where `datasets` tries again for half a minute.
+    """Raise DataError unless the dataset `path` exists, after one request; `datasets` would retry for half a minute.
 
-    Other answers are left to `datasets`, which has a copy, a token or a message of its own for them.
+    Other answers are left to `datasets`, which has a local copy, a token or a message for them.
     """
     nothing = f"{name}: no such file or folder, not a built-in dataset, and"
     try:
@@ -78,7 +81,7 @@ def _require_on_hub(name: str, path: str) -> None:
 
 
 def _causes(error: BaseException) -> str:
-    """Return the message of an error and of what caused it."""
+    """Return the message of an error and of its causes."""
     cause = error.__cause__
     return f"{error}" + (f" ({_causes(cause)})" if cause is not None and str(cause) != str(error) else "")
 
@@ -90,16 +93,18 @@ def find_columns(
     label_column: str | None = None,
     caption_column: str | None = None,
 ) -> Columns:
-    """Return which columns hold images, labels and captions, or raise ConfigError naming all columns and types.
+    """Return the columns of images, labels and captions. Raises ConfigError, naming all columns and types.
 
-    Without being told: the one column of images (of several, `image` or `img`); the column `label`, else the only
+    Defaults: the only column of images (`image` or `img` if there are several); the column `label`, else the only
     column of classes; no captions.
     """
+    # check that the requested columns exist
     described = [f"{column} ({_kind(feature)})" for column, feature in features.items()]
-    asked = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
-    for option, column in asked.items():
+    requested = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
+    for option, column in requested.items():
         if column is not None and column not in features and (option, column) != ("label_column", NO_LABELS):
             raise column_missing(name, option, column, described)
+    # choose the column of images
     images = [column for column, feature in features.items() if _holds_images(feature)]
     if image_column is None:
         known = [column for column in images if column in ("image", "img")]
@@ -110,19 +115,20 @@ def find_columns(
         raise ConfigError(f"{name}: image_column {image_column!r} holds no images; columns: {', '.join(described)}")
     if len(images) != 1:
         raise ConfigError(f"{name}: choose the column of images with image_column; columns: {', '.join(described)}")
+    # choose the column of labels
     label = None if label_column == NO_LABELS else label_column or _default_label(features)
     return Columns(images[0], label, caption_column)
 
 
 def encoded(table: Any, image_column: str) -> Any:
-    """Return the table (or stream) with images left encoded, as {"bytes": ..., "path": ...}."""
+    """Return the table or stream with encoded images, {"bytes": ..., "path": ...}."""
     if isinstance(table.features[image_column], datasets.Image):
         return table.cast_column(image_column, datasets.Image(decode=False))
     return table
 
 
 def image_bytes(cell: Any) -> bytes:
-    """Return the encoded image of a cell: bytes, or a struct of bytes, or of a path where it has no bytes."""
+    """Return the encoded image of a cell: bytes, a path, or a struct of bytes and path. Raises OSError without one."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, str):
@@ -134,7 +140,7 @@ def image_bytes(cell: Any) -> bytes:
 
 
 def class_names(feature: Any) -> list[str] | None:
-    """Return the names of a class column; None for any other."""
+    """Return the names of a column of classes; None for other columns."""
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
@@ -160,7 +166,9 @@ class TableSource(Source):
 
 def table_source(name: str, table: Any, columns: Columns) -> TableSource:
     """Return the images of a table with their labels and captions."""
+    # images
     table = encoded(table, columns.image)
+    # labels and captions
     labels: Labels | None = None
     captions = None
     if columns.label is not None and len(table):
@@ -174,14 +182,14 @@ def table_source(name: str, table: Any, columns: Columns) -> TableSource:
 
 
 def _holds_images(feature: Any) -> bool:
-    """Return whether a column can hold encoded images: an Image, a struct with `bytes`, or binary values."""
+    """Return whether a column may hold encoded images: an Image, a struct with `bytes`, or binary values."""
     if isinstance(feature, dict):
         return "bytes" in feature
     return isinstance(feature, datasets.Image) or _kind(feature) in ("binary", "large_binary")
 
 
 def _default_label(features: Mapping[str, Any]) -> str | None:
-    """Return the column of labels that is meant when none is named."""
+    """Return the default column of labels, or None."""
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if "label" in features:
         return "label"
@@ -189,7 +197,7 @@ def _default_label(features: Mapping[str, Any]) -> str | None:
 
 
 def _kind(feature: Any) -> str:
-    """Return a column's type in a word."""
+    """Return the type of a column in words."""
     if isinstance(feature, dict):
         return f"struct of {', '.join(feature)}"
     return str(getattr(feature, "dtype", None) or type(feature).__name__)

@@ -1,7 +1,7 @@
-"""Two-dimensional toy sets whose density is known: mixtures of Gaussians and curves with Gaussian noise.
+"""Two-dimensional toy sets with known density: mixtures of Gaussians and curves with Gaussian noise.
 
 Each set is one formula: a point is c(u) + sigma * n with u uniform on [0, 1) and n standard normal. A mixture has
-finitely many centres c; a curve has a continuum, and its density is the integral of the same Gaussian along it.
+finitely many centres c. A curve has a continuum of centres, and its density is the integral of the Gaussian along it.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hfgen.data.coordinates import Coordinates
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, uniforms
 from hfgen.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
 POINTS = 100_000
+"""Default number of points in memory."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The definition of a toy set: c(u) for u in [0, 1), shape (N, 2); sigma; the number of centres, None for a curve.
+class Distribution:
+    """Definition of a toy set: c(u), (N, 2), for u in [0, 1); sigma; the number of centres, None for a curve.
 
-    `pieces` is the number of separate curves, `length` bounds max |dc/du| / pieces (both only of curves).
+    For curves: `pieces` is the number of separate curves, `length` an upper bound of |dc/du| / pieces. `points` is the
+    number of points in memory.
     """
 
     centres: Callable[[Array], Array]
@@ -65,13 +68,13 @@ def _roll(u: Array) -> Array:
     return angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-SHAPES = {
-    "ring8": Shape(_ring, 0.01, count=8),
-    "grid25": Shape(_grid, 0.05, count=25),
-    "line": Shape(_line, 0.0, count=600, points=600),
-    "circle": Shape(_circle, 0.0, length=9),
-    "moons": Shape(_moons, 0.05, pieces=2, length=3.2),
-    "swissroll": Shape(_roll, 0.25, length=135),
+DISTRIBUTIONS = {
+    "ring8": Distribution(_ring, 0.01, count=8),
+    "grid25": Distribution(_grid, 0.05, count=25),
+    "line": Distribution(_line, 0.0, count=600, points=600),
+    "circle": Distribution(_circle, 0.0, length=9),
+    "moons": Distribution(_moons, 0.05, pieces=2, length=3.2),
+    "swissroll": Distribution(_roll, 0.25, length=135),
 }
 """`ring8`: 8 modes on the unit circle; `grid25`: 5x5 modes, spacing 2 (both as in Srivastava et al. 2017, VEEGAN, and
 Lin et al. 2018, PacGAN). `line`: 600 evenly spaced points on y = 0.5 x + 5, x from -10 to 10. `circle`: radius
@@ -80,25 +83,27 @@ t from 1.5 pi to 4.5 pi. Line and circle have no noise."""
 
 
 class Toy(Dataset):
-    """A toy set: 100,000 resident points (`line`: its 600), which are `sample(len(self), seed=0)`.
+    """A toy set of 100,000 points in memory (600 for `line`), which are `sample(len(self), seed=0)`.
 
-    Attributes: `modes` (K, 2) and `sigma` (mixtures; `modes` is None for curves and for `line`); `mean`, `std`, (2,)
-    each: of the resident points. Batches hold (point - mean) / std; everything else is in data coordinates.
+    Attributes: `modes` (K, 2) and `sigma` of mixtures (`modes` is None for curves and for `line`); `mean` and `std` of
+    the points, (2,) each. Batches hold (point - mean) / std; all other points are in data coordinates.
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.shape, self._form = name, (2,), SHAPES[name]
-        self.sigma = self._form.sigma
+        self.name, self.shape, self._distribution = name, (2,), DISTRIBUTIONS[name]
+        self.sigma = self._distribution.sigma
+        # points in data coordinates
         points = self._resident()
         self.fingerprint = fingerprint_of("toy", name, points)
         self._points = torch.from_numpy(points).float()
+        # points in model coordinates
         self.mean = torch.from_numpy(points.mean(0)).float()
         self.std = torch.from_numpy(points.std(0)).float()
-        self._standard = (self._points - self.mean) / self.std
-        self.modes = torch.from_numpy(self._nodes(1.0)[0]).float() if self.sigma and self._form.count else None
+        self._standard = Coordinates(self.mean, self.std).to_model(self._points)
+        self.modes = torch.from_numpy(self._nodes(1.0)[0]).float() if self.sigma and self._distribution.count else None
 
     def __len__(self) -> int:
-        """Return the number of resident points."""
+        """Return the number of points in memory."""
         return len(self._points)
 
     def describe(self) -> str:
@@ -107,31 +112,32 @@ class Toy(Dataset):
         return f"{self.name}: {len(self):,} points{modes}"
 
     def tensor(self, n: int | None = None) -> torch.Tensor:
-        """Return the first `n` resident points (default: all) in data coordinates, float32 (n, 2)."""
+        """Return the first `n` points in data coordinates, float32 (n, 2). Default: None (all points)."""
         return self._points[:n].clone()
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
-        """Return the points `indices`, standardised."""
+        """Return the points `indices` (b,) in model coordinates, `x` float32 (b, 2)."""
         if self._standard.device != device:
             self._standard = self._standard.to(device)
         return {"x": self._standard.index_select(0, torch.from_numpy(indices).to(device))}
 
     def sample(self, n: int, seed: int) -> torch.Tensor:
-        """Return `n` points in data coordinates, float32 (n, 2); point i is a function of (seed, i) alone."""
+        """Return `n` points in data coordinates, float32 (n, 2); point i is a function of (seed, i)."""
         return torch.from_numpy(self._draw(n, seed)).float()
 
     def log_prob(self, points: torch.Tensor, sigma: float | None = None) -> torch.Tensor:
         """Return log p(x) in nats of points (N, 2) in data coordinates, float64 (N,), on the CPU.
 
-        p(x) = mean over u of N(x; c(u), sigma^2 I). `sigma` defaults to the set's own; a larger one gives the density
-        of the set after more noise. Exact for mixtures; for curves the integral is taken with Gauss-Legendre panels
-        no longer than 2 sigma (relative error below 1e-9). Line and circle have no noise and therefore no density:
-        ConfigError unless a `sigma` > 0 is given.
+        p(x) = mean over u of N(x; c(u), sigma^2 I). `sigma`. Default: that of the set; a larger value is the density of
+        the set with more noise. It is exact for mixtures. For curves the integral is a Gauss-Legendre quadrature with
+        panels of at most 2 sigma (relative error below 1e-9). Line and circle have no noise and no density: raises
+        ConfigError for them without a `sigma` > 0.
         """
         sigma = self.sigma if sigma is None else sigma
         if not sigma > 0:
             raise ConfigError(f"{self.name}: points without noise have no density; give log_prob a sigma > 0")
-        centres, weights = (torch.from_numpy(array) for array in self._nodes(sigma))
+        # sum over the nodes, a block of points at a time
+        centres, weights = map(torch.from_numpy, self._nodes(sigma))
         x = points.detach().cpu().double()
         rows = max(1, 2**22 // len(centres))
         parts = [torch.logsumexp(weights.log() - _squared(part, centres) / (2 * sigma**2), 1) for part in x.split(rows)]
@@ -140,26 +146,27 @@ class Toy(Dataset):
     def _resident(self) -> Array:
         if self.name == "line":
             return self._nodes(1.0)[0]
-        return self._draw(self._form.points, 0)
+        return self._draw(self._distribution.points, 0)
 
     def _draw(self, n: int, seed: int) -> Array:
-        """Return c(u) + sigma * n, the normal pair by Box and Muller 1958."""
+        """Return c(u) + sigma * n, (n, 2); the normal pairs are those of Box and Muller 1958."""
         u, v, w = (uniforms(seed, 0, np.arange(n), f"{self.name}/{draw}") for draw in ("centre", "radius", "angle"))
         radius = np.sqrt(-2 * np.log1p(-v))
         noise = radius[:, None] * np.stack([np.cos(2 * pi * w), np.sin(2 * pi * w)], 1)
-        return self._form.centres(u) + self.sigma * noise
+        return self._distribution.centres(u) + self.sigma * noise
 
     def _nodes(self, sigma: float) -> tuple[Array, Array]:
-        """Return centres (K, 2) and weights (K,) that sum to 1: the mixture's own, or quadrature nodes of the curve."""
-        form = self._form
-        if form.count:
-            return form.centres((np.arange(form.count) + 0.5) / form.count), np.full(form.count, 1 / form.count)
-        panels = form.pieces * max(1, int(np.ceil(form.length / (2 * sigma))))
+        """Return centres (K, 2) and weights (K,) with sum 1: those of the mixture, or quadrature nodes of the curve."""
+        distribution, count = self._distribution, self._distribution.count
+        if count:
+            return distribution.centres((np.arange(count) + 0.5) / count), np.full(count, 1 / count)
+        # 8 Gauss-Legendre nodes per panel
+        panels = distribution.pieces * max(1, int(np.ceil(distribution.length / (2 * sigma))))
         x, w = np.polynomial.legendre.leggauss(8)
         u = (np.arange(panels)[:, None] + (x + 1) / 2) / panels
-        return form.centres(u.ravel()), np.tile(w / 2 / panels, panels)
+        return distribution.centres(u.ravel()), np.tile(w / 2 / panels, panels)
 
 
 def _squared(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """Return squared distances (N, K), by differences: exact also far from the origin."""
+    """Return squared distances (N, K), computed from differences, which is exact also far from the origin."""
     return (x[:, None, 0] - centres[:, 0]).square() + (x[:, None, 1] - centres[:, 1]).square()

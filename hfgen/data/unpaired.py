@@ -1,4 +1,4 @@
-"""Two datasets read in step: images of a domain A and of a domain B, for translation between them."""
+"""Two datasets read together: images of a domain A and of a domain B, for translation between them."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -14,22 +14,23 @@ from hfgen.data.shapes.dataset import DOMAINS, Shapes
 from hfgen.errors import ConfigError, DataError
 
 SAME_IN_PAIRS = (0, 3, 4, 5)
-"""The factors that both images of a pair of drawn shapes share: size, shape, place, background."""
+"""Factors that are equal in both images of a pair of drawn shapes: size, shape, place, background."""
 
 
 class Unpaired(Dataset):
     """Images of two datasets: a batch has `a` (b, C, H, W) and `b` (b, C', H, W), float32 in [-1, 1].
 
-    Unpaired, each is in a seeded order of its own, and an epoch of one ends when it ends; `paired`, image i of A comes
-    with image i of B, and both are flipped and cropped alike. `crop`, an int or (height, width), takes a random box of
-    each image as a function of (seed, epoch, index) (of a stream, which has no index: of (seed, position)).
+    Unpaired datasets have a seeded order each, and epochs of their own. `paired`: image i of A comes with image i of B,
+    and both are flipped and cropped alike. `crop`: int or (height, width) of a random box of each image, a function of
+    (seed, epoch, index), or of (seed, position) for a stream.
 
-    `a` and `b` are the datasets, `shape_a` and `shape_b` the shapes of what a batch holds of them; `shape` is A's.
-    Raises ConfigError for points, a crop that does not fit and pairs from streams; DataError for sizes or, of pairs,
-    numbers of images that differ.
+    Attributes: `a` and `b`, the datasets; `shape_a` and `shape_b`, the shapes of their images in a batch; `shape`, that
+    of A. Raises ConfigError for points, a crop that does not fit and pairs from streams; DataError for different sizes
+    and, with `paired`, for different numbers of images.
     """
 
     def __init__(self, a: Dataset, b: Dataset, *, paired: bool = False, crop: int | tuple[int, int] | None = None):
+        # check the datasets
         self.a, self.b, self.paired = a, b, paired
         self.crop = (crop, crop) if isinstance(crop, int) else None if crop is None else (crop[0], crop[1])
         for dataset in (a, b):
@@ -41,33 +42,37 @@ class Unpaired(Dataset):
             )
         if paired:
             _check_pairs(a, b)
+        # shapes and fingerprint
         self.shape_a, self.shape_b = (d.shape if self.crop is None else (d.shape[0], *self.crop) for d in (a, b))
         self.name, self.shape = f"{a.name} and {b.name}", self.shape_a
         self.fingerprint = fingerprint_of("unpaired", a.fingerprint, b.fingerprint, paired, self.crop)
 
     def __len__(self) -> int:
-        """Return the number of images of the smaller dataset; TypeError where one is a stream."""
+        """Return the number of images of the smaller dataset. Raises TypeError if one is a stream."""
         return min(len(self.a), len(self.b))
 
     def describe(self) -> str:
-        """Return one line for each domain, and what is made of them."""
+        """Return one line for each domain, and one for pairs and crops."""
         cropped = f", random crops of {_sides(self.crop)}" if self.crop else ""
         kind = "pairs" if self.paired else "unpaired"
         return f"A: {self.a.describe()}\nB: {self.b.describe()}\n{kind}{cropped}"
 
     def tensor(self, n: int | None = None) -> Tensor:
-        """Return the first `n` images of A (default: all), the middle of each if there is a crop: (n, C, H, W)."""
+        """Return the first `n` images of A, or the middle of each with a crop, float32 (n, C, H, W) in [-1, 1].
+
+        Default: None (all images).
+        """
         return self.middle(self.a.tensor(n))
 
     def middle(self, x: Tensor) -> Tensor:
-        """Return the centred box of images (B, C, H, W), of the crop's size; x where there is no crop."""
+        """Return the centred box of images (B, C, H, W), of the size of the crop; x without a crop."""
         if self.crop is None:
             return x
         top, left = ((side - cropped) // 2 for side, cropped in zip(x.shape[2:], self.crop, strict=True))
         return x[:, :, top : top + self.crop[0], left : left + self.crop[1]]
 
     def seeds(self, seed: int) -> tuple[int, int]:
-        """Return the seeds of A's and B's order and augmentation: one for both where they are pairs."""
+        """Return the seeds of order and augmentation of A and B: one for both with `paired`."""
         first = derive_seed(seed, "a")
         return first, first if self.paired else derive_seed(seed, "b")
 
@@ -83,16 +88,18 @@ class Unpaired(Dataset):
             yield {"a": a, "b": b}
 
     def _cropped(self, x: Tensor, seed: int, epochs: Ints, indices: Ints, rows: slice) -> Tensor:
-        """Return a box of each image (b, C, H, W), its place uniform among all and a function of (seed, epoch, index).
+        """Return a box of each image (b, C, H, W), at a uniform place that is a function of (seed, epoch, index).
 
-        The place is drawn as a share of the room there is, so that images of pairs are cropped alike.
+        The place is drawn relative to the free space, so that images of pairs are cropped alike.
         """
         if self.crop is None:
             return x
+        # draw the corners
         corners = []
         for name, side, cropped in zip(("crop/top", "crop/left"), x.shape[2:], self.crop, strict=True):
             share = uniforms(seed, epochs[rows], indices[rows], name)
             corners.append((share * (side - cropped + 1)).astype(np.int64))
+        # cut the boxes
         height, width = self.crop
         boxes = zip(x, *corners, strict=True)
         return torch.stack([image[:, top : top + height, left : left + width] for image, top, left in boxes])
@@ -101,7 +108,7 @@ class Unpaired(Dataset):
 def known_pairs(a: Dataset, b: Dataset) -> bool:
     """Return whether image i of B is known to be the true translation of image i of A.
 
-    It is where both are the drawn domains, one each, with the same scenes: their test items.
+    This is true for the two domains of drawn shapes with equal scenes, such as their test items.
     """
     if not (isinstance(a, Shapes) and isinstance(b, Shapes)):
         return False
@@ -110,12 +117,12 @@ def known_pairs(a: Dataset, b: Dataset) -> bool:
 
 
 def _scenes(drawn: Shapes) -> Tensor:
-    """Return what the images of a pair share, (N, 7): size, shape, place and background, and the exact geometry."""
+    """Return the common part of the images of a pair, (N, 7): size, shape, place, background, exact geometry."""
     return torch.cat([drawn.factors()[:, SAME_IN_PAIRS], drawn.placed()], 1)
 
 
 def _spots(dataset: Dataset, seed: int, start: int, number: int) -> tuple[Ints, Ints]:
-    """Return epochs and indices of positions of the endless order; of a stream, 0 and the positions themselves."""
+    """Return epochs and indices of positions of the endless order; for a stream, 0 and the positions."""
     n = _length(dataset)
     if n is None:
         return np.zeros(number, np.int64), np.arange(start, start + number)
@@ -123,7 +130,7 @@ def _spots(dataset: Dataset, seed: int, start: int, number: int) -> tuple[Ints, 
 
 
 def _length(dataset: Dataset) -> int | None:
-    """Return the number of images; None of a stream."""
+    """Return the number of images; None for a stream."""
     try:
         return len(dataset)
     except TypeError:
@@ -139,7 +146,8 @@ def _check_images(dataset: Dataset, crop: tuple[int, int] | None) -> None:
 
 
 def _check_pairs(a: Dataset, b: Dataset) -> None:
-    """Raise unless the images number i of both datasets can be pairs."""
+    """Raise ConfigError or DataError unless images i of both datasets can be pairs."""
+    # numbers and sizes
     if _length(a) is None or _length(b) is None:
         raise ConfigError(f"{a.name} and {b.name}: pairs cannot be read as streams")
     if len(a) != len(b):
@@ -147,6 +155,7 @@ def _check_pairs(a: Dataset, b: Dataset) -> None:
     if a.shape[1:] != b.shape[1:]:
         raise DataError(f"pairs must have one size: {a.name} has {_sides(a.shape[1:])}, {b.name} "
                         f"{_sides(b.shape[1:])} (height x width); set a resolution")  # fmt: skip
+    # scenes
     if isinstance(a, Shapes) and isinstance(b, Shapes):
         differing = (_scenes(a) != _scenes(b)).any(1)
         if differing.any():

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError
-from hfgen.pipelines.base import check_int
 from hfgen.training.engine.settings import is_small
 
 GROUPS = ("frechet", "kid", "prdc", "diversity", "likelihood", "usefulness", "privacy", "cost")

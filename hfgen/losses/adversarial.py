@@ -1,8 +1,8 @@
 """Losses of generative adversarial networks: pure functions on logits, each a mean over the batch, in float32.
 
 `real` and `fake` are the discriminator's logits of real and of generated samples, of any shape: D(x) = sigmoid(real).
-A discriminator minimises `*_d(real, fake)`, a generator `*_g(fake)`. With log D(x) = -softplus(-logit) and
-log(1 - D(x)) = -softplus(logit) nothing overflows, however sure the discriminator is.
+A discriminator minimises `*_d(real, fake)`, a generator `*_g(fake)`; each is a scalar. log D(x) = -softplus(-logit) and
+log(1 - D(x)) = -softplus(logit) do not overflow for any logit.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ Critic = Callable[[Tensor], Tensor]
 
 
 def minimax_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Return -E log D(x) - E log(1 - D(G(z))): the discriminator of Goodfellow et al. 2014, eq. 1, negated."""
+    """Return -E log D(x) - E log(1 - D(G(z))), the negated value of Goodfellow et al. 2014, eq. 1, at least 0."""
     return softplus(-real.float()).mean() + softplus(fake.float()).mean()
 
 
 def minimax_g(fake: Tensor) -> Tensor:
     """Return E log(1 - D(G(z))), the saturating generator loss (Goodfellow et al. 2014, eq. 1).
 
-    Its gradient in the logit is -D(G(z)) and vanishes when the discriminator wins.
+    Its gradient in the logit is -D(G(z)), which vanishes when the discriminator wins.
     """
     return -softplus(fake.float()).mean()
 
@@ -52,15 +52,15 @@ def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Return E f(G(z)) - E f(x): the critic's estimate of the distance, negated (Arjovsky et al. 2017, eq. 2).
+    """Return E f(G(z)) - E f(x), the negated critic's estimate of the distance (Arjovsky et al. 2017, eq. 2).
 
-    It is one only while f is 1-Lipschitz: see `clip_weights` and `gradient_penalty`.
+    It is an estimate only for a 1-Lipschitz f: see `clip_weights` and `gradient_penalty`.
     """
     return fake.float().mean() - real.float().mean()
 
 
 def wasserstein_g(fake: Tensor) -> Tensor:
-    """Return -E f(G(z)): the generator of Wasserstein GANs, and of the hinge loss (Miyato et al. 2018, eq. 17)."""
+    """Return -E f(G(z)), the generator's loss of Wasserstein GANs and the hinge loss (Miyato et al. 2018, eq. 17)."""
     return -fake.float().mean()
 
 
@@ -70,42 +70,47 @@ hinge_g = wasserstein_g
 def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
     """Return -E log sigmoid(D(x) - D(G(z))) over pairs of a real and a generated sample (Huang et al. 2024, eq. 2).
 
-    What counts is that a real sample looks more real than the generated one beside it (Jolicoeur-Martineau 2019).
+    It compares the two samples of a pair, `real` and `fake` of one shape (Jolicoeur-Martineau 2019).
     """
     return softplus(fake.float() - real.float()).mean()
 
 
 def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
-    """Return -E log sigmoid(D(G(z)) - D(x)) over pairs: the discriminator's loss with the roles exchanged."""
+    """Return -E log sigmoid(D(G(z)) - D(x)) over pairs, the discriminator's loss with exchanged roles."""
     return relativistic_d(real=fake, fake=real)
 
 
 @torch.no_grad()
 def clip_weights(net: torch.nn.Module, c: float) -> None:
-    """Put every parameter into [-c, c], which bounds the critic's Lipschitz constant (Arjovsky et al. 2017, alg. 1)."""
+    """Clip all parameters to [-c, c] in place, which bounds the Lipschitz constant (Arjovsky et al. 2017, alg. 1)."""
     for parameter in net.parameters():
         parameter.clamp_(-c, c)
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eta: Tensor) -> Tensor:
-    """Return E (|grad f(x_hat)|_2 - 1)^2 at x_hat = eta x + (1 - eta) G(z) (Gulrajani et al. 2017, eq. 3).
+    """Return E (|grad f(x_hat)|_2 - 1)^2 at x_hat = eta x + (1 - eta) G(z), a scalar (Gulrajani et al. 2017, eq. 3).
 
-    `eta` (B,) is uniform on [0, 1). `real` and `fake` are samples (B, ...).
+    `real` and `fake` are samples (B, ...), `eta` (B,) is uniform on [0, 1).
     """
     eta = eta.view(-1, *[1] * (real.ndim - 1))
     squared = squared_gradient(critic, eta * real + (1 - eta) * fake)
-    return ((squared + 1e-12).sqrt() - 1).square().mean()                     # a root has no derivative at 0
+    # the constant keeps the derivative of the root finite at 0
+    return ((squared + 1e-12).sqrt() - 1).square().mean()
 
 
 def zero_centred_penalty(discriminator: Critic, x: Tensor) -> Tensor:
-    """Return 1/2 E |grad D(x)|^2: R1 on real samples, R2 on generated ones (Mescheder et al. 2018, eq. 9 and 10)."""
+    """Return 1/2 E |grad D(x)|^2 at samples x (B, ...): R1 for real x, R2 for generated x, a scalar.
+
+    Source: Mescheder et al. 2018, eq. 9 and 10.
+    """
     return squared_gradient(discriminator, x).mean() / 2
 
 
 def squared_gradient(net: Critic, x: Tensor) -> Tensor:
-    """Return |grad net(x)|^2 of each output (N,), the gradient being with respect to all samples that it sees.
+    """Return |grad net(x)|^2 of each output, (N,) float32; the gradient is with respect to all its input samples.
 
-    `x` is (B, ...); a network that packs m samples gives N = B / m outputs. Always in float32, also under autocast.
+    `x` is (B, ...); a network that packs m samples has N = B / m outputs. The computation is in float32, also under
+    autocast.
     """
     with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
         x = x.detach().float().requires_grad_()
@@ -116,10 +121,10 @@ def squared_gradient(net: Critic, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """The losses of two networks: `d(real, fake)` and `g(fake, real)` are minimised, on logits.
+    """Losses of both networks as functions of logits: `d(real, fake)` and `g(fake, real)` are minimised.
 
-    `verdict(real, fake)` is what D says of real and of generated samples, (D(x), D(G(z))): probabilities for the
-    losses that have them, which tell when one side wins; raw outputs for critics.
+    `verdict(real, fake)` is the mean output (D(x), D(G(z))) for real and for generated samples: probabilities for
+    losses that have them, which show when one network wins; raw outputs for critics.
     """
 
     d: Callable[[Tensor, Tensor], Tensor]
@@ -148,4 +153,4 @@ OBJECTIVES: dict[str, Objective] = {
     "wasserstein_gp": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs),
     "relativistic": Objective(relativistic_d, relativistic_g, _comparisons),
 }
-"""The games by name. "wasserstein" goes with `clip_weights`, "wasserstein_gp" with `gradient_penalty`."""
+"""Losses by name. "wasserstein" needs `clip_weights`, "wasserstein_gp" needs `gradient_penalty`."""

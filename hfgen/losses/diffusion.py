@@ -12,9 +12,9 @@ Weighting = Literal["simple", "vlb", "min_snr"]
 
 
 def l_simple(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the squared error of each sample, averaged over its dimensions (Ho et al. 2020, eq. 14).
+    """Return the squared error of each sample, averaged over its dimensions, (B,) float32 (Ho et al. 2020, eq. 14).
 
-    Both are (B, ...); the result is (B,) in float32 whatever the inputs' precision.
+    `prediction` and `target` are (B, ...), of any precision.
     """
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
@@ -22,16 +22,18 @@ def l_simple(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def vlb_weights(
     alpha_bar: torch.Tensor, variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
 ) -> torch.Tensor:
-    """Return lambda_t = beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) for every t, shape (T,), float64.
+    """Return lambda_t = beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) for all t, (T,) float64.
 
-    The factor of |eps - eps_theta|^2 in the variational bound (Ho et al. 2020, eq. 12), in nats. `alpha_bar` is (T,).
-    sigma_t^2 is the posterior variance ("fixed_small") or beta_t ("fixed_large"); the posterior variance of the first
-    step is 0, so the second's stands in for it (Nichol & Dhariwal 2021, section 3.1).
+    It is the factor of |eps - eps_theta|^2 in the variational bound in nats (Ho et al. 2020, eq. 12). `alpha_bar`: (T,)
+    in (0, 1). sigma_t^2 is the posterior variance ("fixed_small") or beta_t ("fixed_large"). The posterior variance of
+    the first step is 0 and is replaced by that of the second (Nichol and Dhariwal 2021, section 3.1).
     """
+    # alpha and beta of each step
     alpha_bar = alpha_bar.double()
     alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     alpha = alpha_bar / alpha_bar_prev
     beta = 1 - alpha
+    # variance of each step
     sigma2 = beta
     if variance == "fixed_small":
         sigma2 = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
@@ -40,10 +42,10 @@ def vlb_weights(
 
 
 def min_snr_weights(snr: torch.Tensor, prediction_type: PredictionType, gamma: float = 5.0) -> torch.Tensor:
-    """Return the min-SNR-gamma weight of each timestep, the shape of `snr` (Hang et al. 2023, section 3.4).
+    """Return the min-SNR-gamma weight of each timestep, > 0, in the shape of `snr` (Hang et al. 2023, section 3.4).
 
-    With SNR = alpha_bar / (1 - alpha_bar): min(SNR, gamma) for x_0 prediction, divided by SNR for eps and by SNR + 1
-    for v prediction, which are the same weight on the error of x_0.
+    SNR = alpha_bar / (1 - alpha_bar). The weight is min(SNR, gamma) for x_0 prediction, divided by SNR for eps and by
+    SNR + 1 for v prediction; all three are the same weight of the error of x_0.
     """
     clipped = snr.clamp(max=gamma)
     if prediction_type == "epsilon":

@@ -1,9 +1,9 @@
-"""LPIPS, the distance of images in the features of a network that classifies photographs (Zhang et al. 2018).
+"""LPIPS, a distance of images in the features of a network for classification of photographs (Zhang et al. 2018).
 
     d(x, x') = sum_l mean_hw sum_c w_lc (f_lhwc(x) - f_lhwc(x'))^2
 
-f_l are the activations of VGG-16 (Simonyan and Zisserman 2015) behind the last convolution of each of its five blocks,
-divided by their norm over the channels; w_l >= 0 was fitted to what people judge as near.
+f_l are the activations of VGG-16 (Simonyan and Zisserman 2015) after the last convolution of each of its five blocks,
+divided by their norm over the channels. The weights w_l >= 0 were fitted to human judgements of similarity.
 """
 
 from collections.abc import Mapping
@@ -14,28 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Positions of the convolutions of each block among VGG-16's layers, by which its weights are named."""
+"""Positions of the convolutions of each block in VGG-16, which are part of the names of its weights."""
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of the blocks."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Mean and deviation of the photographs' colours in [-1, 1]."""
+"""Mean and standard deviation of the colours of photographs in [-1, 1]."""
 SMALLEST = 16
-"""Pixels a side, at least: sides are halved four times."""
+"""Smallest side in pixels: sides are halved four times."""
 
 
 class LPIPS(nn.Module):
-    """The distance, with frozen weights; `LPIPS.of(weights)` makes it from those of the `lpips` library."""
+    """The distance, with frozen weights; `LPIPS.of(weights)` takes those of the `lpips` library."""
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        channels = (3, *WIDTHS)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(channels[i + (k > 0)], width, 3, padding=1) for k in range(len(BLOCKS[i])))
-            for i, width in enumerate(WIDTHS)
-        )
+        # convolutions
+        self.blocks, channels = nn.ModuleList(), 3
+        for positions, width in zip(BLOCKS, WIDTHS, strict=True):
+            block = nn.ModuleList()
+            for _ in positions:
+                block.append(nn.Conv2d(channels, width, 3, padding=1))
+                channels = width
+            self.blocks.append(block)
+        # weights of the distance
         self.weights = nn.ParameterList(torch.zeros(width) for width in WIDTHS)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None])
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None])
@@ -45,7 +49,7 @@ class LPIPS(nn.Module):
     def of(cls, weights: Mapping[str, Tensor]) -> "LPIPS":
         """Return the distance with the weights of `lpips.LPIPS(net="vgg")`, under that library's names.
 
-        Raises KeyError with the first name that is missing, ValueError for one of another shape.
+        Raises KeyError with the first missing name, ValueError for a weight of another shape.
         """
         net = cls().eval()
         for i, (layers, block) in enumerate(zip(BLOCKS, net.blocks, strict=True)):
@@ -56,17 +60,17 @@ class LPIPS(nn.Module):
         return net
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Return the activations of the five blocks, each of norm 1 over its channels; x: (B, 1 or 3, H, W)."""
-        h, found = (x - self.shift) / self.scale, []
+        """Return the activations (B, C_l, H_l, W_l) of five blocks, with norm 1 over channels; x (B, 1 or 3, H, W)."""
+        h, activations = (x - self.shift) / self.scale, []
         for i, block in enumerate(self.blocks):
             h = F.max_pool2d(h, 2) if i else h
             for conv in cast(nn.ModuleList, block):
                 h = F.relu(conv(h))
-            found.append(h / (h.norm(dim=1, keepdim=True) + 1e-10))
-        return found
+            activations.append(h / (h.norm(dim=1, keepdim=True) + 1e-10))
+        return activations
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return d(x, x') of each pair, (B,), not negative; images (B, 1 or 3, H, W) in [-1, 1], sides from 16 on."""
+        """Return d(x, x') of each pair, (B,), >= 0; images (B, 1 or 3, H, W) in [-1, 1] with sides of at least 16."""
         distance = x.new_zeros(len(x))
         for w, a, b in zip(self.weights, self.features(x), self.features(other), strict=True):
             distance = distance + (w[:, None, None] * (a - b).square()).sum(1).mean((1, 2))
@@ -74,7 +78,7 @@ class LPIPS(nn.Module):
 
 
 def put(parameter: Tensor, weights: Mapping[str, Tensor], name: str) -> None:
-    """Copy the weight of this name into a parameter of as many values."""
+    """Copy the weight of this name into a parameter. Raises ValueError for another number of values."""
     if weights[name].numel() != parameter.numel():
         raise ValueError(f"{name}: shape {list(weights[name].shape)}, expected {list(parameter.shape)}")
     parameter.copy_(weights[name].reshape(parameter.shape))

@@ -1,15 +1,15 @@
-"""How sure a number about generated samples is: 95 % bootstrap intervals, and what real data score at the same count.
+"""95 % bootstrap intervals of statistics of generated samples, and the floor: reference data at the same count.
 
-Real and generated features are both drawn again with replacement, as multinomial counts w; every statistic is then
-computed from w and sums taken once, never from copies of the features. Duplicates in a resample bias the statistics
-that are not linear: the Fréchet distance upwards (its own bias once more). Each interval is therefore the 95 %
-percentile interval of (statistic of a resample - mean of them + value): the bootstrap's estimate of bias, mean - value
-(Efron and Tibshirani 1993, section 10.2), is taken out. It covers what the statistic would be on average over new
-samples of these counts, not its limit for infinitely many. Precision, recall, density and coverage, which duplicates
-change beyond repair, have their intervals from `hfgen.metrics.halving`.
+Both reference and generated features are resampled with replacement, as multinomial counts w. Each statistic of a
+resample is computed from w and from sums taken once, without copies of the features. Duplicates in a resample bias
+statistics that are not linear: they add the bias of the Fréchet distance a second time. Therefore an interval is the
+95 % percentile interval of (statistic of a resample - their mean + value): the bootstrap's estimate of the bias, mean -
+value (Efron and Tibshirani 1993, section 10.2), is removed. It covers the mean of the statistic over new samples of
+these counts, not its limit for infinite counts. Duplicates change precision, recall, density and coverage too much;
+their intervals come from `hfgen.metrics.halving`.
 
-Near the floor, where the distance is about 0, its distribution is not normal and the bootstrap of a degenerate
-statistic is not consistent (Arcones and Giné 1992): there `matched` against the floor's interval decides.
+Near the floor, where the distance is about 0, its distribution is not normal, and the bootstrap of a degenerate
+statistic is not consistent (Arcones and Giné 1992): there compare `matched` with the interval of the floor.
 """
 
 from collections.abc import Iterator
@@ -29,17 +29,20 @@ from hfgen.metrics.halving import HALVINGS, prdc_intervals
 from hfgen.metrics.prdc import PRDC, prdc
 
 RESAMPLES, SPLITS = 1000, 20
+"""Default numbers of bootstrap resamples and of random halves for the floor."""
+
 TAILS = (0.025, 0.975)
+"""Quantiles at the ends of a 95 % interval."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic of real against generated features with its 95 % interval, and its floor at `count` items a side.
+    """A statistic of generated and reference features with its 95 % interval, and its floor at `count` items per side.
 
-    `value`, in [`low`, `high`]: on all features. `bias`: what resampling adds on average, 0 where the interval is no
-    bootstrap's. `floor`: mean over random halves of the real features of one half against the other; `floor_low`,
-    `floor_high`: the middle 95 % of them. `matched`: the generated features at the floor's count, against the same
-    halves; as good as real is a `matched` within the floor's interval.
+    `value`, in [`low`, `high`]: the statistic of all features. `bias`: mean change by resampling, 0 for intervals that
+    are not from the bootstrap. `floor`: mean of the statistic of two random halves of the reference features;
+    `floor_low`, `floor_high`: their middle 95 %. `matched`: the statistic of generated features at the floor's count
+    and the same halves; generated features are as good as reference features if it lies in the floor's interval.
     """
 
     value: float
@@ -56,8 +59,8 @@ class Estimate:
     def without_bias(self) -> tuple[float, float, float]:
         """Return value, low and high less the bootstrap's estimate of bias (Efron and Tibshirani 1993, eq. 10.11).
 
-        Of the Fréchet distance: an interval for the distance of the distributions themselves. Meant for N, M many times
-        D; the bias of order 1/N goes, what is left is of higher order.
+        For the Fréchet distance it is an interval of the distance of the distributions, for N and M many times D. It
+        removes the bias of order 1/N; bias of higher order remains.
         """
         return self.value - self.bias, self.low - self.bias, self.high - self.bias
 
@@ -69,9 +72,9 @@ def percentile_interval(resampled: Tensor) -> tuple[float, float]:
 
 
 def mean_interval(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean of (N,) values and its 95 % percentile bootstrap interval; unbiased, so there is no correction.
+    """Return (mean, low, high) of (N,) values with the 95 % percentile bootstrap interval.
 
-    Such as the bits per dimension of held-out images, or paired differences.
+    The mean is unbiased, so the interval needs no correction. Examples: bits per dimension, paired differences.
     """
     values = values.double().cpu()
     weights = counts(len(values), resamples, torch.Generator().manual_seed(seed))
@@ -79,143 +82,161 @@ def mean_interval(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 
 def estimates(
-    real: Tensor, generated: Tensor, k: int = 5, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
+    reference: Tensor, generated: Tensor, k: int = 5, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return `frechet`, `kid`, `precision`, `recall`, `density` and `coverage` of (M, D) against (N, D) features."""
-    found = {
-        "frechet": frechet_estimate(real, generated, resamples, splits, seed),
-        "kid": kid_estimate(real, generated, resamples, splits, seed),
+    """Return `frechet`, `kid`, `precision`, `recall`, `density` and `coverage` of (N, D) and (M, D) features.
+
+    Raises ConfigError for fewer than 4 items, DataError for features that are not finite.
+    """
+    distances = {
+        "frechet": frechet_estimate(reference, generated, resamples, splits, seed),
+        "kid": kid_estimate(reference, generated, resamples, splits, seed),
     }
-    return found | prdc_estimates(real, generated, k, min(resamples, HALVINGS), splits, seed)
+    return distances | prdc_estimates(reference, generated, k, min(resamples, HALVINGS), splits, seed)
 
 
 def frechet_estimate(
-    real: Tensor, generated: Tensor, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
+    reference: Tensor, generated: Tensor, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
 ) -> Estimate:
-    """Return the Fréchet distance of (M, D) generated to (N, D) real features with its interval and its floor.
+    """Return the Fréchet distance of (M, D) generated to (N, D) reference features with its interval and its floor.
 
-    Biased upwards by about 1/N + 1/M (`bias` estimates by how much, `without_bias` takes it off). Costs
-    `resamples` + 2 `splits` covariances of both and roots of D x D matrices: for D >= 768 ask for 200 resamples.
+    The bias is about 1/N + 1/M upwards (`bias` estimates it, `without_bias` removes it). The cost is `resamples` + 2
+    `splits` covariances and roots of D x D matrices: use 200 resamples for D >= 768.
     """
-    plan = _Plan(real, generated, resamples, splits, seed)
-    centre = plan.real.mean(0)
-    real, generated = plan.real - centre, plan.generated - centre
-    values = torch.cat([
-        frechet_distances(*_weighted_moments(real, u), *_weighted_moments(generated, v))
-        for u, v in plan.against_generated(real.shape[1] * max(len(real), len(generated), real.shape[1]))
-    ])  # fmt: skip
-    floors = torch.cat([
-        frechet_distances(*_weighted_moments(real, u), *_weighted_moments(real, v))
-        for u, v in plan.halves(real.shape[1] * max(real.shape))
-    ])  # fmt: skip
-    return plan.estimate(values, floors, lowest=0.0)
+    # centre the features
+    plan = _Plan(reference, generated, resamples, splits, seed)
+    centre = plan.reference.mean(0)
+    reference, generated = plan.reference - centre, plan.generated - centre
+    # distances to generated features
+    values = []
+    for u, v in plan.against_generated(reference.shape[1] * max(len(reference), len(generated), reference.shape[1])):
+        values.append(frechet_distances(*_weighted_moments(reference, u), *_weighted_moments(generated, v)))
+    # distances of reference halves
+    floors = []
+    for u, v in plan.halves(reference.shape[1] * max(reference.shape)):
+        floors.append(frechet_distances(*_weighted_moments(reference, u), *_weighted_moments(reference, v)))
+    return plan.estimate(torch.cat(values), torch.cat(floors), lowest=0.0)
 
 
 def kid_estimate(
-    real: Tensor, generated: Tensor, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
+    reference: Tensor, generated: Tensor, resamples: int = RESAMPLES, splits: int = SPLITS, seed: int = 0
 ) -> Estimate:
-    """Return the kernel distance of (M, D) generated to (N, D) real features with its interval and its floor.
+    """Return the kernel distance of (M, D) generated to (N, D) reference features with its interval and its floor.
 
-    Unbiased, so floor and bias are about 0. In a resample, pairs of one item with its own copy are left out, or they
-    would bias it upwards. Memory: (`resamples` + `splits`) (N + M) numbers; time grows with N^2, N M and M^2.
+    The distance is unbiased, so floor and bias are about 0. Pairs of an item and its own copy in a resample are left
+    out, because they would bias it upwards. Memory: (`resamples` + `splits`) (N + M) numbers. Time grows with N^2, N M
+    and M^2.
     """
-    plan = _Plan(real, generated, resamples, splits, seed)
+    # weights of all items in one block
+    plan = _Plan(reference, generated, resamples, splits, seed)
     [(u, v)] = plan.against_generated(0)
     [(a, b)] = plan.halves(0)
-    within = _mean_kernels(plan.real, plan.real, torch.cat([u, a, b, a]), torch.cat([u, a, b, b]))
+    # mean kernels
+    within = _mean_kernels(plan.reference, plan.reference, torch.cat([u, a, b, a]), torch.cat([u, a, b, b]))
     of_u, of_a, of_b, between = within.split([len(u), len(a), len(b), len(a)])
     of_v = _mean_kernels(plan.generated, plan.generated, v, v)
-    across = _mean_kernels(plan.real, plan.generated, u, v)
+    across = _mean_kernels(plan.reference, plan.generated, u, v)
     return plan.estimate(of_u + of_v - 2 * across, of_a + of_b - 2 * between)
 
 
 def prdc_estimates(
-    real: Tensor, generated: Tensor, k: int = 5, halvings: int = HALVINGS, splits: int = SPLITS, seed: int = 0
+    reference: Tensor, generated: Tensor, k: int = 5, halvings: int = HALVINGS, splits: int = SPLITS, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return precision, recall, density and coverage of (M, D) against (N, D) features with intervals and floors.
+    """Return precision, recall, density and coverage of (M, D) generated to (N, D) reference features, with intervals.
 
-    What they mean and how they are biased is said at `hfgen.metrics.prdc.prdc`, how sure they are at
-    `hfgen.metrics.halving`, which takes `halvings` divisions of both samples.
+    `hfgen.metrics.prdc.prdc` defines the numbers and their bias, `hfgen.metrics.halving` the intervals from `halvings`
+    divisions of both sets.
     """
-    plan = _Plan(real, generated, 0, splits, seed)
-    values = prdc(plan.real, plan.generated, k)
-    intervals = prdc_intervals(values, plan.real, plan.generated, k, halvings, seed)
-    floors = [prdc(plan.real[a], plan.real[b], k) for a, b in plan.pairs]
-    matched = [prdc(plan.real[a], plan.generated[c], k) for (a, _), c in zip(plan.pairs, plan.subsets, strict=True)]
-    found = {}
-    for name in PRDC._fields:
-        floor, same = (torch.tensor([getattr(one, name) for one in some]).double() for some in (floors, matched))
+    # values and intervals of all features
+    plan = _Plan(reference, generated, 0, splits, seed)
+    values = prdc(plan.reference, plan.generated, k)
+    intervals = prdc_intervals(values, plan.reference, plan.generated, k, halvings, seed)
+    # values of halves, (S, 4) float64
+    floors, matched = [], []
+    for (a, b), c in zip(plan.pairs, plan.subsets, strict=True):
+        floors.append(prdc(plan.reference[a], plan.reference[b], k))
+        matched.append(prdc(plan.reference[a], plan.generated[c], k))
+    floor_table, matched_table = torch.tensor(floors).double(), torch.tensor(matched).double()
+    # one estimate per number
+    estimates = {}
+    for number, name in enumerate(PRDC._fields):
         low, high = intervals[name]
-        found[name] = Estimate(getattr(values, name), low, high, 0.0, *plan.beside(floor, same))
-    return found
+        floor = plan.floor_fields(floor_table[:, number], matched_table[:, number])
+        estimates[name] = Estimate(values[number], low, high, 0.0, *floor)
+    return estimates
 
 
 def counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """Return how often each of n items is in each of `resamples` samples of n with replacement, (R, n) float64."""
+    """Return the counts of n items in each of `resamples` samples of n with replacement, (R, n) float64."""
     drawn = torch.randint(n, (resamples, n), generator=generator)
     return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
 
 
 class _Plan:
-    """Which items are in which resample, in which half and in which subset, the same for every statistic of a seed."""
+    """Resamples, halves and subsets of reference and generated features, equal for all statistics with one seed."""
 
-    def __init__(self, real: Tensor, generated: Tensor, resamples: int, splits: int, seed: int) -> None:
-        for name, features in (("real", real), ("generated", generated)):
+    def __init__(self, reference: Tensor, generated: Tensor, resamples: int, splits: int, seed: int) -> None:
+        for name, features in (("reference", reference), ("generated", generated)):
             if features.ndim != 2 or len(features) < 4:
                 raise ConfigError(f"{name} features must be (N, D) with N >= 4, got {tuple(features.shape)}")
             if not features.isfinite().all():
                 bad = int((~features.isfinite()).any(1).sum())
                 raise DataError(f"{bad} of {len(features)} {name} feature vectors are not finite")
-        self.real, self.generated = real.double(), generated.double()
-        self.count = min(len(real) // 2, len(generated))
+        # divide the reference features and choose as many generated ones
+        self.reference, self.generated = reference.double(), generated.double()
+        self.count = min(len(reference) // 2, len(generated))
         generator = torch.Generator().manual_seed(seed)
-        halves = random_halves(len(real), splits, seed)
+        halves = random_halves(len(reference), splits, seed)
         self.pairs = [(a[: self.count], b[: self.count]) for a, b in halves]
         self.subsets = [torch.randperm(len(generated), generator=generator)[: self.count] for _ in range(splits)]
-        self.weights = counts(len(real), resamples, generator), counts(len(generated), resamples, generator)
+        # draw the resamples
+        self.weights = counts(len(reference), resamples, generator), counts(len(generated), resamples, generator)
 
     def against_generated(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the weights of real and generated items: of all, then of the resamples, then of halves and subsets.
+        """Yield the weights of reference and generated items: all, then resamples, then first halves and subsets.
 
-        At most as many at once as fit in a block of `ELEMENTS` when each takes `size` numbers; 0: all at once.
+        `size`: numbers in memory per row of weights, which bounds the rows of a block; 0 for one block.
         """
+        # rows of weights: all items, resamples, halves
         firsts = [a for a, _ in self.pairs]
-        n, m = len(self.real), len(self.generated)
+        n, m = len(self.reference), len(self.generated)
         u = torch.cat([torch.ones(1, n), self.weights[0], _ones_at(firsts, n)])
         v = torch.cat([torch.ones(1, m), self.weights[1], _ones_at(self.subsets, m)])
         return self._in_blocks(u, v, size)
 
     def halves(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the weights of the real items in the first and in the second halves."""
+        """Yield the weights of the reference items in the first and in the second halves."""
         firsts, seconds = zip(*self.pairs, strict=True)
-        return self._in_blocks(_ones_at(firsts, len(self.real)), _ones_at(seconds, len(self.real)), size)
+        return self._in_blocks(_ones_at(firsts, len(self.reference)), _ones_at(seconds, len(self.reference)), size)
 
     def _in_blocks(self, u: Tensor, v: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.real.device
+        device = self.reference.device
         for rows in row_blocks(len(u), size):
             yield u[rows].to(device, torch.float64), v[rows].to(device, torch.float64)
 
     def estimate(self, values: Tensor, floors: Tensor, lowest: float = -float("inf")) -> Estimate:
-        """Return the estimate from a statistic of (everything, resamples, halves) and of the real halves."""
+        """Return the estimate from the statistic of (all, resamples, halves), (1 + R + S,), and of halves, (S,)."""
+        # divide the rows into all items, resamples and halves
         values, floors = values.double().cpu(), floors.double().cpu()
         matched = values[1 + len(self.weights[0]) :]
         value, resampled = float(values[0]), values[1 : 1 + len(self.weights[0])]
+        # subtract the bootstrap's estimate of the bias
         bias = float(resampled.mean()) - value
         low, high = (max(edge - bias, lowest) for edge in percentile_interval(resampled))
-        return Estimate(value, low, high, bias, *self.beside(floors, matched))
+        return Estimate(value, low, high, bias, *self.floor_fields(floors, matched))
 
-    def beside(self, floors: Tensor, matched: Tensor) -> tuple[float, float, float, float, int]:
-        """Return the last fields of an estimate, from a statistic of the real halves and of halves and subsets."""
+    def floor_fields(self, floors: Tensor, matched: Tensor) -> tuple[float, float, float, float, int]:
+        """Return the last five fields of an estimate, from the statistic of halves and of halves and subsets."""
         return float(floors.mean()), *percentile_interval(floors), float(matched.mean()), self.count
 
 
 def _ones_at(indices: list[Tensor] | tuple[Tensor, ...], n: int) -> Tensor:
-    """Return a row for each set of indices: 1 where an item is in it, else 0, (S, n)."""
+    """Return (S, n): row s is 1 for the items in the set of indices s, else 0."""
     return torch.stack([torch.zeros(n).index_fill_(0, chosen, 1.0) for chosen in indices])
 
 
 def _weighted_moments(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means (R, D) and unbiased covariances (R, D, D) of (N, D) features counted `weights` (R, N) times each."""
+    """Return means (R, D) and unbiased covariances (R, D, D) of (N, D) features with counts `weights` (R, N)."""
     total = weights.sum(1, keepdim=True)
     mean = weights @ features / total
     second = (weights[:, None, :] * features.T) @ features                              # (R, D, D)
@@ -225,7 +246,7 @@ def _weighted_moments(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
 def _mean_kernels(x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Return the mean kernel of pairs, sum_ij u_i v_j k(x_i, y_j) / sum_ij u_i v_j, for each row of u and v, (R,).
 
-    Where `x` is `y`, over the pairs i != j.
+    If `x` is `y`, the sums are over pairs with i != j.
     """
     sums, pairs = x.new_zeros(len(u)), u.sum(1) * v.sum(1)
     if x is y:

@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from hfgen.loading.files import read_json
 
 IMAGES = 64
+"""Default number of images of a measurement."""
 
 
 @dataclass(frozen=True)
 class SamplingCost:
-    """Cost of `images` images: `parameters` and `evaluations` per image of each network, `seconds`, the median of the
-    repeats, and `peak_bytes`, with `peak_of`, what they count, on `device`.
+    """Cost of sampling `images` images on `device`.
+
+    `parameters`: of each network. `evaluations`: of each network, per image. `seconds`: median of the repeats.
+    `peak_bytes`: peak memory; `peak_of`: the memory that it counts, in words.
     """
 
     images: int
@@ -39,9 +42,11 @@ class SamplingCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of training as a run folder records it; None: not recorded. `steps` and `seconds`: all sessions together;
-    `batch_size`: the global one; `parameters`: of every network trained, discriminators and encoders too; `budget`: as
-    given; `autoencoder`: the run or model in whose latents this one was trained, which has a cost of its own.
+    """Cost of training from the record of a run folder; None if not recorded.
+
+    `steps`, `seconds`: sum over all sessions. `batch_size`: global batch size. `parameters`: of each trained network,
+    discriminators and encoders included. `budget`: the setting. `autoencoder`: run or model whose latents this model
+    was trained on; its own cost is not included.
     """
 
     steps: int | None = None
@@ -54,20 +59,21 @@ class TrainingCost:
 
 
 def networks_of(pipeline: Any) -> dict[str, nn.Module]:
-    """Return the networks among the components of a pipeline, hfgen's or a stock one, by name."""
+    """Return the networks among the components of a pipeline of hfgen or diffusers, by name."""
     return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
 
 
 def parameters(networks: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Return how many parameters each network has."""
+    """Return the number of parameters of each network."""
     return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
 
 
 class Evaluations:
-    """Counts, while it is open, how many items each network is given: a batch of B counts B.
+    """Context manager that counts the input items of each network; a batch of B counts B.
 
-    Of a network that is not called itself (a VAE whose decoder is) the most evaluated of its direct parts counts. Items
-    over images is the number of function evaluations per image; classifier-free guidance takes 2 a step.
+    For a network that is not called itself, such as a VAE of which only the decoder is called, the count is that of its
+    most evaluated direct part. Items over images is the number of function evaluations per image; classifier-free
+    guidance takes 2 per step.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
@@ -95,33 +101,44 @@ class Evaluations:
 
     @property
     def items(self) -> dict[str, int]:
-        """Return how many items each network was given."""
+        """Return the number of input items of each network."""
         return {name: whole or max(self._parts[name].values(), default=0) for name, whole in self._whole.items()}
 
 
 def sampling_cost(
     make: Callable[[int], Any], networks: Mapping[str, nn.Module], images: int = IMAGES, repeats: int = 3
 ) -> SamplingCost:
-    """Return what `make(n)`, which samples n images, costs for `images` of them.
+    """Return the cost of `images` images from `make(n)`, which samples n images.
 
-    A first call warms up and is where evaluations and memory are measured; `seconds` is the median of `repeats` more.
-    Peak memory on CUDA is that of torch's tensors, weights included, exact; on the CPU the growth of the process during
-    the first call plus the weights, sampled every 5 ms, which misses what lives shorter and, where the C library is not
-    glibc, what the process already held free: a lower bound.
+    The first call is the warm-up and measures evaluations and memory; `seconds` is the median of `repeats` more calls.
+    Peak memory on CUDA is exact: that of torch's tensors, weights included. On the CPU it is the growth of the process
+    during the first call, sampled every 5 ms, plus the weights. That is a lower bound: it misses memory that is freed
+    sooner and, without glibc, memory that the process held free before.
     """
-    device = next((p.device for net in networks.values() for p in net.parameters()), torch.device("cpu"))
+    device = _device_of(networks)
+    # measure evaluations and memory
     with Evaluations(networks) as counted, _peak(device, networks) as peak:
         make(images)
+    # measure time
     seconds = []
     for _ in range(repeats):
         start = _now(device)
         make(images)
         seconds.append(_now(device) - start)
+    # refer both to one image and to the device
     evaluations = {name: items / images for name, items in counted.items.items()}
-    found = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return SamplingCost(
-        images, parameters(networks), evaluations, statistics.median(seconds), peak.bytes, peak.counts, found
+        images, parameters(networks), evaluations, statistics.median(seconds), peak.bytes, peak.counts, hardware
     )
+
+
+def _device_of(networks: Mapping[str, nn.Module]) -> torch.device:
+    """Return the device of the first parameter; the CPU without parameters."""
+    for net in networks.values():
+        for parameter in net.parameters():
+            return parameter.device
+    return torch.device("cpu")
 
 
 def _now(device: torch.device) -> float:
@@ -131,7 +148,7 @@ def _now(device: torch.device) -> float:
 
 
 class _Peak:
-    """The most memory held while it is open, in `bytes`; `counts` says what."""
+    """Context manager that measures peak memory: `bytes`, and `counts`, the memory that they count, in words."""
 
     bytes = 0
     counts = ""
@@ -183,7 +200,7 @@ class _ProcessPeak(_Peak):
 
 
 def _give_back_free_memory() -> None:
-    """Hand what was freed back to the system, so that its reuse counts as growth; only glibc can be asked to."""
+    """Return freed memory to the system, so that its reuse counts as growth; without glibc do nothing."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
@@ -198,10 +215,10 @@ def _peak(device: torch.device, networks: Mapping[str, nn.Module]) -> _Peak:
 
 
 def training_cost(model: str | Path) -> TrainingCost:
-    """Return what training cost, from the run folder `model`, or the one that the pipeline folder `model` lies in.
+    """Return the cost of training from a run folder `model`, or from the run folder that holds the pipeline `model`.
 
-    `config.yaml`: batch size and budget; `run.json`: the rest; of a run without one, steps from the last whole line of
-    `metrics.jsonl`. All None for a Hub id and for a folder of no run.
+    Batch size and budget are read from `config.yaml`, the rest from `run.json`; without it the steps are read from the
+    last complete line of `metrics.jsonl`. All fields are None for a Hub id and for other folders.
     """
     path = Path(model).expanduser()
     folder = next((home for home in (path, path.parent) if (home / "config.yaml").is_file()), None)
@@ -216,7 +233,7 @@ def training_cost(model: str | Path) -> TrainingCost:
 
 
 def _last_step(log: Path) -> int | None:
-    """Return the step of the last whole line of a log; None where there is none."""
+    """Return the step of the last complete line of a log, or None."""
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
     whole = [line for line in lines if line.endswith("\n")]
     return int(json.loads(whole[-1])["step"]) if whole else None

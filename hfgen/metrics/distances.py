@@ -9,18 +9,18 @@ from torch import Tensor
 from hfgen.errors import ConfigError
 
 ELEMENTS = 2**24
-"""Numbers of a table of distances or kernels that are held at once: 128 MiB in float64."""
+"""Largest number of entries of a table of distances or kernels in memory: 128 MiB in float64."""
 
 ROUNDING = 1e-12
-"""Rounding error of a squared distance, as a share of the squared norms of the two; nearer ones are ties."""
+"""Rounding error of a squared distance, relative to the squared norms; distances that differ by less are ties."""
 
 
 class Moments:
-    """Mean (D,) and covariance (D, D) in float64 of features that come in parts, each of which is then forgotten.
+    """Running mean (D,) and covariance (D, D) in float64 of features that arrive in parts; the parts are not kept.
 
-    Two sets of counts n_a, n_b are joined by mean = mean_a + delta n_b / n and scatter = scatter_a + scatter_b +
-    delta delta^T n_a n_b / n, delta = mean_b - mean_a (Chan, Golub and LeVeque 1979, eq. 2.1), which loses no digits to
-    a mean that is far from 0. The order and sizes of the parts change only the rounding.
+    Two sets of n_a and n_b items are joined by mean = mean_a + delta n_b / n and scatter = scatter_a + scatter_b +
+    delta delta^T n_a n_b / n with delta = mean_b - mean_a (Chan, Golub and LeVeque 1979, eq. 2.1). A mean far from 0
+    costs no digits. The order and the sizes of the parts change only the rounding.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
@@ -31,12 +31,12 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> Self:
         """Return the moments of (N, D) features."""
-        found = cls(features.shape[1], features.device)
-        found.update(features)
-        return found
+        moments = cls(features.shape[1], features.device)
+        moments.update(features)
+        return moments
 
     def update(self, features: Tensor) -> None:
-        """Take in (N, D) more features."""
+        """Add (N, D) features. Raises ConfigError for another shape."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ConfigError(f"features must be (N, {len(self.mean)}), got {tuple(features.shape)}")
         if len(features):
@@ -46,7 +46,7 @@ class Moments:
             self._join(len(features), mean, centred.T @ centred)
 
     def merge(self, other: "Moments") -> None:
-        """Take in what another process has seen."""
+        """Add the moments of another process."""
         if other.count:
             self._join(other.count, other.mean.to(self.mean), other.scatter.to(self.mean))
 
@@ -70,79 +70,98 @@ class Moments:
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> Self:
-        """Return the moments that `packed` holds."""
-        dim = (round((4 * len(packed) - 3) ** 0.5) - 1) // 2                             # 1 + D + D^2 numbers
-        found = cls(dim, packed.device)
-        found.count, found.mean = int(packed[0]), packed[1 : dim + 1].clone()
-        found.scatter = packed[dim + 1 :].reshape(dim, dim).clone()
-        return found
+        """Return the moments of a tensor made by `packed`."""
+        # solve 1 + D + D^2 = length
+        dim = (round((4 * len(packed) - 3) ** 0.5) - 1) // 2
+        moments = cls(dim, packed.device)
+        moments.count, moments.mean = int(packed[0]), packed[1 : dim + 1].clone()
+        moments.scatter = packed[dim + 1 :].reshape(dim, dim).clone()
+        return moments
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and the unbiased covariance (D, D) of (N, D) features, in float64."""
-    found = Moments.of(features)
-    return found.mean, found.covariance
+    """Return the mean (D,) and the unbiased covariance (D, D) of (N, D) features, in float64.
+
+    Raises ConfigError for fewer than 2 items.
+    """
+    result = Moments.of(features)
+    return result.mean, result.covariance
 
 
 def frechet_distance_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """Return |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
+    """Return the squared Fréchet distance of two Gaussians from their means (D,) and covariances (D, D), at least 0.
 
-    The trace of the root is the sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric, so
-    that singular covariances need no added diagonal.
+    |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, eq. 6). The trace
+    of the root is the sum of the square roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2). That matrix is symmetric,
+    so singular covariances need no added diagonal.
     """
     return float(frechet_distances(mean_a, cov_a, mean_b, cov_b))
 
 
 def frechet_distances(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
-    """Return `frechet_distance_of_moments` for each of a batch: means (..., D), covariances (..., D, D), at least 0."""
+    """Return `frechet_distance_of_moments` of a batch: means (..., D), covariances (..., D, D), result (...), >= 0."""
+    # square root of C_a
     values, vectors = torch.linalg.eigh(cov_a)
     root_a = (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
+    # trace of (C_a C_b)^(1/2)
     eigenvalues = torch.linalg.eigvalsh(root_a @ cov_b @ root_a)
     trace_of_root = eigenvalues.clamp(min=0).sqrt().sum(-1)
+    # equation 6
     traces = (cov_a + cov_b).diagonal(dim1=-2, dim2=-1).sum(-1)
     return ((mean_a - mean_b).square().sum(-1) + traces - 2 * trace_of_root).clamp(min=0)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Return the squared Fréchet (2-Wasserstein) distance between Gaussians fitted to (N, D) and (M, D) features.
+    """Return the squared Fréchet (2-Wasserstein) distance of Gaussians fitted to (N, D) and (M, D) features, >= 0.
 
     The estimate is biased upwards by about 1/N + 1/M: compare only at equal sample counts, and with `split_floor`.
-    For features that do not fit in memory use `Moments` and `frechet_distance_of_moments`.
+    For features that do not fit in memory use `Moments` and `frechet_distance_of_moments`. Raises ConfigError for fewer
+    than 2 items.
     """
     return frechet_distance_of_moments(*moments(a), *moments(b))
 
 
 def polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Return k(x, y) = (x . y / D + 1)^3 of (N, D) and (M, D) features, (N, M) float64 (Bińkowski et al. 2018, 3.1)."""
+    """Return k(x, y) = (x . y / D + 1)^3 of (N, D) and (M, D) features, (N, M) float64.
+
+    Source: Bińkowski et al. 2018, section 3.1.
+    """
     return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
 
-def kid(real: Tensor, generated: Tensor, subset_size: int | None = None, subsets: int = 100, seed: int = 0) -> float:
-    """Return the kernel distance, MMD^2 with the polynomial kernel (Bińkowski et al. 2018, section 3.1).
+def kid(
+    reference: Tensor, generated: Tensor, subset_size: int | None = None, subsets: int = 100, seed: int = 0
+) -> float:
+    """Return the kernel distance of (N, D) reference and (M, D) generated features (Bińkowski et al. 2018, sec. 3.1).
 
-    mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j) (Gretton et al. 2012, eq. 3): an
-    unbiased estimate at any sample counts, so it can be negative. Over all pairs, a block at a time; or with
-    `subset_size` the mean over `subsets` random subsets of both, as published numbers (1,000, 100), also unbiased.
+    MMD^2 with the polynomial kernel, mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+    (Gretton et al. 2012, eq. 3). The estimate is unbiased at any sample counts, so it can be negative.
+    `subset_size`: size of `subsets` random subsets of both sets, over which the result is averaged, also without bias
+    (published numbers use 100 subsets of 1,000). Default: None (all pairs, a block at a time).
     Raises ConfigError for fewer than 2 items or subsets larger than a set.
     """
-    n, m = len(real), len(generated)
+    # check the sizes
+    n, m = len(reference), len(generated)
     smallest = min(n, m)
     if smallest < 2 or (subset_size is not None and not 2 <= subset_size <= smallest):
         raise ConfigError(f"the kernel distance needs 2 items of both, or subsets of 2 to {smallest}; "
-                          f"got {n} real, {m} generated, subset_size={subset_size}")
+                          f"got {n} reference, {m} generated, subset_size={subset_size}")
+    # all pairs
     if subset_size is None:
-        within = sum(_kernel_sum(x, x) / (len(x) * (len(x) - 1)) for x in (real, generated))
-        return within - 2 * _kernel_sum(real, generated) / (n * m)
+        within = sum(_kernel_sum(x, x) / (len(x) * (len(x) - 1)) for x in (reference, generated))
+        return within - 2 * _kernel_sum(reference, generated) / (n * m)
+    # mean over random subsets
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    distances = []
     for _ in range(subsets):
-        rows, columns = (torch.randperm(size, generator=generator)[:subset_size] for size in (n, m))
-        found.append(kid(real[rows.to(real.device)], generated[columns.to(generated.device)]))
-    return sum(found) / len(found)
+        rows = torch.randperm(n, generator=generator)[:subset_size]
+        columns = torch.randperm(m, generator=generator)[:subset_size]
+        distances.append(kid(reference[rows.to(reference.device)], generated[columns.to(generated.device)]))
+    return sum(distances) / len(distances)
 
 
 def _kernel_sum(a: Tensor, b: Tensor) -> float:
-    """Return the sum of k(a_i, b_j) over all pairs; where `a` is `b`, over those with i != j."""
+    """Return the sum of k(a_i, b_j) over all pairs, or over pairs with i != j if `a` is `b`."""
     total = 0.0
     for rows in row_blocks(len(a), len(b)):
         block = polynomial_kernel(a[rows], b)
@@ -151,36 +170,40 @@ def _kernel_sum(a: Tensor, b: Tensor) -> float:
 
 
 def random_halves(n: int, splits: int = 20, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Return `splits` fixed random divisions of range(n) into two halves, as pairs of index tensors."""
+    """Return `splits` random divisions of range(n) into two halves, fixed by `seed`, as pairs of index tensors."""
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(n, generator=generator) for _ in range(splits)]
     return [(order[: n // 2], order[n // 2 :]) for order in orders]
 
 
 def split_floor(features: Tensor, splits: int = 20, seed: int = 0) -> float:
-    """Return the mean Fréchet distance between the halves of (N, D) real features over fixed random splits.
+    """Return the mean Fréchet distance between the halves of (N, D) reference features over fixed random splits, >= 0.
 
-    What real data scores against itself: the unit in which a model's distance is read (`frechet_ratio`).
+    It is the distance of reference data to themselves, and the unit of a model's distance in `frechet_ratio`.
     """
     distances = [frechet_distance(features[a], features[b]) for a, b in random_halves(len(features), splits, seed)]
     return sum(distances) / len(distances)
 
 
-def frechet_ratio(real: Tensor, generated: Tensor, splits: int = 20, seed: int = 0) -> float:
-    """Return the Fréchet distance of (M, D) generated to (N, D) real features over the real data's `split_floor`."""
-    return frechet_distance(real, generated) / split_floor(real, splits, seed)
+def frechet_ratio(reference: Tensor, generated: Tensor, splits: int = 20, seed: int = 0) -> float:
+    """Return the Fréchet distance of (M, D) generated to (N, D) reference features over their `split_floor`, >= 0."""
+    return frechet_distance(reference, generated) / split_floor(reference, splits, seed)
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yield the slices of range(rows) whose table with `columns` columns has at most `ELEMENTS` numbers each."""
+    """Yield consecutive slices of range(rows); a table of a slice and `columns` columns has at most `ELEMENTS` entries.
+
+    A slice has at least one row.
+    """
     step = max(1, ELEMENTS // max(1, columns))
     yield from (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the squared distances of some of (M, D) queries to all (N, D) references, (b, N) float64, and which rows.
+    """Yield (rows, squared distances (b, N) float64) of (M, D) queries to all (N, D) references, a slice at a time.
 
-    |x|^2 + |y|^2 - 2 x . y about the references' median, which no outlier moves: off by less than `rounding` of both.
+    |x|^2 + |y|^2 - 2 x . y, taken about the median of the references, which outliers do not move. The error is less
+    than the sum of the `rounding` of both.
     """
     centre = references.double().median(0).values
     y = references.double() - centre
@@ -191,33 +214,36 @@ def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tup
 
 
 def rounding(features: Tensor, references: Tensor) -> Tensor:
-    """Return what rounding may add to the squared distances of each of (N, D) features to references, (N,) float64."""
+    """Return a bound on the rounding error of squared distances of (N, D) features to references, (N,) float64."""
     return ROUNDING * (features.double() - references.double().median(0).values).square().sum(1)
 
 
 def nearest(queries: Tensor, references: Tensor, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the Euclidean distance of each of (M, D) queries to its nearest reference, float64, and which it is, (M,).
+    """Return Euclidean distance (M,) float64 and index (M,) of the nearest reference of each of (M, D) queries.
 
-    With `exclude_self` both are the same set and an item is not its own neighbour. An exact copy has distance 0.
+    `exclude_self`: both arguments are the same set, and an item is not its own neighbour. An exact copy has distance 0.
+    Raises ConfigError if there is no neighbour.
     """
     if not len(queries) or len(references) < 1 + exclude_self:
         raise ConfigError(f"nearest neighbours of {len(queries)} items among {len(references)}: there are none")
-    found = []
+    # find the nearest references
+    parts = []
     for rows, squared in squared_distance_blocks(queries, references):
         if exclude_self:
             squared[:, rows].fill_diagonal_(float("inf"))
-        found.append(squared.argmin(1))
-    indices = torch.cat(found)
-    parts = [
-        (queries[rows].double() - references[indices[rows]].double()).norm(dim=1)
-        for rows in row_blocks(len(queries), queries.shape[1])
-    ]
-    return torch.cat(parts), indices
+        parts.append(squared.argmin(1))
+    indices = torch.cat(parts)
+    # compute their distances again, exactly
+    distances = []
+    for rows in row_blocks(len(queries), queries.shape[1]):
+        distances.append((queries[rows].double() - references[indices[rows]].double()).norm(dim=1))
+    return torch.cat(distances), indices
 
 
 def nearest_distances(queries: Tensor, references: Tensor, exclude_self: bool = False) -> Tensor:
-    """Return the Euclidean distance of each of (M, D) queries to its nearest of (N, D) references, shape (M,).
+    """Return the Euclidean distance of each of (M, D) queries to its nearest of (N, D) references, (M,) float64.
 
-    With `exclude_self` both are the same set and an item is not its own neighbour: the distances of held-out data.
+    `exclude_self`: both arguments are the same set, and an item is not its own neighbour. Raises ConfigError if there
+    is no neighbour.
     """
     return nearest(queries, references, exclude_self)[0]

@@ -1,7 +1,7 @@
 """Feature extractors by name: images (B, C, H, W) in [-1, 1] in, features (B, D) out.
 
-A distance between features means nothing without the extractor that made them: its name, the hash of its weights and
-how it resizes belong to every number.
+A distance between features has a meaning only for one extractor: report its name, the hash of its weights and its
+resizing with every number.
 """
 
 import hashlib
@@ -19,15 +19,21 @@ from hfgen.loading.resolve import resolve
 from hfgen.models.classifier import Classifier
 
 DINOV2, CLIP = "facebook/dinov2-large", "openai/clip-vit-large-patch14"
+"""Default models of the extractors `dinov2` and `clip`."""
+
 NAMES = ("pixels", "classifier:<model>", "inception", "dinov2[:<folder or Hub id>]", "clip[:<folder or Hub id>]")
+"""Names that `load_extractor` takes."""
+
+BATCH_SIZE = 256
+"""Default number of images whose features are computed at once."""
 
 
 class Extractor:
     """Base of all feature extractors: images (B, C, H, W) in [-1, 1] in, features (B, D) float32 out.
 
-    Attributes: `name` as asked for; `weights_hash`, sha256 over names, shapes and bytes of the tensors, or "none";
-    `resizer`, how images are resized, in words; `dim`, D, or None where the images decide; `net`, None for pixels.
-    Features of an image do not depend on its batch.
+    Attributes: `name`, as requested; `weights_hash`, sha256 of names, shapes and bytes of the tensors, or "none";
+    `resizer`, the resizing in words; `dim`, the number D of features, None if it depends on the images; `net`, None for
+    pixels. Features of an image do not depend on its batch.
     """
 
     name = "pixels"
@@ -45,23 +51,23 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features (B, D), float32, on the extractor's device."""
+        """Return the features (B, D) float32, on the extractor's device, of images (B, C, H, W) in [-1, 1]."""
         return self._features(images.to(self.device)).float()
 
     def _features(self, images: Tensor) -> Tensor:
         return images.flatten(1)
 
     def describe(self) -> dict[str, Any]:
-        """Return name, weights_hash, resizer and dim, as they stand beside a number."""
+        """Return name, weights_hash, resizer and dim, which are reported with each number."""
         return {"name": self.name, "weights_hash": self.weights_hash, "resizer": self.resizer, "dim": self.dim}
 
 
 class Pixels(Extractor):
-    """The images themselves, flattened; also points (B, 2) as they are."""
+    """The flattened images; points (B, 2) are unchanged."""
 
 
 class ClassifierFeatures(Extractor):
-    """The penultimate activations of hfgen's small classifier, and the classes that it sees (`labels`)."""
+    """Penultimate activations of hfgen's small classifier, and its predicted classes (`labels`)."""
 
     def __init__(self, name: str, classifier: Any, device: torch.device | str = "cpu") -> None:
         super().__init__(name, device)
@@ -77,7 +83,7 @@ class ClassifierFeatures(Extractor):
         return int(self.classifier.config["num_classes"])
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return images in [-1, 1] in the size and channels of the classifier."""
+        """Return images (B, C, H, W) in [-1, 1] in the size and channels of the classifier."""
         channels = self.classifier.config["channels"]
         if images.shape[1] == channels and tuple(images.shape[2:]) == self.classifier.sides:
             return images.float()
@@ -95,8 +101,8 @@ class ClassifierFeatures(Extractor):
 class VisionTransformer(Extractor):
     """DINOv2's class token after the last norm (`pooler_output`), or CLIP's projected image embedding, not normalised.
 
-    Resized as the model's own preprocessor says. Fréchet distances published with DINOv2 (Stein et al. 2023) resize to
-    224x224 without a crop: compare with those only through a folder whose preprocessor says so.
+    Images are resized as in the model's own preprocessor. Published Fréchet distances with DINOv2 (Stein et al. 2023)
+    resize to 224x224 without a crop: to compare with them, use a folder whose preprocessor does the same.
     """
 
     def __init__(self, name: str, net: Any, preprocessing: Any, device: torch.device | str = "cpu") -> None:
@@ -107,7 +113,7 @@ class VisionTransformer(Extractor):
         self.dim = net.config.projection_dim if self.projected else net.config.hidden_size
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return images in [-1, 1] as the network takes them."""
+        """Return images (B, C, H, W) in [-1, 1] as input of the network, (B, 3, h, w)."""
         return torch.as_tensor(self.preprocessing(with_channels(unit_of(images), 3)))
 
     def _features(self, images: Tensor) -> Tensor:
@@ -117,9 +123,9 @@ class VisionTransformer(Extractor):
 
 
 class Inception(Extractor):
-    """Inception-v3 of the first FID, 2,048 features, in torch-fidelity's port: what published FIDs mean.
+    """Inception-v3 of published FIDs in torch-fidelity's port, 2,048 features (Heusel et al. 2017).
 
-    It takes 8 bits and resizes to 299x299 itself, bilinear as TensorFlow 1 did, not antialiased.
+    It takes 8-bit images and resizes them to 299x299, bilinear as in TensorFlow 1, not antialiased.
     """
 
     resizer = "torch-fidelity's inception-v3-compat: 8 bits, bilinear as in TensorFlow 1, 299x299, not antialiased"
@@ -138,15 +144,18 @@ class Inception(Extractor):
 def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
     """Return the feature extractor `name`, on `device`.
 
-    `pixels`; `classifier:<model>`, hfgen's classifier in a run or pipeline folder or of a Hub id; `inception`, if
-    torch-fidelity is installed; `dinov2` and `clip`, or `dinov2:<folder or Hub id>`, through transformers. Nothing but
-    safetensors and JSON is read (torch-fidelity's pickle excepted). Raises ConfigError for any other name.
+    `pixels`; `classifier:<model>`, hfgen's classifier in a run folder, a pipeline folder or under a Hub id;
+    `inception`, if torch-fidelity is installed; `dinov2` and `clip`, or `dinov2:<folder or Hub id>`, through
+    transformers. Only safetensors and JSON are read, except for torch-fidelity's pickle. Raises ConfigError for any
+    other name.
     """
+    # check the name
     kind, colon, model = name.partition(":")
     known = {entry.partition(":")[0].partition("[")[0] for entry in NAMES}
     needs, takes = kind == "classifier", kind in ("classifier", "dinov2", "clip")
     if kind not in known or (needs and not model) or (colon and not (takes and model)):
         raise ConfigError(f"{name!r} is no feature extractor; it is one of {', '.join(NAMES)}")
+    # load the network
     if kind == "pixels":
         return Pixels(name, device)
     if kind == "classifier":
@@ -160,14 +169,17 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
 
 
 def load_classifier(model: str) -> Classifier:
-    """Return hfgen's classifier in a run folder, a pipeline folder or of a Hub id; ConfigError if it holds none."""
+    """Return hfgen's classifier in a run folder, a pipeline folder or under a Hub id.
+
+    Raises ConfigError if there is no classifier.
+    """
     folder = resolve(model)
     _, entries = components.read_index(folder)
     for part, pair in entries.items():
         if isinstance(pair, list) and len(pair) == 2 and pair[1] == Classifier.__name__:
             cls = components.component_class(folder / components.INDEX, part, *pair)
-            found: Classifier = components.load_component(folder, part, cls, pair[1])
-            return found
+            classifier: Classifier = components.load_component(folder, part, cls, pair[1])
+            return classifier
     raise ConfigError(f"{folder}: holds no {Classifier.__name__} ({', '.join(entries)}); train one with "
                       "hfgen train classifier")
 
@@ -183,14 +195,17 @@ def _load_inception() -> nn.Module:
     return net
 
 
-def features_of(extractor: Extractor, images: Tensor | Iterable[Tensor], batch_size: int = 256) -> Tensor:
-    """Return the features (N, D) float32 on the CPU of images (N, C, H, W), or of batches of them that come in turn."""
+def features_of(extractor: Extractor, images: Tensor | Iterable[Tensor], batch_size: int = BATCH_SIZE) -> Tensor:
+    """Return the features (N, D) float32, on the CPU, of images (N, C, H, W) in [-1, 1] or of an iterable of batches.
+
+    `batch_size`: images at once, for a tensor of images.
+    """
     batches = images.split(batch_size) if isinstance(images, Tensor) else images
     return torch.cat([extractor(batch).cpu() for batch in batches])
 
 
 def hash_of(net: nn.Module) -> str:
-    """Return the sha256 (hex) over the names, types, shapes and bytes of a network's tensors, in the order of names."""
+    """Return the sha256 (hex) of names, types, shapes and bytes of a network's tensors, in the order of names."""
     digest = hashlib.sha256()
     for key, tensor in sorted(net.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()

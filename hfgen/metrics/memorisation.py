@@ -1,7 +1,7 @@
-"""Whether generated samples are copies of training data: (N, D) features in, numbers out, a block at a time.
+"""Memorisation: distances of generated features (M, D) to training features (N, D), computed a block at a time.
 
-Distances are Euclidean between features, pixels or an extractor's. A model that has learned the distribution is as near
-to its training data as to real data that it has never seen.
+Distances are Euclidean, between pixels or an extractor's features. Samples of a model that has learned the distribution
+are as near to its training data as to held-out data.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,15 @@ COPY_QUANTILE = 0.01
 
 @dataclass(frozen=True)
 class Memorisation:
-    """The result of `memorisation`. `distances`, `indices` (M,): to the nearest training item, and which that is.
+    """The result of `memorisation`. `distances` and `indices` (M,): distance and index of the nearest training item.
 
     `ratio`, with its 95 % interval `ratio_low`, `ratio_high`: mean distance to the training data over mean distance to
-    held-out data, at equal counts; 1 without memorisation, less for copies: 0 where there are at most as many training
-    as held-out items, above that where there are more, since of the sets that are averaged one alone has the original;
-    None without held-out data. `threshold`: the distance below which a sample is a near-copy; `near_copies`: the share
-    of samples that are; `expected`: the share of held-out data that are, by the choice of the threshold. `pairs`: the
-    closest (sample, training item, distance), the closest first.
+    held-out data, at equal counts. It is 1 without memorisation and less for copies. Exact copies give 0 if there are
+    at most as many training as held-out items; otherwise more, because only one of the averaged training sets holds the
+    original. None without held-out data.
+    `threshold`: distance below which a sample is a near-copy. `near_copies`: share of samples below the threshold.
+    `expected`: share of held-out data below the threshold, by its choice. `pairs`: the closest (sample, training item,
+    distance), in ascending order of distance.
     """
 
     distances: Tensor
@@ -47,35 +48,41 @@ def memorisation(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Memorisation:
-    """Return how near (M, D) generated features are to (N, D) training and (H, D) held-out features.
+    """Return the distances of (M, D) generated features to (N, D) training and (H, D) held-out features.
 
-    A near-copy lies nearer to its nearest training item than all but the share `quantile` of held-out items lie to
-    theirs; without held-out data, of training items to their nearest other one. The ratio compares n = min(N, H) items
-    of each, averaged over the whole disjoint sets of n that a seeded order divides the larger into, for the nearest of
-    more items is nearer. Its interval is the 95 % percentile bootstrap over generated samples, the real data fixed.
+    The threshold of near-copies is the quantile `quantile` of the distances of held-out items to their nearest training
+    item; without held-out data, of training items to their nearest other training item.
+    The ratio compares n = min(N, H) items of each set, because the nearest of more items is nearer: the larger set is
+    divided, in a seeded order, into disjoint sets of n, and their distances are averaged. Its interval is the 95 %
+    percentile bootstrap over generated samples with the other sets fixed.
 
-    Bias: samples that are worse than real data are far from both sets, which hides copies in the mean (the ratio tends
-    to 1) but not in the share; samples with less detail than real data lie nearer to everything, so that the share is
-    too high without a copy: look at the pairs.
+    Bias: samples worse than reference data are far from both sets. This hides copies in the ratio, which tends to 1,
+    but not in the share. Samples with less detail than reference data are nearer to all images, so the share is too
+    high without copies: look at the pairs. Raises ConfigError for empty sets.
     """
+    # distances to the training data, and the threshold of near-copies
     distances, indices = nearest(generated, train)
-    itself = held_out is None
-    usual = nearest_distances(train if held_out is None else held_out, train, exclude_self=itself)
+    if held_out is None:
+        usual = nearest_distances(train, train, exclude_self=True)
+    else:
+        usual = nearest_distances(held_out, train)
     threshold = float(usual.quantile(quantile, interpolation="lower"))
+    near_copies = float((distances < threshold).double().mean())
+    # ratio to the distances to held-out data, at equal counts
     ratio, low, high = None, None, None
     if held_out is not None:
         n = min(len(train), len(held_out))
-        ratio, low, high = _ratio(_mean_nearest(generated, train, n, seed), _mean_nearest(generated, held_out, n, seed),
-                                  resamples, seed)  # fmt: skip
-    closest = distances.argsort(stable=True)[:pairs].tolist()
-    return Memorisation(
-        distances, indices, ratio, low, high, threshold, float((distances < threshold).double().mean()), quantile,
-        [(i, int(indices[i]), float(distances[i])) for i in closest],
-    )  # fmt: skip
+        to_train = _mean_nearest(generated, train, n, seed)
+        to_held_out = _mean_nearest(generated, held_out, n, seed)
+        ratio, low, high = _ratio(to_train, to_held_out, resamples, seed)
+    # closest pairs
+    order = distances.argsort(stable=True)[:pairs].tolist()
+    closest = [(i, int(indices[i]), float(distances[i])) for i in order]
+    return Memorisation(distances, indices, ratio, low, high, threshold, near_copies, quantile, closest)
 
 
 def _mean_nearest(queries: Tensor, references: Tensor, n: int, seed: int) -> Tensor:
-    """Return the distance of each query to its nearest of n references, averaged over disjoint sets of n, (M,)."""
+    """Return the distance of each query to its nearest reference, averaged over disjoint sets of n references, (M,)."""
     order = torch.randperm(len(references), generator=torch.Generator().manual_seed(seed)).to(references.device)
     sets = [order[start : start + n] for start in range(0, len(order) - n + 1, n)]
     return torch.stack([nearest_distances(queries, references[chosen]) for chosen in sets]).mean(0)

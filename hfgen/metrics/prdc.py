@@ -1,8 +1,8 @@
-"""Fidelity and diversity of generated samples apart, by nearest neighbours: (N, D) features in, numbers out.
+"""Fidelity and diversity of generated samples as separate numbers, by nearest neighbours of (N, D) features.
 
-A ball is drawn around each item, out to its k-th nearest other one. All four numbers depend on the sample counts and on
-k (none estimates a quantity of the distributions alone): compare only at equal counts, and with what real data score.
-An item at the very radius lies inside, rounding allowed for.
+The ball of an item reaches to its k-th nearest other item. All four numbers depend on the sample counts and on k (none
+estimates a quantity of the distributions alone): compare only at equal counts, and with the values of reference data.
+An item whose distance equals the radius, up to rounding, lies inside.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from hfgen.metrics.distances import rounding, squared_distance_blocks
 
 
 class PRDC(NamedTuple):
-    """Precision, recall and coverage in [0, 1]; density >= 0, about 1 for real data."""
+    """Precision, recall and coverage in [0, 1]; density >= 0, about 1 for reference data."""
 
     precision: float
     recall: float
@@ -25,7 +25,7 @@ class PRDC(NamedTuple):
 
 
 def knn_radii(features: Tensor, k: int) -> Tensor:
-    """Return the distance of each of (N, D) features to its k-th nearest other one, shape (N,), float64.
+    """Return the distance of each of (N, D) features to its k-th nearest other item, (N,) float64.
 
     Raises ConfigError unless 1 <= k < N.
     """
@@ -38,59 +38,63 @@ def knn_radii(features: Tensor, k: int) -> Tensor:
     return torch.cat(radii)
 
 
-def precision(real: Tensor, generated: Tensor, k: int = 5) -> float:
-    """Return the share of generated samples inside the real manifold (Kynkäänniemi et al. 2019, eq. 2), in [0, 1].
+def precision(reference: Tensor, generated: Tensor, k: int = 5) -> float:
+    """Return the share of (M, D) generated features inside the manifold of (N, D) reference features, in [0, 1].
 
-    A sample counts when it lies within the k-NN ball of at least one real item. `real` (N, D), `generated` (M, D).
+    A sample is inside if it lies in the k-NN ball of at least one reference item (Kynkäänniemi et al. 2019, eq. 2).
+    Raises ConfigError unless 1 <= k < N.
     """
-    limits, slack = _limits(real, k, real), rounding(generated, real)[:, None]
-    blocks = squared_distance_blocks(generated, real)
+    limits, slack = _limits(reference, k, reference), rounding(generated, reference)[:, None]
+    blocks = squared_distance_blocks(generated, reference)
     return float(torch.cat([(squared - slack[rows] <= limits).any(1) for rows, squared in blocks]).double().mean())
 
 
-def prdc(real: Tensor, generated: Tensor, k: int = 5) -> PRDC:
-    """Return precision, recall, density and coverage of (M, D) generated against (N, D) real features.
+def prdc(reference: Tensor, generated: Tensor, k: int = 5) -> PRDC:
+    """Return precision, recall, density and coverage of (M, D) generated against (N, D) reference features.
 
-    precision: share of generated samples in at least one real ball; recall: share of real items in at least one
-    generated ball (Kynkäänniemi et al. 2019, eqs. 2, 3). density: real balls that a generated sample lies in, over k,
-    on average; coverage: share of real balls with a generated sample in them (Naeem et al. 2020, eqs. 3, 4).
+    Precision: share of generated samples in at least one reference ball. Recall: share of reference items in at least
+    one generated ball (Kynkäänniemi et al. 2019, eqs. 2, 3). Density: mean number of reference balls that hold a
+    generated sample, over k. Coverage: share of reference balls that hold at least one generated sample (Naeem et al.
+    2020, eqs. 3, 4).
 
-    Bias: more samples shrink the balls, so precision and recall of imperfect models fall with N and M; and an outlier's
-    ball is large, so they are too high where there are outliers (density and coverage less so). Of two samples of one
-    distribution, N = M large, density is 1 on average, coverage 1 - 2^-k. Raises ConfigError unless k < N, M.
+    Bias: more samples shrink the balls, so precision and recall of imperfect models fall with N and M. The ball of an
+    outlier is large, so outliers make both too high (density and coverage less so). For two samples of one
+    distribution with N = M large, density is 1 and coverage 1 - 2^-k on average. Raises ConfigError unless k < N, M.
     """
-    neighbours = Neighbours(real, generated, k)
     hits, insiders = 0, 0
-    covered, recalled = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
-    for _, in_real, in_generated in neighbours:
-        insiders += int(in_real.any(1).sum())
-        hits += int(in_real.sum())
-        covered |= in_real.any(0)
+    covered = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
+    recalled = torch.zeros_like(covered)
+    # count a block of generated samples at a time
+    for _, in_reference, in_generated in Neighbours(reference, generated, k):
+        insiders += int(in_reference.any(1).sum())
+        hits += int(in_reference.sum())
+        covered |= in_reference.any(0)
         recalled |= in_generated.any(0)
-    n, m = len(real), len(generated)
+    # divide by the numbers of items
+    n, m = len(reference), len(generated)
     return PRDC(insiders / m, int(recalled.sum()) / n, hits / (k * m), int(covered.sum()) / n)
 
 
 class Neighbours:
-    """Which samples lie in which balls: iterating yields (rows, in_real (b, N), in_generated (b, N)), bool, by blocks.
+    """Iterable over blocks of generated samples: (rows, in_reference (b, N), in_generated (b, N)), the tables bool.
 
-    For the generated samples `rows` (a slice): in_real[j, i] says that sample j lies in the ball of real item i,
-    in_generated[j, i] that item i lies in the ball of sample j.
+    `rows` is the slice of generated samples. in_reference[j, i]: sample j lies in the ball of reference item i.
+    in_generated[j, i]: item i lies in the ball of sample j.
     """
 
-    def __init__(self, real: Tensor, generated: Tensor, k: int = 5) -> None:
-        self.real, self.generated, self.k = real, generated, k
-        self._limits = _limits(real, k, real), _limits(generated, k, real)[:, None]
-        self._slack = rounding(real, real), rounding(generated, real)[:, None]
+    def __init__(self, reference: Tensor, generated: Tensor, k: int = 5) -> None:
+        self.reference, self.generated, self.k = reference, generated, k
+        self._limits = _limits(reference, k, reference), _limits(generated, k, reference)[:, None]
+        self._slack = rounding(reference, reference), rounding(generated, reference)[:, None]
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield the rows of a block and the two tables."""
-        real, generated = self._limits
-        real_slack, generated_slack = self._slack
-        for rows, squared in squared_distance_blocks(self.generated, self.real):
-            yield rows, squared - generated_slack[rows] <= real, squared - real_slack <= generated[rows]
+        """Yield the rows and the two tables of each block."""
+        reference, generated = self._limits
+        reference_slack, generated_slack = self._slack
+        for rows, squared in squared_distance_blocks(self.generated, self.reference):
+            yield rows, squared - generated_slack[rows] <= reference, squared - reference_slack <= generated[rows]
 
 
 def _limits(features: Tensor, k: int, references: Tensor) -> Tensor:
-    """Return the squared radii (N,) of the items' balls, rounding of theirs included."""
+    """Return the squared radii of the balls of (N, D) features, with their rounding error added, (N,) float64."""
     return knn_radii(features, k).square() + rounding(features, references)

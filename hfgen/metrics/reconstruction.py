@@ -1,4 +1,4 @@
-"""How near reconstructed images are to the true ones: tensors in, numbers out."""
+"""Errors of reconstructed images: tensors in, numbers out."""
 
 import math
 
@@ -8,10 +8,11 @@ from hfgen.errors import ConfigError
 
 
 def psnr(images: torch.Tensor, truth: torch.Tensor, peak: float = 2.0) -> float:
-    """Return the peak signal-to-noise ratio of images against the truth in decibels, infinite where they are equal.
+    """Return the peak signal-to-noise ratio of images against the truth (same shape) in decibels.
 
-    10 log10(peak^2 / MSE), the mean squared error taken over all pixels of all images (not per image, whose mean would
-    be infinite as soon as one image is exact). `peak` is the range of the values: 2 for [-1, 1], 1 for [0, 1].
+    10 log10(peak^2 / MSE), infinite for equal images. The mean squared error is taken over all pixels of all images
+    (the mean over images would be infinite if one image were exact). `peak`: range of the values, 2 for [-1, 1] and 1
+    for [0, 1]. Raises ConfigError for different shapes or no images.
     """
     if images.shape != truth.shape or not images.numel():
         raise ConfigError(f"images and truth must have one shape, got {tuple(images.shape)} and {tuple(truth.shape)}")
@@ -19,5 +20,5 @@ def psnr(images: torch.Tensor, truth: torch.Tensor, peak: float = 2.0) -> float:
 
 
 def decibels(mse: float, peak: float = 2.0) -> float:
-    """Return the peak signal-to-noise ratio, 10 log10(peak^2 / MSE), that belongs to a mean squared error."""
+    """Return the peak signal-to-noise ratio of a mean squared error in decibels: 10 log10(peak^2 / MSE)."""
     return 10 * math.log10(peak**2 / mse) if mse else math.inf

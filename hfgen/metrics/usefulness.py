@@ -1,8 +1,8 @@
-"""Usefulness of synthetic images: classifiers trained on them and tested on real images.
+"""Usefulness of synthetic images: classifiers are trained on them and tested on real images.
 
-Every classifier is `hfgen.Classifier`, trained for the same number of steps of the same size whatever the data, so that
-more images never mean more training. Starting weights and order are functions of the seed: equal inputs give equal
-numbers (on one machine, with equal threads).
+Every classifier is `hfgen.Classifier`, trained for the same number of steps and batch size on all data, so that more
+images do not mean more training. Initial weights and order are functions of the seed: equal inputs give equal numbers
+(on one machine, with equal threads).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +23,15 @@ Labelled = tuple[Tensor, Tensor]
 """Images (N, C, H, W) in [-1, 1] and their classes, int64 (N,)."""
 
 PER_CLASS = (10, 50, 200)
+"""Default numbers of real images per class in `augmentation_gain`."""
+
+BATCH_SIZE = 512
+"""Test images that a classifier labels at once."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How each classifier is trained: AdamW, a rate that falls to 0 along a cosine, `seeds` of them averaged."""
+    """Training of each classifier: AdamW with a cosine decay of the rate to 0; results are means over `seeds` runs."""
 
     steps: int = 500
     batch_size: int = 64
@@ -39,10 +43,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Usefulness:
-    """Accuracy on real test images after training on `real` images, and on `other` ones: synthetic, or both.
+    """Accuracy on real test images: (mean, low, high) with a 95 % bootstrap interval over test images, in [0, 1].
 
-    Each with its 95 % bootstrap interval over test images; `gain` = other - real, paired by test image, so that its
-    interval tells whether the difference is more than chance. `images`: real images trained on.
+    `real`: trained on real images; `other`: trained on synthetic images, or on both. `gain` = other - real, paired by
+    test image, so an interval without 0 shows a difference beyond chance. `images`: number of real training images.
     """
 
     images: int
@@ -53,30 +57,31 @@ class Usefulness:
 
 def classifier_accuracy_score(
     synthetic: Labelled,
-    real: Labelled,
+    reference: Labelled,
     test: Labelled,
     num_classes: int,
     training: Training | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Usefulness:
-    """Return the accuracy on real test images of classifiers trained on synthetic, and on real images.
+    """Return the accuracy on real test images of classifiers trained on synthetic and on real (`reference`) images.
 
-    The classification accuracy score (Ravuri and Vinyals 2019, section 3), `other`, against `real`: how
-    much of what matters for the classes a class-conditional model has kept. Labels are those the model was asked for.
+    `other` is the classification accuracy score (Ravuri and Vinyals 2019, section 3): it measures how much of the class
+    information a class-conditional model has kept. The synthetic labels are those that the model was conditioned on.
 
-    Bias: downwards, as of every finite training set, and by the seeds; use as many synthetic as real images, or say how
-    many. Never compare with scores of another classifier or number of steps.
+    Bias: downwards, because training sets are finite, and by the seeds. Use as many synthetic as real images, or report
+    the counts. Do not compare with scores of another classifier or number of steps. Raises ConfigError for images of
+    different shapes, for counts of images and labels that differ, and for no images.
     """
     training = training or Training()
-    on_real = _correct([real], test, num_classes, training, seed, progress)
+    on_real = _correct([reference], test, num_classes, training, seed, progress)
     on_synthetic = _correct([synthetic], test, num_classes, training, seed, progress)
-    return _compared(len(real[0]), on_real, on_synthetic)
+    return _compared(len(reference[0]), on_real, on_synthetic)
 
 
 def augmentation_gain(
     synthetic: Labelled,
-    real: Labelled,
+    reference: Labelled,
     test: Labelled,
     num_classes: int,
     per_class: Sequence[int] = PER_CLASS,
@@ -84,26 +89,31 @@ def augmentation_gain(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[int, Usefulness]:
-    """Return what synthetic images add to few real ones: for each number of real images per class, real against both.
+    """Return, by number of real images per class, the accuracy from real images and from real and synthetic images.
 
-    Trained on both, a batch is half real and half synthetic, so that few real images do not drown. A class with fewer
-    images than asked gives all it has (`Usefulness.images` says how many there are in all).
+    For training on both, half of each batch is real and half synthetic, so few real images keep their weight. A class
+    with fewer images than requested gives all of them (`Usefulness.images` is the total).
 
-    Bias: the generator may have been trained on all of `real`, and then brings more than the few images of the
-    comparison: a gain is the use of the model together with its training data.
+    Bias: the generator may have been trained on all of `reference`, that is, on more than the few images of the
+    comparison: a gain is then due to the model together with its training data. Raises ConfigError as
+    `classifier_accuracy_score`.
     """
     training = training or Training()
-    found = {}
+    gains = {}
     for number in per_class:
-        few = few_per_class(real, number, seed)
+        few = few_per_class(reference, number, seed)
         on_real = _correct([few], test, num_classes, training, seed, progress)
         on_both = _correct([few, synthetic], test, num_classes, training, seed, progress)
-        found[number] = _compared(len(few[0]), on_real, on_both)
-    return found
+        gains[number] = _compared(len(few[0]), on_real, on_both)
+    return gains
 
 
 def few_per_class(data: Labelled, number: int, seed: int = 0) -> Labelled:
-    """Return `number` images of each class, chosen by the seed, smaller choices within larger ones; all where fewer."""
+    """Return `number` images of each class, chosen by the seed, or all of a class with fewer.
+
+    Images chosen for a smaller `number` are also chosen for a larger one.
+    """
+    # shuffle, and take the first of each class
     images, labels = data
     order = torch.from_numpy(stretch(derive_seed(seed, "few"), len(labels), 0, len(labels))[1].copy())
     shuffled = labels.cpu()[order]
@@ -119,13 +129,18 @@ def train_classifier(
     device: torch.device | None = None,
     after_step: Callable[[], Any] | None = None,
 ) -> Any:
-    """Return a classifier trained on equal shares of each batch from every one of `sources`, in evaluation mode."""
+    """Return a classifier in evaluation mode, trained on batches with equal shares of all `sources`.
+
+    `after_step` is called without arguments after each optimiser step.
+    """
+    # initialise the network from the seed alone
     images, _ = sources[0]
     device = device or images.device
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier"))
         net: Any = Classifier(tuple(images.shape[2:]), images.shape[1], num_classes, training.width)
     net.to(device).train()
+    # train it
     optimizer = torch.optim.AdamW(net.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
     for x, y in _batches(sources, training, seed):
@@ -139,7 +154,7 @@ def train_classifier(
 
 
 def _batches(sources: Sequence[Labelled], training: Training, seed: int) -> Iterator[Labelled]:
-    """Yield one batch a step: of each source its share, in an endless seeded order."""
+    """Yield one batch per step: an equal share of each source, in an endless seeded order."""
     share = training.batch_size // len(sources)
     for step in range(training.steps):
         parts = []
@@ -154,21 +169,23 @@ def _batches(sources: Sequence[Labelled], training: Training, seed: int) -> Iter
 def _correct(
     sources: Sequence[Labelled], test: Labelled, num_classes: int, training: Training, seed: int, progress: bool
 ) -> Tensor:
-    """Return for each test image the share of the classifiers, one a seed, that are right, (N,) float64."""
+    """Return, for each test image, the share of classifiers (one per seed) that predict its class, (N,) float64."""
+    # check the images
     for images, labels in (*sources, test):
         if len(images) != len(labels) or not len(labels) or images.shape[1:] != test[0].shape[1:]:
             raise ConfigError(f"labelled images must be as many as their labels, at least one, and of one shape "
                               f"{tuple(test[0].shape[1:])}; got {tuple(images.shape)} and {len(labels)} labels")
+    # train and test one classifier per seed
     total = torch.zeros(len(test[1]), dtype=torch.float64)
     title = f"classifiers of {' + '.join(f'{len(labels):,}' for _, labels in sources)} images"
     steps = training.seeds * training.steps
     with tqdm(total=steps, desc=title, unit=" steps", leave=False, disable=not progress) as bar:
         for number in range(training.seeds):
-            start = derive_seed(seed, number)
+            derived = derive_seed(seed, number)
             with torch.enable_grad():
-                net = train_classifier(sources, num_classes, training, start, after_step=bar.update)
-            seen = torch.cat([net(x.to(net.device)).argmax(1).cpu() for x in test[0].split(512)])
-            total += seen == test[1].cpu()
+                net = train_classifier(sources, num_classes, training, derived, after_step=bar.update)
+            predicted = torch.cat([net(x.to(net.device)).argmax(1).cpu() for x in test[0].split(BATCH_SIZE)])
+            total += predicted == test[1].cpu()
     return total / training.seeds
 
 

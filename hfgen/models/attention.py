@@ -1,17 +1,17 @@
-"""Attention of several heads (Vaswani et al. 2017, section 3.2)."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SHORT = 256 * 256
-"""Pairs of query and key up to which two products are faster than torch's fused kernel, on CPUs in bfloat16."""
+"""Largest number of query-key pairs for which two products are faster than torch's kernel, in bfloat16 on CPUs."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v for every head of d = `head_dim` channels, side by side (B, N, heads d).
+    """Return softmax(q k^T / sqrt(d)) v of all heads, each of d = `head_dim` channels, joined: (B, N, heads d).
 
-    Of queries (B, N, heads d), keys and values (B, L, heads d).
+    Queries are (B, N, heads d), keys and values (B, L, heads d) (Vaswani et al. 2017, eq. 1).
     """
     q, k, v = (x.unflatten(2, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))        # (B, heads, N or L, d)
     short = q.shape[2] * k.shape[2] <= SHORT and q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -20,9 +20,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Tensor:
 
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v, all weights (B, heads, N, L) kept for the way back.
+    """Return softmax(q k^T / sqrt(d)) v, (B, heads, N, d), and keep all weights (B, heads, N, L) for the backward pass.
 
-    torch's kernel computes them again there: on CPUs in bfloat16 that takes four times as long for 64 queries.
+    torch's kernel computes them again there, which on CPUs in bfloat16 takes four times as long for 64 queries.
     """
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)
     return weights.to(v.dtype) @ v

@@ -1,4 +1,4 @@
-"""Autoencoders of images: a network that squeezes an image into a short code and one that draws it again."""
+"""Autoencoders of images: an encoder from an image to a short code and a decoder from the code to an image."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from hfgen.checks import require, require_int
+from hfgen.checks import require, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
@@ -28,12 +28,12 @@ class AutoencoderOutput(BaseOutput):
 
 
 class Autoencoder(ModelMixin):
-    """x' = d(e(x)): the encoder's code has `latent_dim` numbers, the decoder is the encoder's mirror image.
+    """Autoencoder x' = d(e(x)) with a code of `latent_dim` numbers; the decoder mirrors the encoder.
 
-    `body` "mlp": hidden layers of `hidden` units, stacked (Hinton & Salakhutdinov 2006); "conv": a convolution that
-    halves the sides for each of the channel counts `hidden`, then a linear layer; without normalisation, which would
-    take the brightness out of an image. ReLU between layers, tanh at the end. `code_activation` bounds the code: not at
-    all ("linear"), from 0 up ("relu"), as rates in [0, 1] ("sigmoid"). `resolution`: int or (height, width). Raises
+    `body`: "mlp", hidden layers of `hidden` units (Hinton and Salakhutdinov 2006), or "conv", for each number of
+    channels in `hidden` a convolution that halves the sides, then a linear layer. There is no normalisation, because it
+    would remove the brightness of an image. ReLU follows each layer, tanh the last. `code_activation`: "linear"
+    (unbounded code), "relu" (>= 0) or "sigmoid" (rates in [0, 1]). `resolution`: int or (height, width). Raises
     ConfigError, naming the field, for impossible values.
     """
 
@@ -49,20 +49,22 @@ class Autoencoder(ModelMixin):
     ) -> None:
         super().__init__()
         check_config(self.config)
+        # smallest map
         height, width = self.sides
         halved = 2 ** len(hidden)
         shape = (channels, height, width)
         small = (hidden[-1], height // halved, width // halved) if hidden else shape
+        # hidden layers
         down, up = perceptrons(shape, hidden) if body == "mlp" else convolutions(channels, hidden, small)
         features = hidden[-1] if body == "mlp" and hidden else small[0] * small[1] * small[2]
+        # code
         self.encoder = nn.Sequential(*down, nn.Linear(features, latent_dim), CODES[code_activation]())
         self.decoder = nn.Sequential(nn.Linear(latent_dim, features), *up)
 
     @property
     def sides(self) -> tuple[int, int]:
         """Return the (height, width) of the images."""
-        resolution = self.config["resolution"]
-        return tuple(resolution) if isinstance(resolution, list | tuple) else (resolution, resolution)
+        return require_size("resolution", self.config["resolution"])
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes e(x), (B, D), of images (B, C, H, W) in [-1, 1]. Raises ConfigError for another shape."""
@@ -85,11 +87,13 @@ class Autoencoder(ModelMixin):
 
 
 def perceptrons(shape: tuple[int, int, int], hidden: Any) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the layers from images to the last hidden units, and from there to images without the last tanh."""
+    """Return the layers from images to the last hidden units, and those back to images without the last tanh."""
+    # encoder
     sizes = [shape[0] * shape[1] * shape[2], *hidden]
     down: list[nn.Module] = [nn.Flatten()]                                               # (B, C H W)
     for a, b in pairwise(sizes):
         down += [nn.Linear(a, b), nn.ReLU()]
+    # decoder
     up: list[nn.Module] = []
     for a, b in pairwise(reversed(sizes)):
         up += [nn.ReLU(), nn.Linear(a, b)]
@@ -97,11 +101,13 @@ def perceptrons(shape: tuple[int, int, int], hidden: Any) -> tuple[list[nn.Modul
 
 
 def convolutions(channels: int, hidden: Any, small: tuple[int, int, int]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the layers from images to the smallest map `small` (C', h, w), flat, and back without the last tanh."""
+    """Return the layers from images to the flattened map `small` (C', h, w), and those back without the last tanh."""
+    # encoder
     sizes = [channels, *hidden]
     down: list[nn.Module] = []
     for a, b in pairwise(sizes):
         down += [nn.Conv2d(a, b, 4, 2, 1), nn.ReLU()]                                    # (B, b, H / 2, W / 2)
+    # decoder
     up: list[nn.Module] = [nn.Unflatten(1, small)]
     for a, b in pairwise(reversed(sizes)):
         up += [nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1)]                             # (B, b, 2 H, 2 W)
@@ -109,16 +115,14 @@ def convolutions(channels: int, hidden: Any, small: tuple[int, int, int]) -> tup
 
 
 def check_config(config: Any) -> None:
-    """Raise ConfigError, naming the field, for settings that no autoencoder can have."""
-    sides = config["resolution"] if isinstance(config["resolution"], list | tuple) else [config["resolution"]] * 2
-    require(len(sides) == 2, "resolution", config["resolution"], "an int or a pair (height, width)")
-    for side in sides:
-        require_int("resolution", side, high=2**12)
+    """Raise ConfigError, naming the field, for impossible settings of an autoencoder."""
+    # sizes and choices
+    sides = require_size("resolution", config["resolution"])
     for field, high in (("channels", 2**10), ("latent_dim", 2**16)):
         require_int(field, config[field], high=high)
-    require(config["body"] in ("mlp", "conv"), "body", config["body"], "mlp or conv")
-    code = config["code_activation"]
-    require(isinstance(code, str) and code in CODES, "code_activation", code, f"one of {', '.join(CODES)}")
+    require_choice("body", config["body"], ("mlp", "conv"))
+    require_choice("code_activation", config["code_activation"], CODES)
+    # hidden layers
     hidden = config["hidden"]
     listed = isinstance(hidden, list | tuple) and len(hidden) <= 12 and (len(hidden) > 0 or config["body"] == "mlp")
     require(listed, "hidden", hidden, "a list of at most 12 sizes, and of at least one for body conv")

@@ -1,6 +1,7 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022): images to latents of a normal distribution, and back.
 
-Configuration keys, defaults and state-dict keys are those of diffusers' `AutoencoderKL`.
+Configuration keys, defaults and state-dict keys are those of diffusers' `AutoencoderKL`. The file has the model, then
+its encoder and decoder with their blocks, then the checks of its settings.
 """
 
 from collections.abc import Sequence
@@ -15,178 +16,31 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from hfgen.checks import check_divisible, require, require_int, require_number
+from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import ACTIVATIONS, BlockSettings, Downsample, GroupNorm, MidBlock, ResnetBlock, Upsample
 from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
 
 EPS = 1e-6
 KINDS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+
 SWITCHES = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
-
-
-def settings_of(config: Any) -> BlockSettings:
-    """Return what all blocks have in common: no time, no dropout, one attention head over all channels."""
-    act = ACTIVATIONS[config["act_fn"].lower()]
-    return BlockSettings(None, config["norm_num_groups"], EPS, act, 0.0, False, None, downsample_padding=0)
-
-
-class Level(nn.Module):
-    """One level: residual blocks, then halving or doubling the resolution, or neither."""
-
-    def __init__(self, in_channels: int, channels: int, layers: int, settings: BlockSettings) -> None:
-        super().__init__()
-        widths = [in_channels, *[channels] * (layers - 1)]
-        self.resnets = nn.ModuleList([ResnetBlock(width, channels, settings) for width in widths])
-
-    def forward(self, h: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            h = resnet(h)
-        return h
-
-
-class EncoderLevel(Level):
-    """Residual blocks, then halving (the right and the bottom edge padded) unless it is the `last` level."""
-
-    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
-        super().__init__(in_channels, channels, layers, settings)
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels, settings.downsample_padding)])
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = super().forward(h)
-        for downsample in self.downsamplers:
-            h = downsample(h)                                                            # (B, C, H/2, W/2)
-        return h
-
-
-class DecoderLevel(Level):
-    """Residual blocks, then doubling unless it is the `last` level."""
-
-    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
-        super().__init__(in_channels, channels, layers, settings)
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = super().forward(h)
-        for upsample in self.upsamplers:
-            h = upsample(h)                                                              # (B, C, 2H, 2W)
-        return h
-
-
-class Encoder(nn.Module):
-    """Images (B, C, H, W) to 2 D channels at 1 / 2^(levels - 1) of the size: mean and log-variance of the latents."""
-
-    def __init__(
-        self, in_channels: int, widths: Sequence[int], layers: int, latent_channels: int, attend: bool,
-        settings: BlockSettings,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList()
-        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
-            self.down_blocks.append(EncoderLevel(before, width, layers, i == len(widths), settings))
-        self.mid_block = MidBlock(widths[-1], attend, settings.groups, 1.0, settings)
-        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = _fastest(self.conv_in(x))                                                    # (B, C_0, H, W)
-        for block in self.down_blocks:
-            h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
-        h = self.mid_block(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))                              # (B, 2D, h, w)
-
-
-class Decoder(nn.Module):
-    """Latents (B, D, h, w) to images 2^(levels - 1) times the size."""
-
-    def __init__(
-        self, latent_channels: int, widths: Sequence[int], layers: int, out_channels: int, attend: bool,
-        settings: BlockSettings,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        widths = widths[::-1]
-        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], attend, settings.groups, 1.0, settings)
-        self.up_blocks = nn.ModuleList()
-        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
-            self.up_blocks.append(DecoderLevel(before, width, layers + 1, i == len(widths), settings))
-        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.conv_out(self.features(z)).contiguous()                              # (B, C, H, W)
-
-    def features(self, z: Tensor) -> Tensor:
-        """Return what the last layer, `conv_out`, makes the images of: (B, C_0, H, W)."""
-        h = self.mid_block(_fastest(self.conv_in(z)))
-        for block in self.up_blocks:
-            h = block(h)                                                                 # (B, C_i, h 2^i, w 2^i)
-        return F.silu(self.conv_norm_out(h))
-
-
-def _fastest(h: Tensor) -> Tensor:
-    """Return h in the memory layout in which CPU convolutions are fastest."""
-    return h.contiguous(memory_format=torch.channels_last) if h.device.type == "cpu" else h
-
-
-def check_config(config: Any) -> None:
-    """Raise ConfigError, naming the field, for a value that is impossible or that is not reproduced."""
-    c = config
-    channels = c["block_out_channels"]
-    listed = isinstance(channels, list | tuple) and 1 <= len(channels) <= MAX_LEVELS
-    require(listed, "block_out_channels", channels, f"a list of 1 to {MAX_LEVELS} channel counts")
-    for field, kind in KINDS.items():
-        good = isinstance(c[field], list | tuple) and len(c[field]) == len(channels) and set(c[field]) == {kind}
-        require(good, field, c[field], f"{kind} for each of block_out_channels ({len(channels)})")
-    for field in ("in_channels", "out_channels", "latent_channels", "norm_num_groups"):
-        require_int(field, c[field])
-    for count in channels:
-        require_int("block_out_channels", count)
-        groups = c["norm_num_groups"]
-        require(count % groups == 0, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
-    require_int("layers_per_block", c["layers_per_block"], high=MAX_LAYERS)
-    known = isinstance(c["act_fn"], str) and c["act_fn"].lower() in ACTIVATIONS
-    require(known, "act_fn", c["act_fn"], f"one of {tuple(ACTIVATIONS)}")
-    for field in SWITCHES:
-        require(isinstance(c[field], bool), field, c[field], "true or false")
-    sides = c["sample_size"] if isinstance(c["sample_size"], list | tuple) else [c["sample_size"]] * 2
-    require(len(sides) == 2, "sample_size", c["sample_size"], "an int or a pair (height, width)")
-    for side in sides:
-        require_int("sample_size", side)
-    _check_scale(c)
-
-
-def _check_scale(c: Any) -> None:
-    """Check what brings latents to mean 0 and variance 1: the numbers of all channels, or those of each."""
-    require_number("scaling_factor", c["scaling_factor"], 1e-6)
-    if c["shift_factor"] is not None:
-        require_number("shift_factor", c["shift_factor"], -1e6)
-    each = {field: c[field] for field in ("latents_mean", "latents_std")}
-    if all(value is None for value in each.values()):
-        return
-    require(c["shift_factor"] is None, "shift_factor", c["shift_factor"], "null where latents_mean is given")
-    for (field, values), low in zip(each.items(), (-1e6, 1e-6), strict=True):
-        good = isinstance(values, list | tuple) and len(values) == c["latent_channels"]
-        require(good, field, values, f"a list of latent_channels ({c['latent_channels']}) numbers, or null for both")
-        for value in values:
-            require_number(field, value, low)
 
 
 @dataclass
 class AutoencoderKLPass(DecoderOutput):
-    """Images (B, C, H, W) that went through their latents, `.sample`, and q(z|x) of those, `.latent_dist`."""
+    """Reconstructed images (B, C, H, W), `.sample`, and q(z|x) of their latents, `.latent_dist`."""
 
     latent_dist: DiagonalGaussianDistribution | None = None
 
 
 class AutoencoderKL(ModelMixin):
-    """Autoencoder whose latents q(z|x) = N(mu, sigma^2) are held near N(0, 1) by a small KL (Rombach et al. 2022).
+    """Autoencoder with latents q(z|x) = N(mu, sigma^2), which a small KL keeps near N(0, 1) (Rombach et al. 2022).
 
-    Images (B, C, H, W) in [-1, 1] become z (B, `latent_channels`, H / f, W / f), f = 2^(levels - 1). A diffusion model
-    works on latents of mean 0 and variance 1: `to_latents` and `from_latents` lead there and back.
+    Images (B, C, H, W) in [-1, 1] become z (B, `latent_channels`, H / f, W / f), f = 2^(levels - 1). Diffusion models
+    use normalised latents, of mean 0 and variance 1: `to_latents` and `from_latents` convert images to them and back.
 
-    `force_upcast` is a note for those who run it in float16. Raises ConfigError for values that are impossible, and for
+    `force_upcast`: a note for users of float16; it has no effect. Raises ConfigError for impossible values, and for
     values of stock configurations that are not reproduced.
     """
 
@@ -217,6 +71,7 @@ class AutoencoderKL(ModelMixin):
     ) -> None:
         super().__init__()
         check_config(self.config)
+        # encoder, decoder, and the 1x1 convolutions in between
         widths, settings, attend = tuple(block_out_channels), settings_of(self.config), mid_block_add_attention
         self.encoder = Encoder(in_channels, widths, layers_per_block, latent_channels, attend, settings)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
@@ -225,19 +80,19 @@ class AutoencoderKL(ModelMixin):
 
     @property
     def factor(self) -> int:
-        """Return f, how many times an image is as high and as wide as its latents."""
+        """Return f, the side of an image over the side of its latents."""
         return 1 << (len(self.config["block_out_channels"]) - 1)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """Return q(z|x) of images (B, C, H, W) in [-1, 1], `.latent_dist`: its `mean`, `std`, `mode()`, `sample()`.
+        """Return q(z|x) of images (B, C, H, W) in [-1, 1] as `.latent_dist`, with `mean`, `std`, `mode()`, `sample()`.
 
-        H and W must be divisible by f, else ConfigError.
+        Raises ConfigError unless H and W are divisible by f.
         """
         posterior = self.posterior(x)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """Return q(z|x) of images (B, C, H, W)."""
+        """Return q(z|x), (B, D, h, w), of images (B, C, H, W). Raises ConfigError unless f divides H and W."""
         check_divisible("images", x.shape[-2], x.shape[-1], len(self.config["block_out_channels"]))
         moments = self.encoder(x)                                                        # (B, 2D, h, w)
         if self.quant_conv is not None:
@@ -247,12 +102,12 @@ class AutoencoderKL(ModelMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """Return the images of z (B, D, h, w), `.sample`, (B, C, h f, w f). `generator` is for the stock contract."""
+        """Return the images (B, C, h f, w f) of z (B, D, h, w) as `.sample`; `generator` is for diffusers' contract."""
         x = self.decoder(self.before_decoder(z))
         return DecoderOutput(sample=x) if return_dict else (x,)
 
     def before_decoder(self, z: Tensor) -> Tensor:
-        """Return what the decoder is given for z, the same shape."""
+        """Return the input of the decoder for z (B, D, h, w), in the same shape."""
         return z if self.post_quant_conv is None else self.post_quant_conv(z)
 
     def forward(
@@ -263,51 +118,203 @@ class AutoencoderKL(ModelMixin):
         generator: torch.Generator | None = None,
         eps: Tensor | None = None,
     ) -> AutoencoderKLPass | tuple[Tensor]:
-        """Return images through their latents, `.sample`, and q(z|x), `.latent_dist`.
+        """Return reconstructed images (B, C, H, W), `.sample`, and q(z|x), `.latent_dist`.
 
-        z is the mean of q(z|x); with `eps` (B, D, h, w) it is mu + sigma eps, with `sample_posterior` a fresh draw.
+        z is the mean of q(z|x); mu + sigma eps for `eps` (B, D, h, w); a new draw with `sample_posterior`.
         """
+        # latents
         posterior = self.posterior(sample)
         if eps is not None:
             z = posterior.mean + posterior.std * eps
         else:
             z = posterior.sample(generator) if sample_posterior else posterior.mode()
+        # images
         x = self.decoder(self.before_decoder(z))
         return AutoencoderKLPass(sample=x, latent_dist=posterior) if return_dict else (x,)
 
     def to_latents(self, images: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Return the latents of images as a diffusion model takes them, of mean 0 and variance 1: (B, D, h, w).
+        """Return normalised latents (B, D, h, w), of mean 0 and variance 1, of images (B, C, H, W) in [-1, 1].
 
-        The means of q(z|x), or with `eps` (B, D, h, w) the draws mu + sigma eps.
+        They are the means of q(z|x), or the draws mu + sigma eps for `eps` (B, D, h, w).
         """
         posterior = self.posterior(images)
         return self.normalise(posterior.mean if eps is None else posterior.mean + posterior.std * eps)
 
     def to_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the latents of images as a diffusion model takes them, (B, D, h, w)."""
+        """Return mean and standard deviation (B, D, h, w) of the normalised latents of images (B, C, H, W)."""
         posterior = self.posterior(images)
         _, scale = self._shift_and_scale(posterior.mean)
         return self.normalise(posterior.mean), posterior.std * scale
 
     def from_latents(self, latents: Tensor) -> Tensor:
-        """Return the images (B, C, H, W) of latents as a diffusion model gives them."""
+        """Return the images (B, C, H, W) of normalised latents (B, D, h, w)."""
         x: Tensor = self.decoder(self.before_decoder(self.denormalise(latents)))
         return x
 
     def normalise(self, z: Tensor) -> Tensor:
-        """Return (z - shift) scale of what the encoder gives; nothing outside of this class applies them."""
+        """Return normalised latents (z - shift) scale of the encoder's z (B, D, h, w); no other code applies them."""
         shift, scale = self._shift_and_scale(z)
         return (z - shift) * scale
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """Return latents / scale + shift, the inverse of `normalise`."""
+        """Return latents / scale + shift (B, D, h, w), the inverse of `normalise`."""
         shift, scale = self._shift_and_scale(latents)
         return latents / scale + shift
 
     def _shift_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return shift and scale, of all channels or (D, 1, 1): those of each are then scaled by `scaling_factor`."""
+        """Return shift and scale: scalars, or (D, 1, 1) from `latents_mean` and `latents_std` with `scaling_factor`."""
         c = self.config
         if c["latents_mean"] is not None:
             mean, std = (like.new_tensor(c[field])[:, None, None] for field in ("latents_mean", "latents_std"))
             return mean, c["scaling_factor"] / std
         return like.new_tensor(c["shift_factor"] or 0.0), like.new_tensor(c["scaling_factor"])
+
+
+class Encoder(nn.Module):
+    """Encoder: images (B, C, H, W) to mean and log-variance, joined, (B, 2D, H / f, W / f), f = 2^(levels - 1)."""
+
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], layers: int, latent_channels: int, attend: bool,
+        settings: BlockSettings,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
+            self.down_blocks.append(EncoderLevel(before, width, layers, i == len(widths), settings))
+        self.mid_block = MidBlock(widths[-1], attend, settings.groups, 1.0, settings)
+        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = _fastest(self.conv_in(x))                                                    # (B, C_0, H, W)
+        for block in self.down_blocks:
+            h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
+        h = self.mid_block(h)
+        return self.conv_out(F.silu(self.conv_norm_out(h)))                              # (B, 2D, h, w)
+
+
+class Decoder(nn.Module):
+    """Decoder: latents (B, D, h, w) to images (B, C, h f, w f), f = 2^(levels - 1)."""
+
+    def __init__(
+        self, latent_channels: int, widths: Sequence[int], layers: int, out_channels: int, attend: bool,
+        settings: BlockSettings,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        widths = widths[::-1]
+        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], attend, settings.groups, 1.0, settings)
+        self.up_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
+            self.up_blocks.append(DecoderLevel(before, width, layers + 1, i == len(widths), settings))
+        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.conv_out(self.features(z)).contiguous()                              # (B, C, H, W)
+
+    def features(self, z: Tensor) -> Tensor:
+        """Return the input (B, C_0, H, W) of the last layer, `conv_out`."""
+        h = self.mid_block(_fastest(self.conv_in(z)))
+        for block in self.up_blocks:
+            h = block(h)                                                                 # (B, C_i, h 2^i, w 2^i)
+        return F.silu(self.conv_norm_out(h))
+
+
+class Level(nn.Module):
+    """Residual blocks of one level; `EncoderLevel` and `DecoderLevel` add halving and doubling."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int, settings: BlockSettings) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * (layers - 1)]
+        self.resnets = nn.ModuleList([ResnetBlock(width, channels, settings) for width in widths])
+
+    def forward(self, h: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            h = resnet(h)
+        return h
+
+
+class EncoderLevel(Level):
+    """Residual blocks, then halving with padding at the right and the bottom edge, unless it is the `last` level."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
+        super().__init__(in_channels, channels, layers, settings)
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels, settings.downsample_padding)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = super().forward(h)
+        for downsample in self.downsamplers:
+            h = downsample(h)                                                            # (B, C, H/2, W/2)
+        return h
+
+
+class DecoderLevel(Level):
+    """Residual blocks, then doubling unless it is the `last` level."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
+        super().__init__(in_channels, channels, layers, settings)
+        self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = super().forward(h)
+        for upsample in self.upsamplers:
+            h = upsample(h)                                                              # (B, C, 2H, 2W)
+        return h
+
+
+def settings_of(config: Any) -> BlockSettings:
+    """Return the settings of all blocks: no time, no dropout, one attention head over all channels."""
+    act = ACTIVATIONS[config["act_fn"].lower()]
+    return BlockSettings(None, config["norm_num_groups"], EPS, act, 0.0, False, None, downsample_padding=0)
+
+
+def _fastest(h: Tensor) -> Tensor:
+    """Return h in the memory layout that makes convolutions on CPUs fastest."""
+    return h.contiguous(memory_format=torch.channels_last) if h.device.type == "cpu" else h
+
+
+def check_config(config: Any) -> None:
+    """Raise ConfigError, naming the field, for a value that is impossible or not reproduced."""
+    # levels
+    c = config
+    channels = c["block_out_channels"]
+    listed = isinstance(channels, list | tuple) and 1 <= len(channels) <= MAX_LEVELS
+    require(listed, "block_out_channels", channels, f"a list of 1 to {MAX_LEVELS} channel counts")
+    for field, kind in KINDS.items():
+        good = isinstance(c[field], list | tuple) and len(c[field]) == len(channels) and set(c[field]) == {kind}
+        require(good, field, c[field], f"{kind} for each of block_out_channels ({len(channels)})")
+    # channels
+    for field in ("in_channels", "out_channels", "latent_channels", "norm_num_groups"):
+        require_int(field, c[field])
+    for count in channels:
+        require_int("block_out_channels", count)
+        groups = c["norm_num_groups"]
+        require(count % groups == 0, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
+    # other settings
+    require_int("layers_per_block", c["layers_per_block"], high=MAX_LAYERS)
+    known = isinstance(c["act_fn"], str) and c["act_fn"].lower() in ACTIVATIONS
+    require(known, "act_fn", c["act_fn"], f"one of {tuple(ACTIVATIONS)}")
+    for field in SWITCHES:
+        require(isinstance(c[field], bool), field, c[field], "true or false")
+    require_size("sample_size", c["sample_size"], 2**24)
+    _check_scale(c)
+
+
+def _check_scale(c: Any) -> None:
+    """Raise ConfigError for impossible factors of the normalisation of latents."""
+    # factors of all channels
+    require_number("scaling_factor", c["scaling_factor"], 1e-6)
+    if c["shift_factor"] is not None:
+        require_number("shift_factor", c["shift_factor"], -1e6)
+    # factors of each channel
+    each = {field: c[field] for field in ("latents_mean", "latents_std")}
+    if all(value is None for value in each.values()):
+        return
+    require(c["shift_factor"] is None, "shift_factor", c["shift_factor"], "null if latents_mean is given")
+    for (field, values), low in zip(each.items(), (-1e6, 1e-6), strict=True):
+        good = isinstance(values, list | tuple) and len(values) == c["latent_channels"]
+        require(good, field, values, f"a list of latent_channels ({c['latent_channels']}) numbers, or null for both")
+        for value in values:
+            require_number(field, value, low)

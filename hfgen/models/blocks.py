@@ -1,4 +1,4 @@
-"""The parts of a U-Net: time features, residual block, self-attention, halving and doubling of the resolution.
+"""Parts of a U-Net: time features, residual block, self-attention, halving and doubling of the resolution.
 
 Module names are those of diffusers' blocks, so that weights load both ways.
 """
@@ -19,15 +19,15 @@ ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "swish": F.silu, "mish": F
 
 
 def as_timesteps(timestep: torch.Tensor | float, device: torch.device) -> torch.Tensor:
-    """Return timesteps of shape (B,), or (1,) for a single one, whose features then serve the whole batch."""
+    """Return timesteps of shape (B,), or (1,) for a single one, whose features broadcast to the batch."""
     return torch.as_tensor(timestep, device=device).reshape(-1)
 
 
 class SinusoidalFeatures(nn.Module):
     """Sines and cosines of t at geometric frequencies: sin(t / 10000^(i / (D/2 - shift))).
 
-    Vaswani et al. 2017, sec. 3.5, as used by Ho et al. 2020. Always float32, whatever the model's dtype: bfloat16 does
-    not tell t = 998 from t = 999. An odd D is filled with a zero.
+    t (B,) to (B, D) (Vaswani et al. 2017, sec. 3.5; Ho et al. 2020). The result is float32 for every dtype of the
+    model, because t = 998 and t = 999 are equal in bfloat16. An odd D is padded with a zero.
     """
 
     def __init__(self, dim: int, cos_first: bool = True, shift: float = 0.0) -> None:
@@ -45,7 +45,8 @@ class SinusoidalFeatures(nn.Module):
 class FourierFeatures(nn.Module):
     """Sines and cosines of log t at fixed random frequencies: sin(2 pi w log t), w ~ N(0, 16^2); t > 0.
 
-    Song et al. 2021 (score SDE), appendix C.2. The frequencies are saved with the weights and never trained.
+    t (B,) to (B, 2 dim) (Song et al. 2021, score SDE, appendix C.2). The frequencies are saved with the weights and not
+    trained.
     """
 
     def __init__(self, dim: int, scale: float = 16.0) -> None:
@@ -84,12 +85,12 @@ class BlockSettings:
 
 
 def halve(x: torch.Tensor) -> torch.Tensor:
-    """Return x at half the height and width: means over 2x2 pixels."""
+    """Return x (B, C, H, W) at half the height and width: means over 2x2 pixels."""
     return F.avg_pool2d(x, 2)
 
 
 def double(x: torch.Tensor) -> torch.Tensor:
-    """Return x at twice the height and width: each pixel repeated 2x2 times."""
+    """Return x (B, C, H, W) at twice the height and width: each pixel is repeated 2x2 times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -126,12 +127,13 @@ class GroupNorm(nn.GroupNorm):
 class ResnetBlock(nn.Module):
     """Residual block conditioned on time: x + conv(act(norm(conv(act(norm(x))) + W temb))) (Ho et al. 2020, app. B).
 
-    With `scale_shift` the embedding scales and shifts the second normalisation instead (Dhariwal & Nichol 2021,
-    adaptive group norm). `resample` is applied to both branches before the first convolution. `temb` (B, D) or
-    (1, D) has been through the activation already; it is None where `time_dim` is. The sum is divided by `scale`.
+    With `scale_shift` the embedding scales and shifts the second normalisation (adaptive group norm, Dhariwal and
+    Nichol 2021). `resample` is applied to both branches before the first convolution. `temb`, (B, D) or (1, D), is the
+    embedding after the activation, None without a `time_dim`. The sum is divided by `scale`.
     """
 
-    gradient_checkpointing = False  # diffusers' `enable_gradient_checkpointing` sets both on every block
+    # set on every block by diffusers' `enable_gradient_checkpointing`
+    gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., torch.Tensor]
 
     def __init__(
@@ -144,10 +146,13 @@ class ResnetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.act, self.scale_shift, self.scale, self.resample = settings.act, settings.scale_shift, scale, resample
+        # first convolution
         self.norm1 = GroupNorm(settings.groups, in_channels, settings.eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        # condition on time
         time_dim, width = settings.time_dim, out_channels * (2 if settings.scale_shift else 1)
         self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, width)
+        # second convolution
         self.norm2 = GroupNorm(settings.groups, out_channels, settings.eps)
         self.dropout = nn.Dropout(settings.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
@@ -159,17 +164,20 @@ class ResnetBlock(nn.Module):
         return self.residual(x, temb)
 
     def residual(self, x: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
+        # first convolution
         h = self.act(self.norm1(x))                                                      # (B, C_in, H, W)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)                                                                # (B, C_out, H, W)
+        # second convolution, conditioned on time
         h = self.norm2(h) if self.time_emb_proj is None else self._timed(h, self.time_emb_proj(temb)[:, :, None, None])
         h = self.conv2(self.dropout(self.act(h)))
+        # residual connection
         h = h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
         return h if self.scale == 1 else h / self.scale
 
     def _timed(self, h: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """Return the second normalisation of h (B, C, H, W), with time's shift (B or 1, C or 2C, 1, 1) in it."""
+        """Return h (B, C, H, W) after the second normalisation, with time's shift (B or 1, C or 2C, 1, 1)."""
         if not self.scale_shift:
             return self.norm2(h.add_(shift))
         scale, shift = shift.chunk(2, dim=1)
@@ -177,9 +185,9 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels: x + W_o softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1).
+    """Self-attention over pixels (B, C, H, W): x + W_o softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1).
 
-    `head_dim` is d; None means one head over all channels. The sum is divided by `scale`.
+    `head_dim`: d, None for one head over all channels. The sum is divided by `scale`.
     """
 
     def __init__(self, channels: int, groups: int | None, eps: float, head_dim: int | None, scale: float = 1.0) -> None:
@@ -200,14 +208,14 @@ class Attention(nn.Module):
 
 
 def attention_or_nothing(channels: int, attend: bool, settings: BlockSettings) -> nn.Module:
-    """Return the self-attention of one level, or the identity, which has no weights."""
+    """Return the self-attention of one level, or without `attend` the identity, which has no weights."""
     return Attention(channels, settings.groups, settings.eps, settings.head_dim) if attend else nn.Identity()
 
 
 class DownBlock(nn.Module):
-    """One level on the way down: (residual block, attention?) x layers, then halving (`resample`: conv, resnet, None).
+    """One level of the encoder: (residual block, attention?) x layers, then halving (`resample`: conv, resnet, None).
 
-    Building appends to `skips` the channels, and forward the tensors, that the way up takes back.
+    `skips`: `__init__` appends the channels, and `forward` the tensors, of the skip connections.
     """
 
     def __init__(
@@ -221,10 +229,12 @@ class DownBlock(nn.Module):
         settings: BlockSettings,
     ) -> None:
         super().__init__()
+        # residual blocks with attention
         self.resnets, self.attentions, self.downsamplers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i in range(layers):
             self.resnets.append(ResnetBlock(channels if i else in_channels, channels, settings))
             self.attentions.append(attention_or_nothing(channels, attend, settings))
+        # halving
         if resample == "resnet":
             self.downsamplers.append(ResnetBlock(channels, channels, settings, resample=halve))
         elif resample == "conv":
@@ -242,7 +252,7 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """The lowest resolution: residual block, attention?, residual block; every sum is divided by `scale`."""
+    """The level of lowest resolution: residual block, attention?, residual block; sums are divided by `scale`."""
 
     def __init__(
         self, channels: int, attend: bool, attn_groups: int | None, scale: float, settings: BlockSettings
@@ -258,7 +268,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level on the way up: (join a skip, residual block, attention?) x layers, then doubling (as `DownBlock`)."""
+    """One level of the decoder: (join a skip, residual block, attention?) x layers, then doubling (as `DownBlock`)."""
 
     def __init__(
         self,
@@ -271,10 +281,12 @@ class UpBlock(nn.Module):
         settings: BlockSettings,
     ) -> None:
         super().__init__()
+        # residual blocks with attention
         self.resnets, self.attentions, self.upsamplers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i in range(layers):
             self.resnets.append(ResnetBlock((channels if i else in_channels) + skips.pop(), channels, settings))
             self.attentions.append(attention_or_nothing(channels, attend, settings))
+        # doubling
         if resample == "resnet":
             self.upsamplers.append(ResnetBlock(channels, channels, settings, resample=double))
         elif resample == "conv":

@@ -9,16 +9,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 
-from hfgen.checks import require, require_int, require_number
+from hfgen.checks import require, require_int, require_number, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
-SMALLEST = 7                                           # a side longer than this is halved
+SMALLEST = 7
+"""Largest side that is not halved."""
+
 MAX_GROUPS = 8
+"""Largest number of groups of a group norm."""
 
 
 class ConvBlock(nn.Module):
-    """Convolution 3x3, group norm, ReLU; a stride of 2 halves a side (rounded up)."""
+    """3x3 convolution, group norm, ReLU; a stride of 2 halves a side, rounded up."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
@@ -30,11 +33,11 @@ class ConvBlock(nn.Module):
 
 
 class Classifier(ModelMixin):
-    """Logits of K classes from images: 3x3 convolutions, strided until no side exceeds 7, and two linear layers.
+    """Classifier of images: 3x3 convolutions with strides until no side exceeds 7, two linear layers, K logits.
 
-    The channels double from `width` to 4 `width`. Group norm (Wu & He 2018) in place of batch norm: no image's logits
-    depend on the rest of its batch. `resolution`: int or (height, width). `class_names`, one for each class, are stored
-    for the pipeline. Raises ConfigError, naming the field, for values that are impossible.
+    The channels double from `width` to 4 `width`. With group norm (Wu and He 2018) in place of batch norm the logits of
+    an image do not depend on its batch. `resolution`: int or (height, width). `class_names`: one name per class, stored
+    for the pipeline. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -49,16 +52,19 @@ class Classifier(ModelMixin):
     ) -> None:
         super().__init__()
         self._check_config()
+        # plan widths and strides
         height, wide = self.sides
         widths, strides = [width], []
         while max(height, wide) > SMALLEST:
             strides.append((1 + (height > SMALLEST), 1 + (wide > SMALLEST)))
             height, wide = math.ceil(height / strides[-1][0]), math.ceil(wide / strides[-1][1])
             widths.append(min(2 * widths[-1], 4 * width))
+        # convolutions
         self.conv_in = ConvBlock(channels, width)
-        self.blocks = nn.ModuleList(
-            ConvBlock(a, b, stride) for (a, b), stride in zip(pairwise(widths), strides, strict=True)
-        )
+        self.blocks = nn.ModuleList()
+        for (before, after), stride in zip(pairwise(widths), strides, strict=True):
+            self.blocks.append(ConvBlock(before, after, stride))
+        # linear layers
         self.hidden = nn.Linear(widths[-1] * height * wide, 4 * width)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         self.linear_out = nn.Linear(4 * width, num_classes)
@@ -66,25 +72,26 @@ class Classifier(ModelMixin):
     @property
     def sides(self) -> tuple[int, int]:
         """Return the (height, width) of the images."""
-        resolution = self.config["resolution"]
-        return tuple(resolution) if isinstance(resolution, list | tuple) else (resolution, resolution)
+        return require_size("resolution", self.config["resolution"])
 
     def _check_config(self) -> None:
+        # sizes
         c: Any = self.config
-        sides = c["resolution"] if isinstance(c["resolution"], list | tuple) else [c["resolution"]] * 2
-        require(len(sides) == 2, "resolution", c["resolution"], "an int or a pair (height, width)")
-        for side in sides:
-            require_int("resolution", side, high=2**12)
+        require_size("resolution", c["resolution"])
         for field, low, high in (("channels", 1, 2**10), ("num_classes", 2, 2**20), ("width", 1, 2**12)):
             require_int(field, c[field], low, high)
         require_number("dropout", c["dropout"], 0.0, 0.99)
+        # class names
         names, count = c["class_names"], c["num_classes"]
         listed = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
         fits = names is None or (listed and len(names) == count)
         require(fits, "class_names", names, f"None or a list of {count} strings (num_classes)")
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the penultimate activations (B, 4 width) of images (B, C, H, W) in [-1, 1]; differentiable in x."""
+        """Return the penultimate activations (B, 4 width), >= 0, of images (B, C, H, W) in [-1, 1].
+
+        They are differentiable in x. Raises ConfigError for another shape.
+        """
         expected = (self.config["channels"], *self.sides)
         if x.ndim != 4 or tuple(x.shape[1:]) != expected:
             raise ConfigError(f"images must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")

@@ -1,4 +1,4 @@
-"""The U-Net of latent diffusion: told the class, and what a text says, it predicts the noise in latents, or images.
+"""The U-Net of latent diffusion: it predicts the noise in latents or images, conditioned on classes and texts.
 
 Its weights have the names of diffusers' `UNet2DConditionModel`.
 """
@@ -14,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
-from hfgen.checks import check_divisible, require, require_int, require_number
+from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.attention import attention
@@ -33,7 +33,7 @@ from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
 
 
 class AttentionPooling(nn.Module):
-    """Attention of the mean of a sequence (B, L, F), plus a learned vector, to itself and all tokens, (B, F)."""
+    """Attention pooling of a sequence (B, L, F) to (B, F): mean plus a learned vector attends to mean and tokens."""
 
     def __init__(self, features: int, head_dim: int) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class AttentionPooling(nn.Module):
         self.v_proj = nn.Linear(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        asks = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)           # (B, 1, F)
-        seen = torch.cat([asks, x], 1)                                                   # (B, 1 + L, F)
-        return attention(self.q_proj(asks), self.k_proj(seen), self.v_proj(seen), self.head_dim).flatten(1)
+        query = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)          # (B, 1, F)
+        keys = torch.cat([query, x], 1)                                                  # (B, 1 + L, F)
+        return attention(self.q_proj(query), self.k_proj(keys), self.v_proj(keys), self.head_dim).flatten(1)
 
 
 class TextTimeEmbedding(nn.Module):
-    """A text's features (B, L, F) as a vector (B, time_dim) for the embedding of the timestep."""
+    """Text features (B, L, F) pooled to a vector (B, time_dim), which is added to the embedding of the timestep."""
 
     def __init__(self, features: int, time_dim: int, head_dim: int) -> None:
         super().__init__()
@@ -65,11 +65,11 @@ class TextTimeEmbedding(nn.Module):
 
 
 Transformers = Callable[[int, int], nn.ModuleList]
-"""Returns transformers for a number of channels and of layers."""
+"""Function that returns transformers for a number of channels and a number of layers."""
 
 
 class DownLevel(DownBlock):
-    """A level on the way down: (residual block, transformer?) x layers, then halving unless it is the `last`."""
+    """A level of the encoder: (residual block, transformer?) x layers, then halving unless it is the `last`."""
 
     def __init__(
         self, in_channels: int, channels: int, skips: list[int], layers: int, transformers: Transformers | None,
@@ -92,7 +92,7 @@ class DownLevel(DownBlock):
 
 
 class MidLevel(MidBlock):
-    """The lowest resolution: residual block, transformer, residual block."""
+    """The level of lowest resolution: residual block, transformer, residual block."""
 
     def __init__(self, channels: int, transformers: Transformers, settings: BlockSettings) -> None:
         super().__init__(channels, False, None, 1.0, settings)
@@ -104,7 +104,7 @@ class MidLevel(MidBlock):
 
 
 class UpLevel(UpBlock):
-    """A level on the way up: (join a skip, residual block, transformer?) x layers, then doubling (as `DownLevel`)."""
+    """A level of the decoder: (join a skip, residual block, transformer?) x layers, then doubling (as `DownLevel`)."""
 
     def __init__(
         self, in_channels: int, channels: int, skips: list[int], layers: int, transformers: Transformers | None,
@@ -127,14 +127,14 @@ class UpLevel(UpBlock):
 class ConditionalUNet(ModelMixin):
     """U-Net with transformer blocks, for latents or images (Rombach et al. 2022, section 3.3).
 
-    Levels in `attention_levels` (0 the finest), and the middle, have a transformer after each residual block, with
-    self-attention if `self_attention`, and attention to a text of features `cross_attention_dim`, if that is not None.
-    With `pooled_text` one vector of the whole text is added to the embedding of the timestep as well, so that every
-    residual block is told (Saharia et al. 2022, section 2.3).
-    `attention_head_dim` is the width of a head. `num_class_embeds` counts the classes and, as the last, if the network
-    is to be guided, the null class.
+    The middle and the levels in `attention_levels` (0 is the finest) have a transformer after each residual block.
+    `self_attention`: the transformers have self-attention. `cross_attention_dim`: features of the text to which they
+    attend; None without texts. `pooled_text`: a vector of the whole text is also added to the embedding of the
+    timestep, so every residual block is conditioned on the text (Saharia et al. 2022, section 2.3).
+    `attention_head_dim`: width of a head. `num_class_embeds`: number of classes, the null class of guidance included
+    as the last.
 
-    Raises ConfigError, naming the field, for values that are impossible.
+    Raises ConfigError, naming the field, for impossible values.
     """
 
     _supports_gradient_checkpointing = True
@@ -163,6 +163,7 @@ class ConditionalUNet(ModelMixin):
         widths, time_dim, levels = tuple(block_out_channels), 4 * block_out_channels[0], len(block_out_channels)
         settings = BlockSettings(time_dim, norm_num_groups, 1e-5, F.silu, dropout, False, None, downsample_padding=1)
 
+        # embedding of time, class and text
         self.time_proj = SinusoidalFeatures(widths[0])
         self.time_embedding = TimestepEmbedding(widths[0], time_dim)
         self.class_embedding = nn.Embedding(num_class_embeds, time_dim) if num_class_embeds else None
@@ -171,9 +172,9 @@ class ConditionalUNet(ModelMixin):
             head_dim = gcd(cross_attention_dim, attention_head_dim)
             self.add_embedding = TextTimeEmbedding(cross_attention_dim, time_dim, head_dim)
 
+        # encoder; `skips` are the channels of the skip connections
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        channels, skips = widths[0], [widths[0]]  # channels of the outputs stored on the way down
-
+        channels, skips = widths[0], [widths[0]]
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
             attend = self._transformers if level in attention_levels else None
@@ -181,14 +182,17 @@ class ConditionalUNet(ModelMixin):
             self.down_blocks.append(DownLevel(channels, width, skips, layers_per_block, attend, last, settings))
             channels = width
 
+        # middle
         self.mid_block = MidLevel(channels, self._transformers, settings)
 
+        # decoder
         self.up_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             attend = self._transformers if level in attention_levels else None
             self.up_blocks.append(UpLevel(channels, width, skips, layers_per_block + 1, attend, level == 0, settings))
             channels = width
 
+        # output
         self.conv_norm_out = GroupNorm(norm_num_groups, channels, 1e-5)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
 
@@ -210,12 +214,13 @@ class ConditionalUNet(ModelMixin):
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Return the prediction, same height and width as `sample`, as `.sample` or as a tuple of one.
+        """Return the prediction (B, C', H, W) as `.sample` or as a tuple of one.
 
         `sample`: x_t (B, C, H, W); H and W divisible by 2^(levels - 1). `timestep`: a number, or a tensor of shape (),
-        (1,) or (B,). `class_labels`: (B,) whole numbers, None where there are no classes. `encoder_hidden_states`:
-        (B, L, cross_attention_dim), None where that is. Raises ConfigError otherwise.
+        (1,) or (B,). `class_labels`: ints (B,), None without classes. `encoder_hidden_states`: (B, L,
+        cross_attention_dim), None without texts. Raises ConfigError for other inputs.
         """
+        # embedding of time, class and text
         self._check_inputs(sample, class_labels, encoder_hidden_states)
         temb = self.time_embedding(self.time_proj(as_timesteps(timestep, sample.device)).to(self.dtype))
         if self.class_embedding is not None:
@@ -224,27 +229,34 @@ class ConditionalUNet(ModelMixin):
             temb = temb + self.add_embedding(encoder_hidden_states)                      # (B, D)
         temb = F.silu(temb)
 
+        # first convolution, and the memory layout that makes convolutions on CPUs fastest
         h = self.conv_in(sample)                                                         # (B, C_0, H, W)
         if h.device.type == "cpu":
-            h = h.contiguous(memory_format=torch.channels_last)  # the layout in which CPU convolutions are fastest
+            h = h.contiguous(memory_format=torch.channels_last)
+        # encoder, middle, decoder
         skips = [h]
         for block in self.down_blocks:
             h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
         h = self.mid_block(h, temb, encoder_hidden_states)
         for block in self.up_blocks:
             h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
+        # output
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
         return UNet2DOutput(sample=out) if return_dict else (out,)
 
     def _check_inputs(self, sample: Tensor, labels: Tensor | None, text: Tensor | None) -> None:
         c = self.config
         check_divisible("sample", sample.shape[-2], sample.shape[-1], len(c["block_out_channels"]))
-        if (text is None) != (c["cross_attention_dim"] is None):
-            wanted = "None: this U-Net takes no text" if text is not None else "given: this U-Net is told by a text"
-            raise ConfigError(f"encoder_hidden_states must be {wanted} (cross_attention_dim)")
+        # text
+        if text is not None and c["cross_attention_dim"] is None:
+            raise ConfigError("encoder_hidden_states must be None: this U-Net takes no text (cross_attention_dim)")
+        if text is None and c["cross_attention_dim"] is not None:
+            raise ConfigError("encoder_hidden_states must be given: this U-Net is conditioned on texts "
+                              "(cross_attention_dim)")  # fmt: skip
         if text is not None and text.shape[-1] != c["cross_attention_dim"]:
             raise ConfigError(f"encoder_hidden_states must have {c['cross_attention_dim']} features, got "
                               f"{text.shape[-1]}")  # fmt: skip
+        # class
         if labels is not None and c["num_class_embeds"] is None:
             raise ConfigError("class_labels must be None: this U-Net has no class embedding; set num_class_embeds")
         if labels is None and c["num_class_embeds"] is not None:
@@ -252,7 +264,8 @@ class ConditionalUNet(ModelMixin):
 
 
 def check_config(config: Any) -> None:
-    """Raise ConfigError, naming the field, for a value that is impossible."""
+    """Raise ConfigError, naming the field, for an impossible value."""
+    # sizes
     c = config
     channels, levels = c["block_out_channels"], c["attention_levels"]
     listed = isinstance(channels, list | tuple) and 1 <= len(channels) <= MAX_LEVELS
@@ -264,11 +277,13 @@ def check_config(config: Any) -> None:
             require_int(field, c[field])
     for field in ("layers_per_block", "transformer_layers"):
         require_int(field, c[field], high=MAX_LAYERS)
+    require_number("dropout", c["dropout"], 0.0, 1.0)
+    # switches
     for field in ("self_attention", "pooled_text"):
         require(isinstance(c[field], bool), field, c[field], "true or false")
-    text = "given: it is the text's features that are pooled"
+    text = "given: the features of the text are pooled"
     require(not c["pooled_text"] or c["cross_attention_dim"] is not None, "cross_attention_dim", None, text)
-    require_number("dropout", c["dropout"], 0.0, 1.0)
+    # channels and levels
     groups, head = c["norm_num_groups"], c["attention_head_dim"]
     for count in channels:
         require_int("block_out_channels", count)
@@ -278,9 +293,7 @@ def check_config(config: Any) -> None:
         require_int("attention_levels", level, 0, len(channels) - 1)
     for count in {channels[-1], *(channels[level] for level in levels)}:
         require(count % head == 0, "attention_head_dim", head, f"a divisor of {count}, the channels it divides")
+    # resolution
     if c["sample_size"] is not None:
-        sides = c["sample_size"] if isinstance(c["sample_size"], list | tuple) else [c["sample_size"]] * 2
-        require(len(sides) == 2, "sample_size", c["sample_size"], "an int or a pair (height, width)")
-        for side in sides:
-            require_int("sample_size", side)
-        check_divisible("sample_size", sides[0], sides[1], len(channels))
+        height, width = require_size("sample_size", c["sample_size"], 2**24)
+        check_divisible("sample_size", height, width, len(channels))

@@ -1,8 +1,9 @@
 """The deep convolutional generator and discriminator of Radford et al. 2016, for images of many sizes.
 
-The paper's rules: strided convolutions down and fractionally-strided ones up instead of pooling, no hidden
-fully-connected layers, batch normalisation except at the image's side, ReLU and Tanh in the generator, LeakyReLU in
-the discriminator, weights from N(0, 0.02^2).
+The rules of the paper: strided convolutions in place of pooling, fractionally-strided ones in the generator; no hidden
+fully-connected layers; batch normalisation except next to the image; ReLU and tanh in the generator, LeakyReLU in the
+discriminator; weights from N(0, 0.02^2). The file has the parts of both networks, the networks, and the checks of
+their settings.
 """
 
 from collections.abc import Callable
@@ -15,19 +16,54 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.checks import require, require_int
+from hfgen.checks import require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
 Norm = Literal["batch", "layer", "none", "spectral"]
 NORMS = ("batch", "layer", "none", "spectral")
+NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "none": lambda channels: nn.Identity(),
+    "spectral": lambda channels: nn.Identity(),
+}
+
+
+class Layers:
+    """Builder of an `nn.Sequential` of convolutions, each with its normalisation and activation."""
+
+    def __init__(self, norm: str, activation: nn.Module):
+        self.norm, self.activation, self._list = norm, activation, list[nn.Module]()
+
+    def add(self, conv: nn.Conv2d | nn.ConvTranspose2d, normalise: bool = True, last: bool = False) -> None:
+        """Append a convolution, then normalisation (if `normalise`) and activation unless it is the `last`."""
+        if self.norm == "batch":
+            nn.init.normal_(conv.weight, 0.0, 0.02)
+        self._list.append(spectral_norm(conv) if self.norm == "spectral" else conv)
+        if normalise and not last:
+            self._list.append(NORM_LAYERS[self.norm](conv.out_channels))
+        if not last:
+            self._list.append(self.activation)
+
+    def refine(self, channels: int, number: int) -> None:
+        """Append `number` 3x3 convolutions with `channels` input and output channels."""
+        for _ in range(number):
+            self.add(nn.Conv2d(channels, channels, 3, padding=1, bias=self.norm != "batch"))
+
+    def sequential(self) -> nn.Sequential:
+        """Return the layers without identities."""
+        return nn.Sequential(*(layer for layer in self._list if not isinstance(layer, nn.Identity)))
 
 
 def with_classes(x: Tensor, labels: Tensor | None, num_classes: int | None) -> Tensor:
-    """Return x (B, C) or (B, C, H, W) with the one-hot class as further channels; x where there are no classes."""
+    """Return x (B, C) or (B, C, H, W) joined with the one-hot class of `labels` (B,) as K more channels.
+
+    x itself without classes. Raises ConfigError unless labels are given exactly if there are classes.
+    """
     if (num_classes is None) != (labels is None):
-        wanted = "None: this network has no classes" if num_classes is None else "given"
-        raise ConfigError(f"class_labels must be {wanted} (num_classes={num_classes})")
+        expected = "None: this network has no classes" if num_classes is None else "given"
+        raise ConfigError(f"class_labels must be {expected} (num_classes={num_classes})")
     if labels is None or num_classes is None:
         return x
     one_hot = F.one_hot(labels, num_classes).to(x.dtype)
@@ -35,9 +71,9 @@ def with_classes(x: Tensor, labels: Tensor | None, num_classes: int | None) -> T
 
 
 def packed(x: Tensor, pack: int, group: int) -> Tensor:
-    """Return x (B, C, ...) as (B / pack, pack * C, ...): consecutive samples side by side (Lin et al. 2018, fig. 1).
+    """Return x (B, C, ...) as (B / pack, pack * C, ...): consecutive samples are joined (Lin et al. 2018, fig. 1).
 
-    Raises ConfigError where the batch is not made of whole packs, and of whole groups of `group` packs.
+    Raises ConfigError unless B is a multiple of `pack` times `group`.
     """
     unit = pack * max(1, group)
     if len(x) % unit:
@@ -46,9 +82,10 @@ def packed(x: Tensor, pack: int, group: int) -> Tensor:
 
 
 def with_deviation(h: Tensor, group: int) -> Tensor:
-    """Return h (B, C, ...) with one more channel: how much groups of `group` consecutive samples vary; h if group < 2.
+    """Return h (B, C, ...) with one more channel: the variation within groups of `group` consecutive samples.
 
-    The standard deviation over the group, averaged over channels and pixels (Karras et al. 2018, section 3).
+    It is the standard deviation over the group, averaged over channels and pixels (Karras et al. 2018, section 3).
+    h itself for `group` below 2.
     """
     if group < 2:
         return h
@@ -58,35 +95,13 @@ def with_deviation(h: Tensor, group: int) -> Tensor:
     return torch.cat([h, column.expand(-1, 1, *h.shape[2:])], 1)
 
 
-def check_parts(config: Any) -> None:
-    """Raise ConfigError, naming the field, for values of the shared settings that are impossible."""
-    sizes = {"channels": 2**10, "width": 2**14, "dim": 2**12, "hidden": 2**16, "layers": 2**8, "latent_dim": 2**16}
-    for field, high in {**sizes, "pack": 64}.items():
-        if field in config:
-            require_int(field, config[field], high=high)
-    for field, low, high in (("extra_layers", 0, 16), ("minibatch_stddev", 0, 2**10), ("base_size", 1, 16)):
-        if field in config:
-            require_int(field, config[field], low=low, high=high)
-    if config["num_classes"] is not None:
-        require_int("num_classes", config["num_classes"])
-    require(config["norm"] in NORMS, "norm", config["norm"], f"one of {', '.join(NORMS)}")
-
-
-NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "layer": lambda channels: nn.GroupNorm(1, channels),
-    "none": lambda channels: nn.Identity(),
-    "spectral": lambda channels: nn.Identity(),
-}
-
-
 class DCGANGenerator(ModelMixin):
-    """Images (B, C, H, W) in [-1, 1] from latents z (B, latent_dim) (Radford et al. 2016, fig. 1).
+    """Generator of images (B, C, H, W) in [-1, 1] from latents z (B, latent_dim) (Radford et al. 2016, fig. 1).
 
-    z, and the class as a one-hot vector beside it if `num_classes` is given, is projected to a small map of about
-    `base_size` pixels a side; each stage doubles the side and halves the channels, down to `width` before the image.
-    `extra_layers` 3x3 convolutions follow each stage. `norm`: "batch", "layer" (over channels and pixels), "none",
-    "spectral" (of the weights, Miyato et al. 2018). Raises ConfigError, naming the field, for impossible values.
+    z, joined with the one-hot class of a conditional network, is projected to a map with sides of about `base_size`.
+    Each stage doubles the sides and halves the channels, to `width` before the image. `extra_layers`: number of 3x3
+    convolutions after each stage. `norm`: "batch", "layer" (over channels and pixels), "none", or "spectral" (of the
+    weights, Miyato et al. 2018). Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -104,9 +119,11 @@ class DCGANGenerator(ModelMixin):
         super().__init__()
         check_config(self.config)
         stages, base = stages_of(resolution, base_size)
+        # project the latents
         widths = [width * 2**i for i in reversed(range(stages))]
         up = Layers(norm, nn.ReLU())
         up.add(nn.ConvTranspose2d(latent_dim + (num_classes or 0), widths[0], base, bias=norm != "batch"))
+        # double the sides
         for wider, narrower in pairwise(widths):
             up.refine(wider, extra_layers)
             up.add(nn.ConvTranspose2d(wider, narrower, 4, 2, 1, bias=norm != "batch"))
@@ -115,23 +132,27 @@ class DCGANGenerator(ModelMixin):
         self.body = up.sequential()
 
     def forward(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return images (B, C, H, W) in [-1, 1]; `class_labels` (B,) exactly if the network is conditional."""
+        """Return images (B, C, H, W) in [-1, 1] from z (B, latent_dim).
+
+        `class_labels` (B,) are given exactly if the network is conditional; otherwise raises ConfigError.
+        """
         h = with_classes(z, class_labels, self.config["num_classes"])                    # (B, D + K)
         return torch.tanh(self.body(h[:, :, None, None]))                              # (B, C, H, W)
 
     def first_layer(self) -> Tensor:
-        """Return the matrix (F, latent_dim) by which the first layer acts on z, the one-hot class left out."""
+        """Return the matrix (F, latent_dim) that the first layer multiplies z with, without the one-hot class."""
         weight = cast(nn.ConvTranspose2d, self.body[0]).weight                         # (D + K, C, h, w)
         return weight[: self.config["latent_dim"]].flatten(1).T
 
 
 class DCGANDiscriminator(ModelMixin):
-    """Logits that images are real, no sigmoid inside; with norm "layer", "none" or "spectral", a critic.
+    """Discriminator of images: logits (B / pack,) that they are real, without sigmoid; a critic without batch norm.
 
-    The generator's mirror image: each stage halves the side and doubles the channels, and a last convolution takes in
-    the whole map. The class comes as one-hot planes beside the image. `pack` images are judged together as one with
-    `pack` times the channels, against mode collapse (PacGAN, Lin et al. 2018). `minibatch_stddev` > 1 tells the last
-    layer how much groups of that many consecutive samples vary (Karras et al. 2018, section 3).
+    It mirrors the generator: each stage halves the sides and doubles the channels, and a last convolution covers the
+    whole map. The class is joined to the image as one-hot planes. `pack`: images that are judged together, joined to
+    one image with `pack` times the channels, against mode collapse (PacGAN, Lin et al. 2018). `minibatch_stddev`: size
+    of the groups of consecutive samples whose variation is an input of the last layer (Karras et al. 2018, section 3);
+    0 for none. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -150,6 +171,7 @@ class DCGANDiscriminator(ModelMixin):
         super().__init__()
         check_config(self.config)
         stages, base = stages_of(resolution, base_size)
+        # halve the sides
         widths = [width * 2**i for i in range(stages)]
         down = Layers(norm, nn.LeakyReLU(0.2))
         down.add(nn.Conv2d(pack * (channels + (num_classes or 0)), width, 4, 2, 1), normalise=False)
@@ -158,6 +180,7 @@ class DCGANDiscriminator(ModelMixin):
             down.add(nn.Conv2d(narrower, wider, 4, 2, 1, bias=norm != "batch"))
         down.refine(widths[-1], extra_layers)
         self.body = down.sequential()
+        # one logit
         head = Layers(norm, nn.Identity())
         head.add(nn.Conv2d(widths[-1] + (minibatch_stddev > 1), 1, base), last=True)
         self.head = head.sequential()
@@ -165,41 +188,17 @@ class DCGANDiscriminator(ModelMixin):
     def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Return logits (B / pack,) of images (B, C, H, W); `class_labels` (B,) exactly if conditional.
 
-        Raises ConfigError for another size, or a batch that the pack and the group do not divide.
+        Raises ConfigError for another size, other labels, or a batch that the pack and the group do not divide.
         """
+        # check the size
         c = self.config
         size = (c["channels"], *sides_of(c["resolution"]))
         if tuple(x.shape[1:]) != size:
             raise ConfigError(f"x must have shape (B, {', '.join(map(str, size))}), got {tuple(x.shape)}")
+        # join classes and packs
         x = with_classes(x, class_labels, c["num_classes"])                              # (B, C + K, H, W)
         h = self.body(packed(x, c["pack"], c["minibatch_stddev"]))                     # (B / m, C', h, w)
         return self.head(with_deviation(h, c["minibatch_stddev"])).flatten()             # (B / m,)
-
-
-class Layers:
-    """A list of convolutions, each with its normalisation and activation, that ends up as one `nn.Sequential`."""
-
-    def __init__(self, norm: str, activation: nn.Module):
-        self.norm, self.activation, self._list = norm, activation, list[nn.Module]()
-
-    def add(self, conv: nn.Conv2d | nn.ConvTranspose2d, normalise: bool = True, last: bool = False) -> None:
-        """Append a convolution; after it, unless it is the last, normalisation (if asked for) and activation."""
-        if self.norm == "batch":
-            nn.init.normal_(conv.weight, 0.0, 0.02)
-        self._list.append(spectral_norm(conv) if self.norm == "spectral" else conv)
-        if normalise and not last:
-            self._list.append(NORM_LAYERS[self.norm](conv.out_channels))
-        if not last:
-            self._list.append(self.activation)
-
-    def refine(self, channels: int, number: int) -> None:
-        """Append `number` 3x3 convolutions that keep size and channels."""
-        for _ in range(number):
-            self.add(nn.Conv2d(channels, channels, 3, padding=1, bias=self.norm != "batch"))
-
-    def sequential(self) -> nn.Sequential:
-        """Return the layers, the identities left out."""
-        return nn.Sequential(*(layer for layer in self._list if not isinstance(layer, nn.Identity)))
 
 
 def sides_of(resolution: int | tuple[int, int] | list[int]) -> tuple[int, int]:
@@ -208,7 +207,10 @@ def sides_of(resolution: int | tuple[int, int] | list[int]) -> tuple[int, int]:
 
 
 def stages_of(resolution: int | tuple[int, int], base_size: int) -> tuple[int, tuple[int, int]]:
-    """Return how often the side is doubled, and the sides (h, w) before: the smallest side is base_size or more."""
+    """Return the number of doublings and the sides (h, w) before them, the smaller at least `base_size`.
+
+    Raises ConfigError, with the nearest sizes, unless the resolution can be halved that often.
+    """
     height, width = sides_of(resolution)
     stages = (min(height, width) // base_size).bit_length() - 1
     factor = 2 ** max(1, stages)
@@ -224,10 +226,22 @@ def stages_of(resolution: int | tuple[int, int], base_size: int) -> tuple[int, t
 
 
 def check_config(config: Any) -> None:
-    """Raise ConfigError, naming the field, for settings that no DCGAN network can have."""
-    pair = config["resolution"]
-    good = isinstance(pair, int) or (isinstance(pair, list | tuple) and len(pair) == 2)
-    require(good, "resolution", pair, "an int or a pair (height, width)")
-    for side in sides_of(pair):
-        require_int("resolution", side, high=2**12)
+    """Raise ConfigError, naming the field, for impossible settings of a DCGAN network."""
+    require_size("resolution", config["resolution"])
     check_parts(config)
+
+
+def check_parts(config: Any) -> None:
+    """Raise ConfigError, naming the field, for impossible values of settings that GANs of images and points share."""
+    # sizes
+    sizes = {"channels": 2**10, "width": 2**14, "dim": 2**12, "hidden": 2**16, "layers": 2**8, "latent_dim": 2**16}
+    for field, high in {**sizes, "pack": 64}.items():
+        if field in config:
+            require_int(field, config[field], high=high)
+    for field, low, high in (("extra_layers", 0, 16), ("minibatch_stddev", 0, 2**10), ("base_size", 1, 16)):
+        if field in config:
+            require_int(field, config[field], low=low, high=high)
+    # classes and normalisation
+    if config["num_classes"] is not None:
+        require_int("num_classes", config["num_classes"])
+    require_choice("norm", config["norm"], NORMS)

@@ -1,4 +1,4 @@
-"""Networks for points in the plane (or a few dimensions): a noise predictor with the U-Net's call, and a GAN's pair."""
+"""Networks for points of a few dimensions: a noise predictor called like the U-Net, and the networks of a GAN."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class MLPOutput(BaseOutput):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block conditioned on time: h + W_2 silu(W_1 norm(h) + W_t temb)."""
+    """Residual block conditioned on time: h + W_2 silu(W_1 norm(h) + W_t temb), h (B, hidden), temb (B or 1, T)."""
 
     def __init__(self, hidden: int, time_dim: int) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class ResidualBlock(nn.Module):
 class MLPDenoiser(ModelMixin):
     """Residual MLP that predicts the noise in points x_t (B, dim), called like the U-Net.
 
-    `data_mean` (one number a coordinate) and `data_std` (one number, or one a coordinate) lead from model coordinates
-    to data coordinates: x_data = data_std * x + data_mean. They are stored for the pipeline; forward ignores them.
-    Raises ConfigError, naming the field, for values that are impossible.
+    `data_mean` (one number per coordinate) and `data_std` (one number, or one per coordinate) convert model coordinates
+    to data coordinates: x_data = data_std * x + data_mean. They are stored for the pipeline; `forward` does not use
+    them. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -61,11 +61,13 @@ class MLPDenoiser(ModelMixin):
         super().__init__()
         self._check_config()
         self.linear_in = nn.Linear(dim, hidden)
+        # embedding of time and class
         self.time_proj = SinusoidalFeatures(time_embedding_dim)
         self.time_embedding = TimestepEmbedding(time_embedding_dim, time_embedding_dim)
         self.class_embedding: nn.Module | None = None
         if num_class_embeds is not None:
             self.class_embedding = nn.Embedding(num_class_embeds, time_embedding_dim)
+        # residual blocks between two linear layers
         self.blocks = nn.ModuleList(ResidualBlock(hidden, time_embedding_dim) for _ in range(layers))
         self.norm_out = nn.LayerNorm(hidden)
         self.linear_out = nn.Linear(hidden, dim)
@@ -80,7 +82,7 @@ class MLPDenoiser(ModelMixin):
 
     @property
     def config(self) -> Any:
-        """Return the configuration plus `in_channels` (= dim) and `sample_size` (None), which the U-Net's has too."""
+        """Return the configuration with the U-Net's fields `in_channels` (= dim) and `sample_size` (None)."""
         saved = super().config
         return FrozenDict({**saved, "in_channels": saved["dim"], "sample_size": None})
 
@@ -94,21 +96,25 @@ class MLPDenoiser(ModelMixin):
     ) -> MLPOutput | tuple[torch.Tensor]:
         """Return the prediction (B, dim) as `.sample` or as a tuple of one.
 
-        `sample`: x_t (B, dim). `timestep`: numbers in [0, 999], whole or not, of shape (), (1,) or (B,).
-        `class_labels`: (B,) if conditional, else None. `encoder_hidden_states` must be None. ConfigError otherwise.
+        `sample`: x_t (B, dim). `timestep`: numbers in [0, T - 1], integer or not, of shape (), (1,) or (B,).
+        `class_labels`: ints (B,), None without classes. `encoder_hidden_states` must be None. Raises ConfigError for
+        other inputs.
         """
+        # check the conditions
         if encoder_hidden_states is not None:
             raise ConfigError("encoder_hidden_states must be None: this network takes no text, only class_labels")
         if (self.class_embedding is None) != (class_labels is None):
-            wanted = "None: this network has no class embedding" if self.class_embedding is None else "given"
-            raise ConfigError(f"class_labels must be {wanted} (num_class_embeds={self.config['num_class_embeds']})")
+            expected = "None: this network has no class embedding" if self.class_embedding is None else "given"
+            raise ConfigError(f"class_labels must be {expected} (num_class_embeds={self.config['num_class_embeds']})")
 
+        # embedding of time and class
         features = self.time_proj(as_timesteps(timestep, sample.device))                 # (B or 1, T)
         temb = self.time_embedding(features.to(sample.dtype))
         if self.class_embedding is not None:
             temb = temb + self.class_embedding(class_labels)
         temb = F.silu(temb)
 
+        # residual blocks
         h = self.linear_in(sample)                                                       # (B, hidden)
         for block in self.blocks:
             h = block(h, temb)
@@ -117,10 +123,11 @@ class MLPDenoiser(ModelMixin):
 
 
 class MLPGenerator(ModelMixin):
-    """Points (B, dim) in model coordinates from latents z (B, latent_dim): what `DCGANGenerator` is for images.
+    """Generator of points (B, dim) in model coordinates from latents z (B, latent_dim).
 
-    `layers` hidden layers of `hidden` units with ReLU; `norm` as there. The class, if any, is a one-hot
-    vector beside z. `data_mean` and `data_std` lead to data coordinates, as in `MLPDenoiser`.
+    `layers` hidden layers of `hidden` units with ReLU; `norm` as in `DCGANGenerator`. The class of a conditional
+    network is a one-hot vector joined to z. `data_mean` and `data_std` convert to data coordinates, as in
+    `MLPDenoiser`. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -142,20 +149,24 @@ class MLPGenerator(ModelMixin):
         self.head = nn.Linear(hidden, dim)
 
     def forward(self, z: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Return points (B, dim) in model coordinates; `class_labels` (B,) exactly if the network is conditional."""
+        """Return points (B, dim) in model coordinates from z (B, latent_dim).
+
+        `class_labels` (B,) are given exactly if the network is conditional; otherwise raises ConfigError.
+        """
         return self.head(self.body(with_classes(z, class_labels, self.config["num_classes"])))
 
     def first_layer(self) -> torch.Tensor:
-        """Return the matrix (hidden, latent_dim) by which the first layer acts on z, the one-hot class left out."""
+        """Return the matrix (hidden, latent_dim) that the first layer multiplies z with, without the one-hot class."""
         weight = cast(nn.Linear, self.body[0]).weight                                  # (hidden, D + K)
         return weight[:, : self.config["latent_dim"]]
 
 
 class MLPDiscriminator(ModelMixin):
-    """Logits (B / pack,) that points (B, dim) are real, no sigmoid inside: what `DCGANDiscriminator` is for images.
+    """Discriminator of points (B, dim): logits (B / pack,) that they are real, without sigmoid.
 
-    With `frequencies` > 0 it also sees that many random waves sin(w.x), cos(w.x), |w| log-uniform from 1/2 to
-    `max_frequency`: alone, an MLP is slow to see structure that is fine beside the whole (Tancik et al. 2020).
+    `pack`, `minibatch_stddev`, `norm`: as in `DCGANDiscriminator`. `frequencies`: number of random waves sin(w.x),
+    cos(w.x) joined to the input, |w| log-uniform from 1/2 to `max_frequency`. Without them an MLP learns fine structure
+    slowly (Tancik et al. 2020). Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -181,9 +192,9 @@ class MLPDiscriminator(ModelMixin):
         self.head = linear(hidden + (minibatch_stddev > 1), 1, norm)
 
     def forward(self, x: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits (B / pack,); `class_labels` (B,) exactly if the network is conditional.
+        """Return logits (B / pack,) of points (B, dim); `class_labels` (B,) exactly if the network is conditional.
 
-        Raises ConfigError for a batch that is not made of whole packs and groups.
+        Raises ConfigError for other labels, and for a batch that the pack and the group do not divide.
         """
         c = self.config
         x = packed(with_classes(x, class_labels, c["num_classes"]), c["pack"], c["minibatch_stddev"])
@@ -191,7 +202,7 @@ class MLPDiscriminator(ModelMixin):
 
 
 class Waves(nn.Module):
-    """x (B, D) with sin(w.x) and cos(w.x) of `number` fixed random frequencies w beside it, (B, D + 2 number)."""
+    """x (B, D) joined with sin(w.x) and cos(w.x) of `number` fixed random frequencies w, (B, D + 2 number)."""
 
     def __init__(self, dim: int, number: int, highest: float) -> None:
         super().__init__()
@@ -206,7 +217,7 @@ class Waves(nn.Module):
 
 
 def perceptron(inputs: int, hidden: int, layers: int, norm: str, activation: nn.Module) -> nn.Sequential:
-    """Return `layers` hidden layers of `hidden` units, each normalised by `norm` and followed by the activation."""
+    """Return `layers` hidden layers of `hidden` units, each with normalisation `norm` and activation."""
     parts: list[nn.Module] = []
     for width in (inputs, *[hidden] * (layers - 1)):
         parts.append(linear(width, hidden, norm))
@@ -217,13 +228,13 @@ def perceptron(inputs: int, hidden: int, layers: int, norm: str, activation: nn.
 
 
 def linear(inputs: int, outputs: int, norm: str) -> nn.Module:
-    """Return a linear layer, its weight divided by its spectral norm if that is the `norm`."""
+    """Return a linear layer; for the `norm` "spectral" its weight is divided by its spectral norm."""
     layer = nn.Linear(inputs, outputs)
     return spectral_norm(layer) if norm == "spectral" else layer
 
 
 def check_coordinates(config: Any) -> None:
-    """Raise ConfigError, naming the field, unless data_mean and data_std can lead to data coordinates."""
+    """Raise ConfigError, naming the field, unless data_mean and data_std define data coordinates."""
     mean, std = config["data_mean"], config["data_std"]
     for field, value in (("data_mean", mean), ("data_std", std)):
         fits = not isinstance(value, list | tuple) or len(value) == config["dim"]

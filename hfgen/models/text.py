@@ -17,12 +17,13 @@ Merge = tuple[str, str]
 
 
 def build_tokenizer(captions: Iterable[str], max_words: int = 4096, max_length: int = 77) -> CLIPTokenizer:
-    """Return a CLIP tokenizer to which each of the `max_words` most frequent words of `captions` is one token.
+    """Return a CLIP tokenizer in which each of the `max_words` most frequent words of `captions` is one token.
 
-    Byte-pair encoding (Sennrich et al. 2016) whose merges spell out those words; any other text is spelt by its pieces,
-    in the end by its bytes. `max_length` is what texts are padded and cut to, both ends counted; it is shortened to
-    that of the longest caption.
+    It is a byte-pair encoding (Sennrich et al. 2016) whose merges build those words. Any other text becomes pieces of
+    words or single bytes. `max_length`: tokens that a text is padded or cut to, start and end included; at most that
+    of the longest caption.
     """
+    # count the words
     letters = sorted(ByteLevel.alphabet())
     spelling = CLIPTokenizer(vocab=_numbered([START, END, *letters, *(c + WORD_END for c in letters)]), merges=[])
     counts: Counter[tuple[str, ...]] = Counter()
@@ -31,6 +32,7 @@ def build_tokenizer(captions: Iterable[str], max_words: int = 4096, max_length: 
         words = _words(spelling, caption)
         counts.update(words)
         longest = max(longest, len(words))
+    # merge the letters of the most frequent words
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[:max_words]
     merges = merges_for(frequent)
     vocabulary = [START, END, *letters, *(c + WORD_END for c in letters), *(a + b for a, b in merges)]
@@ -39,9 +41,10 @@ def build_tokenizer(captions: Iterable[str], max_words: int = 4096, max_length: 
 
 
 def merges_for(words: Iterable[tuple[str, ...]]) -> list[Merge]:
-    """Return merges, most important first, after which each word, given as letters, is one token.
+    """Return merges in order of rank that make each word, a tuple of letters, one token.
 
-    A word that earlier merges leave in pieces gets merges of its own, which rank below and so change no word before it.
+    A word that earlier merges leave in pieces gets merges of its own. They have lower rank and do not change earlier
+    words.
     """
     ranks: dict[Merge, int] = {}
     for word in words:
@@ -55,10 +58,11 @@ def merges_for(words: Iterable[tuple[str, ...]]) -> list[Merge]:
 def build_text_encoder(
     tokenizer: CLIPTokenizer, hidden_size: int = 128, layers: int = 2, heads: int = 4
 ) -> CLIPTextModel:
-    """Return a CLIP text encoder with random weights for the texts of `tokenizer`; ConfigError for sizes that fail.
+    """Return a CLIP text encoder with random weights for the texts of `tokenizer`.
 
-    Its tokens start with variance 1, not CLIP's 0.02^2: beside the first words that something is learned of, others
-    would vanish in the normalisation, and with them what they could be learned by.
+    Token embeddings are initialised with variance 1, not CLIP's 0.02^2: next to the first words that are learned,
+    small embeddings of other words would vanish in the normalisation, and their gradients with them. Raises ConfigError
+    unless `hidden_size` is a multiple of `heads`, and for sizes below 1.
     """
     if min(hidden_size, layers, heads) < 1 or hidden_size % heads:
         raise ConfigError(f"hidden_size must be a multiple of heads, all above 0, got {hidden_size}, {heads}, {layers}")
@@ -74,9 +78,9 @@ def build_text_encoder(
 
 
 def token_ids(tokenizer: Any, texts: list[str], device: torch.device | str = "cpu") -> Tensor:
-    """Return the tokens of texts, int64 (B, L), padded and cut to the L that the tokenizer was made for."""
-    found = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-    ids: Tensor = found["input_ids"].to(device)
+    """Return the tokens of texts, int64 (B, L), padded or cut to the tokenizer's length L."""
+    encoding = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+    ids: Tensor = encoding["input_ids"].to(device)
     return ids
 
 
@@ -85,7 +89,7 @@ def _numbered(tokens: Iterable[str]) -> dict[str, int]:
 
 
 def _words(spelling: CLIPTokenizer, caption: str) -> list[tuple[str, ...]]:
-    """Return the words of a caption as the tokenizer cuts it, each as its letters."""
+    """Return the words into which the tokenizer divides a caption, each as a tuple of letters."""
     backend = spelling.backend_tokenizer
     text = backend.normalizer.normalize_str(caption)
     words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
@@ -93,7 +97,7 @@ def _words(spelling: CLIPTokenizer, caption: str) -> list[tuple[str, ...]]:
 
 
 def _merged(pieces: list[str], ranks: dict[Merge, int]) -> list[str]:
-    """Return the pieces of a word after all merges that apply, the most important first."""
+    """Return the pieces of a word after all merges that apply, in order of rank."""
     while True:
         pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in ranks]
         if not pairs:

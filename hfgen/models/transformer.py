@@ -1,4 +1,4 @@
-"""Transformer blocks over the pixels of a feature map, which may look at a text (Rombach et al. 2022, appendix E.2).
+"""Transformer blocks over the pixels of a feature map, with attention to a text (Rombach et al. 2022, appendix E.2).
 
 Module names are those of diffusers' `Transformer2DModel`, so that weights load both ways.
 """
@@ -12,15 +12,17 @@ from hfgen.models.blocks import GroupNorm
 
 
 class CrossAttention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v: queries from the pixels, keys and values from a context (Vaswani et al. 2017, eq. 1).
+    """softmax(q k^T / sqrt(d)) v: queries from pixels, keys and values from a context (Vaswani et al. 2017, eq. 1).
 
-    Without a context the pixels look at each other. `head_dim` is d.
+    Pixels are (B, HW, C), the context is (B, L, D); without a context it is self-attention. `head_dim` is d.
     """
 
     def __init__(self, channels: int, context_dim: int, head_dim: int, dropout: float) -> None:
         super().__init__()
+        # a whole number of heads
         self.head_dim = head_dim
         inner = channels // head_dim * head_dim
+        # projections
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_k = nn.Linear(context_dim, inner, bias=False)
         self.to_v = nn.Linear(context_dim, inner, bias=False)
@@ -47,7 +49,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GEGLU between them, four times as wide."""
+    """Two linear layers with GEGLU in between, 4 times as wide as the input."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention (if any), attention to the context (if any), feed-forward: each x + f(LayerNorm(x))."""
+    """Optional self-attention, optional attention to the context, feed-forward: each x + f(LayerNorm(x))."""
 
     def __init__(
         self, channels: int, context_dim: int | None, head_dim: int, self_attention: bool, dropout: float
@@ -80,7 +82,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A feature map (B, C, H, W) as a sequence of pixels through transformer blocks, added to itself."""
+    """x + f(x) for a feature map x (B, C, H, W); f are transformer blocks over its sequence of pixels."""
 
     def __init__(
         self, channels: int, context_dim: int | None, head_dim: int, layers: int, groups: int, self_attention: bool,

@@ -1,4 +1,4 @@
-"""Networks that turn images into other images: the generators and the discriminator of CycleGAN and pix2pix."""
+"""Networks of image translation: the generators and the discriminator of CycleGAN and pix2pix, parts and checks."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,105 +8,75 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.checks import require, require_int, require_number
+from hfgen.checks import require_choice, require_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
 GeneratorNorm = Literal["instance", "layer", "none"]
 PatchNorm = Literal["instance", "layer", "spectral", "none"]
 Conv = nn.Conv2d | nn.ConvTranspose2d
-
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "instance": nn.InstanceNorm2d,                                     # without scale and shift, as in CycleGAN
+    "instance": nn.InstanceNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
 }
+"""Normalisations of feature maps; instance norm is without scale and shift, as in CycleGAN."""
 
 
-def started(conv: Conv) -> Conv:
-    """Return the convolution with weights from N(0, 0.02^2) and biases of 0 (Zhu et al. 2017, section 7.1)."""
+def layers(conv: Conv, norm: str, activation: nn.Module | None, normalise: bool = True) -> list[nn.Module]:
+    """Return a convolution, its normalisation and its activation, as far as there are any.
+
+    Spectral normalisation is applied to the weights of every convolution, also without `normalise`.
+    """
+    init_weights(conv)
+    parts: list[nn.Module] = [spectral_norm(conv) if norm == "spectral" else conv]
+    if normalise and norm in NORM_LAYERS:
+        parts.append(NORM_LAYERS[norm](conv.out_channels))
+    return parts if activation is None else [*parts, activation]
+
+
+def has_bias(norm: str) -> bool:
+    """Return whether convolutions before this normalisation have a bias; instance norm would remove it."""
+    return norm != "instance"
+
+
+def init_weights(conv: Conv) -> Conv:
+    """Return the convolution with weights from N(0, 0.02^2) and biases 0 (Zhu et al. 2017, section 7.1)."""
     nn.init.normal_(conv.weight, 0.0, 0.02)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
 
 
-def layers(conv: Conv, norm: str, activation: nn.Module | None, normalise: bool = True) -> list[nn.Module]:
-    """Return a convolution, its normalisation where there is one, and its activation.
-
-    Spectral normalisation is one of the weights, and so of every convolution, `normalise` or not.
-    """
-    found: list[nn.Module] = [spectral_norm(started(conv)) if norm == "spectral" else started(conv)]
-    if normalise and norm in NORM_LAYERS:
-        found.append(NORM_LAYERS[norm](conv.out_channels))
-    return found if activation is None else [*found, activation]
-
-
-def has_bias(norm: str) -> bool:
-    """Return whether convolutions before this normalisation have a bias; instance norm takes every one away again."""
-    return norm != "instance"
-
-
-def dropped(dropout: float) -> list[nn.Module]:
-    """Return a dropout layer, or none for 0."""
+def dropout_or_none(dropout: float) -> list[nn.Module]:
+    """Return a list with a dropout layer, empty for 0."""
     return [nn.Dropout(dropout)] if dropout else []
 
 
-def check_images(x: Tensor, channels: int, factor: int, least: int) -> None:
-    """Raise ConfigError unless x is (B, channels, H, W), H and W divisible by `factor` and at least `least`.
-
-    The message names the nearest sizes that are.
-    """
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ConfigError(f"images must be (B, {channels}, H, W) for this network, got {tuple(x.shape)}")
-    height, width = x.shape[2:]
-    if any(side % factor or side < least for side in (height, width)):
-        below = [max(least, side // factor * factor) for side in (height, width)]
-        above = [max(least, -(-side // factor) * factor) for side in (height, width)]
-        sizes = " and ".join(dict.fromkeys(f"{h}x{w}" for h, w in (below, above)))
-        raise ConfigError(
-            f"images must have height and width divisible by {factor} and at least {least}, got {height}x{width}; "
-            f"the nearest are {sizes}"
-        )
-
-
-def check_config(config: Any, norms: tuple[str, ...]) -> None:
-    """Raise ConfigError, naming the field, for settings that no network of translation can have."""
-    sizes = {"in_channels": 2**10, "out_channels": 2**10, "channels": 2**10, "width": 2**12, "depth": 12, "layers": 8}
-    for field, high in sizes.items():
-        if field in config:
-            require_int(field, config[field], high=high)
-    for field, high in (("blocks", 64), ("downsamplings", 8), ("condition_channels", 2**10)):
-        if field in config:
-            require_int(field, config[field], low=0, high=high)
-    require(config["norm"] in norms, "norm", config["norm"], f"one of {', '.join(norms)}")
-    if "dropout" in config:
-        require_number("dropout", config["dropout"], 0.0, 0.99)
-
-
 class ResidualBlock(nn.Module):
-    """x + f(x), f two 3x3 convolutions with reflected borders, each normalised, ReLU between them."""
+    """x + f(x); f is two 3x3 convolutions with reflected borders and normalisation, and ReLU in between."""
 
     def __init__(self, channels: int, norm: str, dropout: float) -> None:
         super().__init__()
         bias = has_bias(norm)
         self.body = nn.Sequential(
             nn.ReflectionPad2d(1), *layers(nn.Conv2d(channels, channels, 3, bias=bias), norm, nn.ReLU()),
-            *dropped(dropout),
+            *dropout_or_none(dropout),
             nn.ReflectionPad2d(1), *layers(nn.Conv2d(channels, channels, 3, bias=bias), norm, None),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + f(x), shaped like x."""
+        """Return x + f(x), (B, C, H, W)."""
         return x + self.body(x)
 
 
 class ResNetTranslator(ModelMixin):
-    """Images (B, C', H, W) in [-1, 1] from images (B, C, H, W) (Johnson et al. 2016; Zhu et al. 2017, section 7.2).
+    """Generator of CycleGAN: images (B, C', H, W) in [-1, 1] from images (B, C, H, W) in [-1, 1].
 
-    In the paper's letters c7s1-64, d128, d256, R256 x `blocks`, u128, u64, c7s1-C': a 7x7 convolution, `downsamplings`
-    of stride 2 that double the channels, residual blocks, as many fractionally-strided convolutions, a 7x7 convolution,
-    tanh. `norm`: "instance", "layer" (over channels and pixels) or "none". Works at every size that 2^downsamplings
-    divides, from twice that and 4 on. Raises ConfigError, naming the field, for impossible values.
+    Source: Johnson et al. 2016; Zhu et al. 2017, section 7.2, there c7s1-64, d128, d256, R256 x `blocks`, u128, u64,
+    c7s1-C'. The layers are a 7x7 convolution, `downsamplings` convolutions of stride 2 that double the channels,
+    residual blocks, as many fractionally-strided convolutions, a 7x7 convolution and tanh. `norm`: "instance", "layer"
+    (over channels and pixels) or "none". Sides must be divisible by 2^downsamplings, and at least twice that and 4.
+    Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -122,12 +92,15 @@ class ResNetTranslator(ModelMixin):
     ) -> None:
         super().__init__()
         check_config(self.config, ("instance", "layer", "none"))
+        # halve the sides
         bias, c = has_bias(norm), width
         body = [nn.ReflectionPad2d(3), *layers(nn.Conv2d(in_channels, c, 7, bias=bias), norm, nn.ReLU())]
         for _ in range(downsamplings):
             body += layers(nn.Conv2d(c, 2 * c, 3, 2, 1, bias=bias), norm, nn.ReLU())      # (B, 2c, h / 2, w / 2)
             c *= 2
+        # residual blocks
         body += [ResidualBlock(c, norm, dropout) for _ in range(blocks)]
+        # double the sides
         for _ in range(downsamplings):
             up = nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias)
             body += layers(up, norm, nn.ReLU())                                           # (B, c / 2, 2h, 2w)
@@ -136,7 +109,7 @@ class ResNetTranslator(ModelMixin):
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Return what must divide the sides of images, and the least of them: borders of 3 and of 1 are reflected."""
+        """Return the divisor of the sides of images and the smallest side: borders of 3 and of 1 are reflected."""
         factor = 2 ** self.config["downsamplings"]
         return factor, max(4, 2 * factor)
 
@@ -147,12 +120,12 @@ class ResNetTranslator(ModelMixin):
 
 
 class UNetTranslator(ModelMixin):
-    """Images (B, C', H, W) in [-1, 1] from images (B, C, H, W): an encoder and a decoder with skips between them.
+    """Generator of pix2pix: images (B, C', H, W) in [-1, 1] from images (B, C, H, W), by an encoder-decoder with skips.
 
-    The U-Net of pix2pix (Isola et al. 2017, sections 3.2.1 and 6.1.1): `depth` convolutions that halve the sides, with
-    `width` channels doubled up to 8 `width`, and as many back, each of which sees the encoder's map of its size too.
-    `dropout` is that of the first three layers of the decoder; the paper keeps it when sampling, as noise; here it is
-    for training only. Works at every size that 2^depth divides. Raises ConfigError, naming the field.
+    Source: Isola et al. 2017, sections 3.2.1 and 6.1.1. The encoder has `depth` convolutions that halve the sides, with
+    channels doubled from `width` to at most 8 `width`. The decoder mirrors it, with a skip connection at each size.
+    `dropout`: of the first three layers of the decoder, in training only (the paper also uses it in sampling, as
+    noise). Sides must be divisible by 2^depth. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -167,33 +140,38 @@ class UNetTranslator(ModelMixin):
     ) -> None:
         super().__init__()
         check_config(self.config, ("instance", "layer", "none"))
+        # encoder; the last map has one pixel, which has no deviation to divide by
         bias, widths = has_bias(norm), [width * min(2**i, 8) for i in range(depth)]
         self.down = nn.ModuleList([nn.Sequential(*layers(nn.Conv2d(in_channels, width, 4, 2, 1), "none", None))])
         for i in range(1, depth):
-            last = i == depth - 1                                      # one pixel has no deviation to divide by
+            last = i == depth - 1
             conv = nn.Conv2d(widths[i - 1], widths[i], 4, 2, 1, bias=bias or last)
             self.down.append(nn.Sequential(nn.LeakyReLU(0.2), *layers(conv, norm, None, normalise=not last)))
+        # decoder
         self.up = nn.ModuleList()
         for number, i in enumerate(reversed(range(1, depth))):
-            seen = widths[i] * (1 if number == 0 else 2)
-            conv_up = nn.ConvTranspose2d(seen, widths[i - 1], 4, 2, 1, bias=bias)
-            regular = dropped(dropout if number < 3 else 0.0)
+            inputs = widths[i] * (1 if number == 0 else 2)
+            conv_up = nn.ConvTranspose2d(inputs, widths[i - 1], 4, 2, 1, bias=bias)
+            regular = dropout_or_none(dropout if number < 3 else 0.0)
             self.up.append(nn.Sequential(nn.ReLU(), *layers(conv_up, norm, None), *regular))
+        # image
         out = nn.ConvTranspose2d(width * (1 if depth == 1 else 2), out_channels, 4, 2, 1)
         self.up.append(nn.Sequential(nn.ReLU(), *layers(out, "none", None)))
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Return what must divide the sides of images, and the least of them: the deepest map has a pixel."""
+        """Return the divisor of the sides of images and the smallest side: the deepest map has one pixel."""
         return 2 ** self.config["depth"], 2 ** self.config["depth"]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
         check_images(x, self.config["in_channels"], *self.sides)
+        # encoder
         skips, h = [], x
         for stage in self.down:
             h = stage(h)                                                                  # (B, c, h / 2, w / 2)
             skips.append(h)
+        # decoder
         h = self.up[0](skips.pop())
         for stage in self.up[1:]:
             h = stage(torch.cat([h, skips.pop()], 1))                                     # (B, c / 2, 2h, 2w)
@@ -201,12 +179,13 @@ class UNetTranslator(ModelMixin):
 
 
 class PatchDiscriminator(ModelMixin):
-    """Logits (B, 1, h, w) that patches of images (B, C, H, W) are real: PatchGAN (Isola et al. 2017, section 3.2.2).
+    """PatchGAN: logits (B, 1, h, w) that patches of images (B, C, H, W) are real (Isola et al. 2017, section 3.2.2).
 
-    `layers` 4x4 convolutions of stride 2, one of stride 1 and one to the logit; channels are doubled from `width` up to
-    8 `width`. 3 layers judge patches of 70x70 (C64-C128-C256-C512), 2 of 34x34, 1 of 16x16. `norm`: "instance",
-    "layer", "spectral" (of the weights, Miyato et al. 2018) or "none"; the first layer has none, nor has the last.
-    With `condition_channels`, the image that was translated is seen beside its translation.
+    It has `layers` 4x4 convolutions of stride 2, one of stride 1 and one to the logit; channels are doubled from
+    `width` to at most 8 `width`. Patches are 70x70 for 3 layers (C64-C128-C256-C512), 34x34 for 2, 16x16 for 1. `norm`:
+    "instance", "layer", "spectral" (of the weights, Miyato et al. 2018) or "none"; the first and the last layer have no
+    normalisation. `condition_channels`: channels of the image that was translated, an input next to its translation; 0
+    for none. Raises ConfigError, naming the field, for impossible values.
     """
 
     @register_to_config
@@ -224,23 +203,26 @@ class PatchDiscriminator(ModelMixin):
 
     @property
     def receptive_field(self) -> int:
-        """Return the side of the patch, in pixels, that one logit judges."""
+        """Return the side in pixels of the patch that one logit judges."""
         side = 1
         for conv in reversed([m for m in self.body if isinstance(m, nn.Conv2d)]):
             side = (side - 1) * conv.stride[0] + conv.kernel_size[0]
         return side
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return logits (B, 1, h, w); `condition` (B, C', H, W) exactly if the network is conditional.
+        """Return logits (B, 1, h, w) of images (B, C, H, W).
 
-        Raises ConfigError for other channels, and for images that are too small for a patch.
+        `condition` (B, C', H, W) is given exactly if the network is conditional. Raises ConfigError for other channels,
+        and for images smaller than a patch.
         """
-        wanted, least = self.config["condition_channels"], 3 * 2 ** self.config["layers"]
+        # check the image
+        channels, least = self.config["condition_channels"], 3 * 2 ** self.config["layers"]
         check_images(x, self.config["channels"], 1, least)
-        if (condition is None) != (wanted == 0):
-            raise ConfigError(f"condition must be {'given' if wanted else 'None'} (condition_channels={wanted})")
+        # join the condition
+        if (condition is None) != (channels == 0):
+            raise ConfigError(f"condition must be {'given' if channels else 'None'} (condition_channels={channels})")
         if condition is not None:
-            check_images(condition, wanted, 1, least)
+            check_images(condition, channels, 1, least)
             x = torch.cat([condition, x], 1)                                              # (B, C' + C, H, W)
         return self.body(x)
 
@@ -254,3 +236,39 @@ def patch_layers(channels: int, width: int, number: int, norm: str) -> nn.Sequen
         conv = nn.Conv2d(widths[i - 1], widths[i], 4, stride, 1, bias=has_bias(norm))
         body += layers(conv, norm, nn.LeakyReLU(0.2))
     return nn.Sequential(*body, *layers(nn.Conv2d(widths[-1], 1, 4, 1, 1), norm, None, normalise=False))
+
+
+def check_config(config: Any, norms: tuple[str, ...]) -> None:
+    """Raise ConfigError, naming the field, for impossible settings of a network of translation."""
+    # sizes
+    sizes = {"in_channels": 2**10, "out_channels": 2**10, "channels": 2**10, "width": 2**12, "depth": 12, "layers": 8}
+    for field, high in sizes.items():
+        if field in config:
+            require_int(field, config[field], high=high)
+    for field, high in (("blocks", 64), ("downsamplings", 8), ("condition_channels", 2**10)):
+        if field in config:
+            require_int(field, config[field], low=0, high=high)
+    # normalisation and dropout
+    require_choice("norm", config["norm"], norms)
+    if "dropout" in config:
+        require_number("dropout", config["dropout"], 0.0, 0.99)
+
+
+def check_images(x: Tensor, channels: int, factor: int, least: int) -> None:
+    """Raise ConfigError unless x is (B, channels, H, W), H and W divisible by `factor` and at least `least`.
+
+    The message names the nearest valid sizes.
+    """
+    # channels
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ConfigError(f"images must be (B, {channels}, H, W) for this network, got {tuple(x.shape)}")
+    # sides
+    height, width = x.shape[2:]
+    if any(side % factor or side < least for side in (height, width)):
+        below = [max(least, side // factor * factor) for side in (height, width)]
+        above = [max(least, -(-side // factor) * factor) for side in (height, width)]
+        sizes = " and ".join(dict.fromkeys(f"{h}x{w}" for h, w in (below, above)))
+        raise ConfigError(
+            f"images must have height and width divisible by {factor} and at least {least}, got {height}x{width}; "
+            f"the nearest are {sizes}"
+        )

@@ -1,4 +1,4 @@
-"""The U-Net of denoising diffusion: a noisy image and its time in, a prediction of the same size out.
+"""The U-Net of denoising diffusion: from a noisy image and its timestep to a prediction of the same size.
 
 Configuration keys, defaults and state-dict keys are those of diffusers' `UNet2DModel`.
 """
@@ -28,14 +28,14 @@ from hfgen.models.unet_config import check_config
 
 
 class UNet(ModelMixin):
-    """U-Net that predicts the noise (or what the scheduler's `prediction_type` says) in x_t (Ho et al. 2020, app. B).
+    """U-Net that predicts the noise in x_t, or the scheduler's `prediction_type` (Ho et al. 2020, app. B).
 
-    Down: each level has `layers_per_block` residual blocks, with self-attention in an "Attn" block, and halves the
-    resolution. Middle: block, attention, block. Up: one residual block more a level, each fed with the output that was
-    stored on the way down (the skip connections). Time, and the class if any, reaches every residual block.
+    Encoder: each level has `layers_per_block` residual blocks, with self-attention in an "Attn" block, and halves the
+    resolution. Middle: block, attention, block. Decoder: one residual block more per level; each has a skip connection
+    from the encoder. Every residual block is conditioned on time and, if there are classes, on the class.
 
-    Raises ConfigError for values that are impossible, and for values of stock configurations that are not reproduced.
-    Built under `torch.device("meta")` it allocates nothing, so that parameters can be counted before loading.
+    Raises ConfigError for impossible values, and for values of stock configurations that are not reproduced. Under
+    `torch.device("meta")` it allocates nothing, so that parameters can be counted before loading.
     """
 
     _supports_gradient_checkpointing = True
@@ -75,6 +75,7 @@ class UNet(ModelMixin):
     ) -> None:
         super().__init__()
         check_config(self.config)
+        # settings of all blocks
         self.sample_size = sample_size
         self.levels = len(block_out_channels)
         channels = block_out_channels[0]
@@ -85,11 +86,12 @@ class UNet(ModelMixin):
             time_dim, norm_num_groups, norm_eps, self.act, dropout, scale_shift, attention_head_dim, downsample_padding
         )
 
+        # embedding of time and class
         self._build_embeddings(channels, time_dim)
 
+        # encoder; `skips` are the channels of the skip connections
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
-        skips = [channels]  # channels of the outputs stored on the way down
-
+        skips = [channels]
         self.down_blocks = nn.ModuleList()
         for level, (kind, width) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
             attend, last = "Attn" in kind, level == self.levels - 1
@@ -97,11 +99,13 @@ class UNet(ModelMixin):
             self.down_blocks.append(DownBlock(channels, width, skips, layers_per_block, attend, resample, settings))
             channels = width
 
+        # middle
         self.mid_block = None
         if mid_block_type is not None:
             groups = attn_norm_num_groups or (None if scale_shift else norm_num_groups)
             self.mid_block = MidBlock(channels, add_attention, groups, mid_block_scale_factor, settings)
 
+        # decoder
         self.up_blocks = nn.ModuleList()
         for level, (kind, width) in enumerate(zip(up_block_types, block_out_channels[::-1], strict=True)):
             attend, last = "Attn" in kind, level == self.levels - 1
@@ -109,11 +113,13 @@ class UNet(ModelMixin):
             self.up_blocks.append(UpBlock(channels, width, skips, layers_per_block + 1, attend, resample, settings))
             channels = width
 
+        # output
         self.conv_norm_out = GroupNorm(norm_num_groups, channels, norm_eps)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
 
     def _build_embeddings(self, channels: int, time_dim: int) -> None:
-        """Build what turns timesteps and class labels into the embedding of width `time_dim`."""
+        """Build the layers from timesteps and class labels to the embedding of width `time_dim`."""
+        # time
         c = self.config
         features = 2 * channels if c["time_embedding_type"] == "fourier" else channels
         self.time_proj: nn.Module
@@ -125,6 +131,7 @@ class UNet(ModelMixin):
             self.time_proj = SinusoidalFeatures(channels, c["flip_sin_to_cos"], c["freq_shift"])
         self.time_embedding = TimestepEmbedding(features, time_dim)
 
+        # class
         self.class_embedding: nn.Module | None = None
         if c["class_embed_type"] == "timestep":
             self.class_embedding = TimestepEmbedding(features, time_dim)
@@ -141,21 +148,24 @@ class UNet(ModelMixin):
         encoder_hidden_states: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
-        """Return the prediction, same height and width as `sample`, as `.sample` or as a tuple of one.
+        """Return the prediction (B, C', H, W) as `.sample` or as a tuple of one.
 
         `sample`: x_t (B, C, H, W); H and W divisible by 2^(levels - 1). `timestep`: a number, or a tensor of shape (),
-        (1,) or (B,). `class_labels`: (B,) whole numbers (`num_class_embeds`), times ("timestep") or (B, time_dim)
-        embeddings ("identity"). `encoder_hidden_states` must be None. Raises ConfigError otherwise.
+        (1,) or (B,). `class_labels`: ints (B,) (`num_class_embeds`), times (B,) ("timestep") or embeddings
+        (B, time_dim) ("identity"). `encoder_hidden_states` must be None. Raises ConfigError for other inputs.
         """
+        # embedding of time and class
         self._check_inputs(sample, class_labels, encoder_hidden_states)
         t = as_timesteps(timestep, sample.device)                                        # (B,) or (1,)
         temb = self.act(self.embed(t, class_labels))                                     # (B or 1, D)
 
+        # first convolution, and the memory layout that makes convolutions on CPUs fastest
         x = 2 * sample - 1 if self.config["center_input_sample"] else sample
         h = self.conv_in(x)                                                              # (B, C_0, H, W)
         if h.device.type == "cpu":
-            h = h.contiguous(memory_format=torch.channels_last)  # the layout in which CPU convolutions are fastest
+            h = h.contiguous(memory_format=torch.channels_last)
 
+        # encoder, middle, decoder
         skips = [h]
         for block in self.down_blocks:
             h = block(h, temb, skips)                                                    # (B, C_i, H/2^i, W/2^i)
@@ -164,13 +174,14 @@ class UNet(ModelMixin):
         for block in self.up_blocks:
             h = block(h, temb, skips)                                                    # (B, C_i, H/2^i, W/2^i)
 
+        # output; with Fourier features t is sigma, and the score is divided by it
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
         if self.config["time_embedding_type"] == "fourier":
-            out = (out / t[:, None, None, None]).to(out.dtype)                           # the score's 1 / sigma
+            out = (out / t[:, None, None, None]).to(out.dtype)
         return UNet2DOutput(sample=out) if return_dict else (out,)
 
     def embed(self, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
-        """Return the embedding of times (B,) or (1,) plus, if conditional, that of the labels: (B, D) or (1, D)."""
+        """Return the embedding (B, D) or (1, D) of times (B,) or (1,), plus that of labels if there are classes."""
         temb = self.time_embedding(self.time_proj(t).to(self.dtype))
         if self.class_embedding is None:
             return temb

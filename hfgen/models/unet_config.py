@@ -1,13 +1,14 @@
-"""Settings of U-Nets: the values that each may have; each error names the field, the value and the allowed ones."""
+"""Checks of the settings of U-Nets; an error names the field, the allowed values and the given one."""
 
 from typing import Any
 
-from hfgen.checks import check_divisible, require, require_int, require_number
+from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.models.blocks import ACTIVATIONS
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
-OLD_PREFIX = "UNetRes"  # old configurations say "UNetResDownBlock2D"
+OLD_PREFIX = "UNetRes"
+"""Prefix of block types in old configurations, such as "UNetResDownBlock2D"."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional", "fourier", "learned"),
@@ -33,12 +34,14 @@ MAX_LEVELS, MAX_LAYERS = 12, 64
 
 
 def check_config(config: Any) -> None:
-    """Raise ConfigError, naming the field, for a value that is impossible or that this network does not reproduce."""
+    """Raise ConfigError, naming the field, for a value that is impossible or not reproduced by this network."""
+    # choices
     for field, allowed in CHOICES.items():
         known = any(config[field] == value and type(config[field]) is type(value) for value in allowed)
         require(known, field, config[field], f"one of {allowed}")
     act = config["act_fn"]
     require(isinstance(act, str) and act.lower() in ACTIVATIONS, "act_fn", act, f"one of {tuple(ACTIVATIONS)}")
+    # numbers
     for field in WHOLE_NUMBERS:
         require_int(field, config[field])
     for field in OPTIONAL_WHOLE_NUMBERS:
@@ -48,13 +51,15 @@ def check_config(config: Any) -> None:
     require_number("norm_eps", config["norm_eps"], 0.0)
     require_number("dropout", config["dropout"], 0.0, 1.0)
     require_number("mid_block_scale_factor", config["mid_block_scale_factor"], 1e-6)
+    # combinations
     learned = config["time_embedding_type"] == "learned"
     steps = config["num_train_timesteps"]
     require(not learned or steps is not None, "num_train_timesteps", steps, "set with learned time features")
     _check_levels(config)
     _check_channels(config)
     if config["sample_size"] is not None:
-        _check_sample_size(config["sample_size"], len(config["block_out_channels"]))
+        height, width = require_size("sample_size", config["sample_size"], 2**24)
+        check_divisible("sample_size", height, width, len(config["block_out_channels"]))
 
 
 def _check_levels(config: Any) -> None:
@@ -70,11 +75,13 @@ def _check_levels(config: Any) -> None:
 
 
 def _check_channels(config: Any) -> None:
+    # group norm
     channels, groups, head_dim = config["block_out_channels"], config["norm_num_groups"], config["attention_head_dim"]
     for count in channels:
         require_int("block_out_channels", count)
         divisible = count % groups == 0
         require(divisible, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
+    # attention
     attending = [c for c, kind in zip(channels, config["down_block_types"], strict=True) if "Attn" in kind]
     attending += [c for c, kind in zip(channels[::-1], config["up_block_types"], strict=True) if "Attn" in kind]
     if config["mid_block_type"] is not None and config["add_attention"]:
@@ -85,14 +92,8 @@ def _check_channels(config: Any) -> None:
     if head_dim is not None and attending:
         least = min(attending)
         require(head_dim <= least, "attention_head_dim", head_dim, f"at most {least}, the channels it divides")
+    # frequencies of time
     shift, half = config["freq_shift"], channels[0] // 2
     require_number("freq_shift", shift, 0.0)
     require(half == 0 or shift < half, "freq_shift", shift, f"below block_out_channels[0] / 2 ({half})")
 
-
-def _check_sample_size(sample_size: Any, levels: int) -> None:
-    pair = tuple(sample_size) if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
-    require(len(pair) == 2, "sample_size", sample_size, "an int or a pair (height, width)")
-    for side in pair:
-        require_int("sample_size", side)
-    check_divisible("sample_size", pair[0], pair[1], levels)

@@ -1,18 +1,19 @@
-"""Variational autoencoders (Kingma and Welling 2014), of one layer of latents or of several (Burda et al. 2016).
+"""Variational autoencoders with one layer of latents (Kingma and Welling 2014) or several (Burda et al. 2016).
 
-Both are one model with another number of layers: q(z_1|x) q(z_2|z_1) ... up, p(z_L) ... p(z_1|z_2) p(x|z_1) down,
-every q and p(z_l|z_l+1) a normal distribution with diagonal covariance, and z_L ~ N(0, I).
+Both are one model with different numbers of layers. Inference is q(z_1|x) q(z_2|z_1) ..., generation is
+p(z_L) ... p(z_1|z_2) p(x|z_1). Every q and p(z_l|z_l+1) is a normal distribution with diagonal covariance, and
+z_L ~ N(0, I). The file has the models, then the networks that they are made of, then the checks of their settings.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from hfgen.checks import check_divisible, require, require_int, require_number
+from hfgen.checks import check_divisible, require, require_choice, require_int, require_number, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 from hfgen.losses.elbo import LIKELIHOODS, kl_to_standard_normal, log_normal, wide
@@ -20,98 +21,16 @@ from hfgen.models.dcgan import with_classes
 from hfgen.models.mlp import check_coordinates
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
 BODIES = ("mlp", "conv")
 MAX_LAYERS = 32
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Return linear layers with the activation between them; weights as in Glorot and Bengio 2010, eq. 16."""
-    parts: list[nn.Module] = []
-    for width in hidden:
-        parts += [linear(inputs, width), activation()]
-        inputs = width
-    return nn.Sequential(*parts, linear(inputs, outputs))
-
-
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer that starts with Glorot's uniform weights and no bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def conv_encoder(
-    shape: tuple[int, ...], classes: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module]
-) -> nn.Sequential:
-    """Return 4x4 convolutions of stride 2 from images to `outputs` numbers."""
-    channels, height, width = shape[0] + classes, *shape[1:]
-    parts: list[nn.Module] = []
-    for wider in hidden:
-        parts += [nn.Conv2d(channels, wider, 4, 2, 1), activation()]
-        channels, height, width = wider, height // 2, width // 2
-    return nn.Sequential(*parts, nn.Flatten(), linear(channels * height * width, outputs))
-
-
-def conv_decoder(
-    inputs: int, hidden: Sequence[int], shape: tuple[int, ...], activation: type[nn.Module]
-) -> nn.Sequential:
-    """Return the mirror image of `conv_encoder`, with fractionally-strided convolutions."""
-    factor, channels = 2 ** len(hidden), hidden[0]
-    height, width = (side // factor for side in shape[1:])
-    parts: list[nn.Module] = [linear(inputs, channels * height * width), nn.Unflatten(1, (channels, height, width))]
-    for narrower in (*hidden[1:], shape[0]):
-        parts += [activation(), nn.ConvTranspose2d(channels, narrower, 4, 2, 1)]
-        channels = narrower
-    return nn.Sequential(*parts)
-
-
-def check_config(config: Any, sizes: Any, hidden: Any) -> None:
-    """Raise ConfigError, naming the field, for settings that no variational autoencoder can have."""
-    c = config
-    choices = (("body", BODIES), ("activation", ACTIVATIONS), ("likelihood", LIKELIHOODS))
-    for field, allowed in choices:
-        require(isinstance(c[field], str) and c[field] in allowed, field, c[field], f"one of {', '.join(allowed)}")
-    listed = isinstance(sizes, list | tuple) and 1 <= len(sizes) <= MAX_LAYERS
-    field = "latent_dims" if "latent_dims" in c else "latent_dim"
-    require(listed, field, sizes, f"a list of 1 to {MAX_LAYERS} sizes")
-    for size in sizes:
-        require_int(field, size, high=2**16)
-    groups = isinstance(hidden, list | tuple) and len(hidden) == len(sizes)
-    require(groups, "hidden", hidden, f"a list of widths for each of the {len(sizes)} layers of latents")
-    for widths in hidden:
-        require(isinstance(widths, list | tuple) and len(widths) <= MAX_LAYERS, "hidden", widths, "a list of widths")
-        for width in widths:
-            require_int("hidden", width, high=2**16)
-    require_number("sigma", c["sigma"], 1e-6)
-    require_int("levels", c["levels"], 2, 2**16)
-    if c["num_classes"] is not None:
-        require_int("num_classes", c["num_classes"], high=2**20)
-    _check_shape(c, hidden[0])
-
-
-def _check_shape(c: Any, hidden: Sequence[int]) -> None:
-    if c["dim"] is not None:
-        require_int("dim", c["dim"], high=2**24)
-        require(c["body"] == "mlp", "body", c["body"], "mlp for vectors (dim)")
-        if c["data_mean"] is not None:
-            check_coordinates(c)
-        return
-    sides = c["resolution"] if isinstance(c["resolution"], list | tuple) else [c["resolution"]] * 2
-    require(len(sides) == 2, "resolution", c["resolution"], "an int or a pair (height, width)")
-    for side in sides:
-        require_int("resolution", side, high=2**12)
-    require_int("channels", c["channels"], high=2**10)
-    if c["body"] == "conv":
-        require(len(hidden) > 0, "hidden", hidden, "the channels of one stage at least, for body conv")
-        check_divisible("resolution", sides[0], sides[1], len(hidden) + 1)
-
-
 class Terms(NamedTuple):
-    """The terms of the bounds, in nats, for each of B items with each of k draws z ~ q(z|x).
+    """Terms of the bounds, in nats, for B items and k draws z ~ q(z|x).
 
-    `log_px_z` (B, k): log p(x|z_1). `log_ratio` (B, k): log q(z|x) - log p(z), over all layers. `kl`: of each layer,
-    from the data up, E[log q - log p] by dimension: (B, 1 or k, D_l), exact for the last layer, a draw for those below.
+    `log_px_z` (B, k): log p(x|z_1). `log_ratio` (B, k): log q(z|x) - log p(z), over all layers. `kl`: E[log q - log p]
+    of each layer, from the data up, by dimension, (B, 1 or k, D_l); exact for the last layer, a draw for the others.
     """
 
     log_px_z: Tensor
@@ -125,13 +44,15 @@ class Terms(NamedTuple):
 
 
 class LatentModel(ModelMixin):
-    """The base of `VAE` and `HierarchicalVAE`: everything but their settings.
+    """Base of `VAE` and `HierarchicalVAE`, which add their settings.
 
     `x` is (B, C, H, W) in [-1, 1], or (B, dim). `class_labels` (B,) are given exactly if the model is conditional.
-    `latents` (B, D), D over all layers, the last layer first, are what is drawn: standard normal under the prior.
+    `latents` (B, D) are the noise of all layers, the last layer first: standard normal under the prior.
     """
 
     def _build(self, sizes: Sequence[int], hidden: Sequence[Sequence[int]]) -> None:
+        """Build the networks for `sizes` of latents, from the data up, and `hidden` units of each layer."""
+        # q(z_1|x) and p(x|z_1)
         c, self.sizes = self.config, tuple(sizes)
         classes, P = c["num_classes"] or 0, math.prod(self.shape)
         act, down = ACTIVATIONS[c["activation"]], [list(h)[::-1] for h in hidden]
@@ -141,9 +62,11 @@ class LatentModel(ModelMixin):
         else:
             self.encoder = mlp(P + classes, hidden[0], 2 * sizes[0], act)
             self.decoder = mlp(sizes[0] + classes, down[0], P, act)
+        # q(z_l+1|z_l) and p(z_l|z_l+1)
         between = list(zip(sizes, sizes[1:], hidden[1:], down[1:], strict=False))
         self.inference = nn.ModuleList(mlp(low, up, 2 * high, act) for low, high, up, _ in between)
         self.generation = nn.ModuleList(mlp(high, back, 2 * low, act) for low, high, _, back in between)
+        # scale and centre of p(x|z_1)
         self.log_scale: nn.Parameter | None = None
         if c["learned_sigma"] and self.likelihood.has_scale:
             self.log_scale = nn.Parameter(torch.full((1,), math.log(c["sigma"])))
@@ -156,12 +79,11 @@ class LatentModel(ModelMixin):
         c = self.config
         if c["dim"] is not None:
             return (c["dim"],)
-        sides = c["resolution"] if isinstance(c["resolution"], list | tuple) else (c["resolution"], c["resolution"])
-        return (c["channels"], *sides)
+        return (c["channels"], *require_size("resolution", c["resolution"]))
 
     @property
     def latent_size(self) -> int:
-        """Return D, the dimensions of the latents of all layers together."""
+        """Return D, the sum of the dimensions of all layers of latents."""
         return sum(self.sizes)
 
     @property
@@ -171,19 +93,19 @@ class LatentModel(ModelMixin):
 
     @property
     def log_sigma(self) -> Tensor:
-        """Return the logarithm of the likelihood's scale, learned or as configured: the sigma, or the logistic's s."""
+        """Return the logarithm of the likelihood's scale, learned or configured: sigma, or s of the logistic."""
         return self.centre.new_tensor(math.log(self.config["sigma"])) if self.log_scale is None else self.log_scale
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
-        """Make `mean`, of the data, what the decoder says before it has learned, and 0 to the encoder."""
+        """Initialise the model with the `mean` of the data: the decoder returns it, the encoder subtracts it from x."""
         self.centre.copy_(mean)
         start = self.likelihood.link(mean)
         last: Any = self.decoder[-1]
         last.bias.copy_(start.mean((1, 2)) if isinstance(last, nn.ConvTranspose2d) else start.flatten())
 
     def encode(self, x: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of q(z_1|x), (B, D_1) each. Raises ConfigError for x of another shape."""
+        """Return mean and log-variance of q(z_1|x), each (B, D_1). Raises ConfigError for x of another shape."""
         if tuple(x.shape[1:]) != self.shape:
             raise ConfigError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         h = x - self.centre
@@ -191,14 +113,16 @@ class LatentModel(ModelMixin):
         return self._normal(self.encoder, with_classes(h, class_labels, self.config["num_classes"]))
 
     def decode(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return the location of p(x|z_1) for z_1 (B, D_1): logits or means of each pixel, in the shape of x."""
+        """Return the location of p(x|z_1) for z_1 (B, D_1): logits or means of all pixels, in the shape of x."""
         h = with_classes(z.to(self.centre.dtype), class_labels, self.config["num_classes"])
         return self.decoder(h).unflatten(1, self.shape) if self.config["body"] == "mlp" else self.decoder(h)
 
     def forward(self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None) -> Terms:
-        """Return the terms of the bound for standard normal `eps`, (B, k, D_l) for each layer from the data up."""
+        """Return the terms of the bound for standard normal `eps`, (B, k, D_l) of each layer from the data up."""
+        # latents of all layers
         layers = self._posterior(x, eps, class_labels)
         zs = [z for z, _, _ in layers]
+        # log q - log p of each layer
         kl, log_ratio = [], torch.zeros((), device=x.device)
         for e, (z, mu, log_var), prior in zip(eps, layers, self._priors(zs), strict=True):
             ratio = log_normal(e) - log_var / 2 - log_normal(z, *prior)                  # (B, k, D_l)
@@ -209,37 +133,38 @@ class LatentModel(ModelMixin):
     def log_weights(
         self, x: Tensor, k: int, generator: torch.Generator | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
-        """Return log w = log p(x, z) - log q(z|x) of k draws z ~ q(z|x), (B, k): their mean w is unbiased for p(x)."""
+        """Return log w = log p(x, z) - log q(z|x) in nats of k draws z ~ q(z|x), (B, k); E[w] = p(x)."""
         return self.forward(x, self.normals(len(x), k, generator), class_labels).log_weights
 
     def log_likelihood(self, x: Tensor, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return log p(x|z_1), (B, k), of z_1 (B, k, D_1)."""
+        """Return log p(x|z_1) in nats, (B, k), of z_1 (B, k, D_1)."""
         k = z.shape[1]
         labels = None if class_labels is None else class_labels.repeat_interleave(k)
         location = self.decode(z.flatten(0, 1), labels).flatten(1).unflatten(0, (len(z), k))   # (B, k, P)
         return self.likelihood.log_prob(x.flatten(1)[:, None], location, self.log_sigma, self.config["levels"])
 
     def normals(self, batch: int, k: int, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Return standard normal draws (batch, k, D_l) for each layer, on the model's device."""
+        """Return standard normal draws (batch, k, D_l) of each layer, on the model's device."""
         where = generator.device if generator is not None else self.centre.device
         draws = [torch.randn(batch, k, D, generator=generator, device=where) for D in self.sizes]
         return [draw.to(self.centre.device) for draw in draws]
 
     def means(self, x: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
-        """Return the mean of q(z_l|.) of each layer, (B, D_l), that of q(z_l|z_l-1) at the mean below."""
+        """Return the mean of q of each layer, (B, D_l): of q(z_1|x), and of q(z_l|z_l-1) at the mean of layer l - 1."""
         return [mu[:, 0] for _, mu, _ in self._posterior(x, None, class_labels)]
 
     def infer(
         self, x: Tensor, class_labels: Tensor | None = None, eps: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """Return latents (B, D) of items: the means of q, or with `eps` (B, 1, D_l) of each layer, draws from it."""
+        """Return latents (B, D) of items: the means of q, or draws from q for `eps` (B, 1, D_l) of each layer."""
         zs = [z for z, _, _ in self._posterior(x, eps, class_labels)]
         pairs = zip(zs, self._priors(zs), strict=True)
         drawn = [(z - prior[0]) * torch.exp(-prior[1] / 2) if prior else z for z, prior in pairs]
         return torch.cat(drawn[::-1], -1)[:, 0]
 
     def generate(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return what stands for p(x|z_1), in [-1, 1] for images, of latents (B, D): z_l = mu + sigma latent_l."""
+        """Return the mean of p(x|z_1), in [-1, 1] for images, from latents (B, D): z_l = mu + sigma latent_l."""
+        # from the last layer to z_1
         drawn = list(latents.split(self.sizes[::-1], 1))
         z = drawn.pop(0)                                                                 # (B, D_L)
         for net, e in zip(reversed(self.generation), drawn, strict=True):
@@ -250,7 +175,7 @@ class LatentModel(ModelMixin):
     def _posterior(
         self, x: Tensor, eps: Sequence[Tensor] | None, class_labels: Tensor | None
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return z, mean and log-variance of each layer, (B, 1 or k, D_l); z are the means where there is no `eps`."""
+        """Return z, mean and log-variance of each layer, (B, 1 or k, D_l); z is the mean without `eps`."""
         layers: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(len(self.sizes)):
             if i == 0:
@@ -272,12 +197,13 @@ class LatentModel(ModelMixin):
 class VAE(LatentModel):
     """A variational autoencoder with one layer of latents: q(z|x), p(x|z), z ~ N(0, I).
 
-    Of images, `channels` and `resolution` (int or pair), or of vectors, `dim`. `body`: "mlp" with `hidden` units in
-    each layer (none at all make it linear), or "conv" with `hidden` channels in each stage, which halves the sides.
-    `likelihood`: "bernoulli" (pixels -1 or 1), "continuous_bernoulli", "gaussian", or "discretised_logistic" (pixels
-    at `levels` steps); the scale of the last two, one for all pixels, is `sigma`, or starts there if `learned_sigma`.
-    The class comes as a one-hot vector (planes) beside x and z. `data_mean` and `data_std` lead vectors to data
-    coordinates, as in `MLPDenoiser`. Raises ConfigError, naming the field, for values that are impossible.
+    `channels`, `resolution` (int or pair): shape of images. `dim`: length of vectors, in place of images. `body`: "mlp"
+    with `hidden` units per layer (an empty list makes it linear), or "conv" with `hidden` channels per stage, each of
+    which halves the sides. `likelihood`: "bernoulli" (pixels -1 or 1), "continuous_bernoulli", "gaussian", or
+    "discretised_logistic" (pixels at `levels` even levels). The last two have one scale for all pixels: `sigma`, or its
+    initial value if `learned_sigma`. The class of a conditional model is a one-hot vector (planes) joined to x and z.
+    `data_mean` and `data_std` convert vectors to data coordinates, as in `MLPDenoiser`. Raises ConfigError, naming the
+    field, for impossible values.
     """
 
     @register_to_config
@@ -306,8 +232,9 @@ class VAE(LatentModel):
 class HierarchicalVAE(LatentModel):
     """A variational autoencoder with several layers of latents, `latent_dims` from the data up (Burda et al. 2016).
 
-    `hidden[0]` lies between x and z_1, `hidden[i]` between z_i and z_i+1, read downwards in reverse; all else is as
-    in `VAE`. As the paper's with two layers: 784-200-200-100 and 100-100-100-50.
+    `hidden[0]` are the hidden layers between x and z_1, `hidden[i]` those between z_i and z_i+1; generation uses them
+    in reverse. The other settings are those of `VAE`. The defaults are the paper's model with two layers,
+    784-200-200-100 and 100-100-100-50.
     """
 
     @register_to_config
@@ -333,6 +260,97 @@ class HierarchicalVAE(LatentModel):
         self._build(latent_dims, hidden)
 
 
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Return linear layers with activations in between; weights as in Glorot and Bengio 2010, eq. 16."""
+    parts: list[nn.Module] = []
+    for width in hidden:
+        parts += [linear(inputs, width), activation()]
+        inputs = width
+    return nn.Sequential(*parts, linear(inputs, outputs))
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer initialised with Glorot's uniform weights and bias 0."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def conv_encoder(
+    shape: tuple[int, ...], classes: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module]
+) -> nn.Sequential:
+    """Return 4x4 convolutions of stride 2 from images with one-hot classes, (B, C + K, H, W), to (B, outputs)."""
+    channels, height, width = shape[0] + classes, *shape[1:]
+    parts: list[nn.Module] = []
+    for wider in hidden:
+        parts += [nn.Conv2d(channels, wider, 4, 2, 1), activation()]
+        channels, height, width = wider, height // 2, width // 2
+    return nn.Sequential(*parts, nn.Flatten(), linear(channels * height * width, outputs))
+
+
+def conv_decoder(
+    inputs: int, hidden: Sequence[int], shape: tuple[int, ...], activation: type[nn.Module]
+) -> nn.Sequential:
+    """Return the mirror image of `conv_encoder`, with fractionally-strided convolutions: (B, inputs) to images."""
+    # smallest map
+    factor, channels = 2 ** len(hidden), hidden[0]
+    height, width = (side // factor for side in shape[1:])
+    parts: list[nn.Module] = [linear(inputs, channels * height * width), nn.Unflatten(1, (channels, height, width))]
+    # double the sides
+    for narrower in (*hidden[1:], shape[0]):
+        parts += [activation(), nn.ConvTranspose2d(channels, narrower, 4, 2, 1)]
+        channels = narrower
+    return nn.Sequential(*parts)
+
+
 def reparameterise(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
-    """Return z = mu + sigma eps, a draw from N(mu, sigma^2) for eps ~ N(0, I) (Kingma and Welling 2014, eq. 10)."""
+    """Return z = mu + sigma eps, sigma = exp(log_var / 2), a draw from N(mu, sigma^2) for eps ~ N(0, I).
+
+    Source: Kingma and Welling 2014, eq. 10. Shapes broadcast.
+    """
     return mu + torch.exp(log_var / 2) * eps
+
+
+def check_config(config: Any, sizes: Any, hidden: Any) -> None:
+    """Raise ConfigError, naming the field, for impossible settings of a variational autoencoder."""
+    # choices
+    c = config
+    choices: dict[str, Collection[str]] = {"body": BODIES, "activation": ACTIVATIONS, "likelihood": LIKELIHOODS}
+    for field, allowed in choices.items():
+        require_choice(field, c[field], allowed)
+    # layers of latents
+    listed = isinstance(sizes, list | tuple) and 1 <= len(sizes) <= MAX_LAYERS
+    field = "latent_dims" if "latent_dims" in c else "latent_dim"
+    require(listed, field, sizes, f"a list of 1 to {MAX_LAYERS} sizes")
+    for size in sizes:
+        require_int(field, size, high=2**16)
+    # hidden layers
+    groups = isinstance(hidden, list | tuple) and len(hidden) == len(sizes)
+    require(groups, "hidden", hidden, f"a list of widths for each of the {len(sizes)} layers of latents")
+    for widths in hidden:
+        require(isinstance(widths, list | tuple) and len(widths) <= MAX_LAYERS, "hidden", widths, "a list of widths")
+        for width in widths:
+            require_int("hidden", width, high=2**16)
+    # numbers
+    require_number("sigma", c["sigma"], 1e-6)
+    require_int("levels", c["levels"], 2, 2**16)
+    if c["num_classes"] is not None:
+        require_int("num_classes", c["num_classes"], high=2**20)
+    _check_shape(c, hidden[0])
+
+
+def _check_shape(c: Any, hidden: Sequence[int]) -> None:
+    # vectors
+    if c["dim"] is not None:
+        require_int("dim", c["dim"], high=2**24)
+        require(c["body"] == "mlp", "body", c["body"], "mlp for vectors (dim)")
+        if c["data_mean"] is not None:
+            check_coordinates(c)
+        return
+    # images
+    height, width = require_size("resolution", c["resolution"])
+    require_int("channels", c["channels"], high=2**10)
+    if c["body"] == "conv":
+        require(len(hidden) > 0, "hidden", hidden, "the channels of at least one stage, for body conv")
+        check_divisible("resolution", height, width, len(hidden) + 1)

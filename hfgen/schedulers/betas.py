@@ -1,7 +1,7 @@
 """Noise schedules: the variances of the forward process q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I).
 
-Every schedule is a function (num_train_timesteps, beta_start, beta_end) -> float64 tensor (T,); a new one is one
-function and one entry of `SCHEDULES`, under the name it has in diffusers' configurations.
+A schedule is a function (num_train_timesteps, beta_start, beta_end) -> float64 tensor (T,), values in (0, 1). A new one
+needs one function and one entry in `SCHEDULES`, under its name in diffusers' configurations.
 """
 
 import math
@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from hfgen.checks import require_choice
 from hfgen.errors import ConfigError
 
 Betas = torch.Tensor
 MAX_BETA = 0.999
+"""Upper bound of betas that follow from alpha_bar."""
 
 
 def linear(num_train_timesteps: int, beta_start: float, beta_end: float) -> Betas:
@@ -23,7 +25,7 @@ def linear(num_train_timesteps: int, beta_start: float, beta_end: float) -> Beta
 
 
 def scaled_linear(num_train_timesteps: int, beta_start: float, beta_end: float) -> Betas:
-    """Return betas whose square roots are evenly spaced (Rombach et al. 2022)."""
+    """Return betas with evenly spaced square roots (Rombach et al. 2022)."""
     return linear(num_train_timesteps, math.sqrt(beta_start), math.sqrt(beta_end)).square()
 
 
@@ -33,12 +35,12 @@ def sigmoid(num_train_timesteps: int, beta_start: float, beta_end: float) -> Bet
 
 
 def cosine(num_train_timesteps: int, beta_start: float, beta_end: float) -> Betas:
-    """Return betas of alpha_bar(u) = cos^2(pi/2 (u + s) / (1 + s)), s = 0.008 (Nichol & Dhariwal 2021, eq. 17)."""
+    """Return betas of alpha_bar(u) = cos^2(pi/2 (u + s) / (1 + s)), s = 0.008 (Nichol and Dhariwal 2021, eq. 17)."""
     return _from_alpha_bar(lambda u: torch.cos((u + 0.008) / 1.008 * (math.pi / 2)).square(), num_train_timesteps)
 
 
 def laplace(num_train_timesteps: int, beta_start: float, beta_end: float) -> Betas:
-    """Return betas of log-SNRs spread like a Laplace density (Hang et al. 2024), as diffusers discretises them."""
+    """Return betas of log-SNRs with a Laplace density (Hang et al. 2024), discretised as in diffusers."""
 
     def alpha_bar(u: torch.Tensor) -> torch.Tensor:
         side = torch.copysign(torch.ones_like(u), 0.5 - u)
@@ -64,9 +66,10 @@ def _from_alpha_bar(alpha_bar: Callable[[torch.Tensor], torch.Tensor], num_train
 
 
 def rescale_zero_terminal_snr(betas: Betas) -> Betas:
-    """Return betas whose last alpha_bar is exactly 0 and whose first is unchanged (Lin et al. 2024, algorithm 1).
+    """Return betas (T,) with last alpha_bar exactly 0 and first one unchanged (Lin et al. 2024, algorithm 1).
 
-    sqrt(alpha_bar) is shifted by its last value and scaled back to its first. Needs at least two timesteps.
+    sqrt(alpha_bar) is shifted by its last value and scaled to its first value. Raises ConfigError for fewer than two
+    timesteps.
     """
     if len(betas) < 2:
         raise ConfigError("rescale_betas_zero_snr needs num_train_timesteps >= 2, got 1; set it to false")
@@ -83,18 +86,18 @@ def make_betas(
     trained_betas: np.ndarray | Sequence[float] | None = None,
     zero_terminal_snr: bool = False,
 ) -> Betas:
-    """Return beta_0 ... beta_{T-1} in float64; `trained_betas`, where given, replace the named schedule.
+    """Return beta_0 ... beta_{T-1}, float64; `trained_betas`, if given, replace the named schedule.
 
-    Raises ConfigError for an unknown schedule and for betas that are not finite and positive. Betas of 1 and more
-    before the last timestep leave no signal after them: those timesteps are NaN as in diffusers, with a warning.
+    Raises ConfigError for an unknown schedule and for betas that are not finite and positive. A beta of 1 or more
+    before the last timestep leaves no signal: the timesteps after it are NaN as in diffusers, with a warning.
     """
     if trained_betas is not None:
-        betas = torch.as_tensor(trained_betas, dtype=torch.float64).clone()
-    elif schedule in SCHEDULES:
-        betas = SCHEDULES[schedule](num_train_timesteps, beta_start, beta_end)
+        name, betas = "trained_betas", torch.as_tensor(trained_betas, dtype=torch.float64).clone()
     else:
-        raise ConfigError(f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    _check(betas, "trained_betas" if trained_betas is not None else f"{schedule!r} betas from beta_start to beta_end")
+        require_choice("beta_schedule", schedule, SCHEDULES)
+        name = f"{schedule!r} betas from beta_start to beta_end"
+        betas = SCHEDULES[schedule](num_train_timesteps, beta_start, beta_end)
+    _check(betas, name)
     return rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,22 +10,27 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 
+from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.loading.mixins import SchedulerMixin
 from hfgen.schedulers.betas import make_betas
-from hfgen.schedulers.forward import ForwardProcess, Number, full, plus_, posterior_weights, zero_snr_error
-from hfgen.schedulers.settings import FIXED, LEARNED, check_number, check_settings
+from hfgen.schedulers.forward import ForwardProcess, Number, axpy_, posterior_weights, upcast, zero_snr_error
+from hfgen.schedulers.settings import FIXED, LEARNED, check_settings
+from hfgen.schedulers.traits import SchedulerTraits
 
 Generators = torch.Generator | list[torch.Generator] | None
 
-MIN_VARIANCE = 1e-20  # diffusers' floor: keeps log(variance) finite where the posterior is a point
-MIN_SIGNAL = 1e-18  # stands for signal = 0 in a division that is clipped afterwards: the limit, without NaN
+MIN_VARIANCE = 1e-20
+"""Lower bound of the posterior's variance, as in diffusers; it keeps log(variance) finite."""
+
+MIN_SIGNAL = 1e-18
+"""Replacement of signal = 0 in a division whose result is clipped: it gives the limit without NaN."""
 
 
 class DDPMSchedulerOutput(NamedTuple):
     """The output of a step: `prev_sample` is x_{t-1}, `pred_original_sample` the (clipped) estimate of x_0.
 
-    Reads like diffusers' output of that name: by attribute, index, key or `to_tuple()`.
+    It is read like diffusers' output of that name: by attribute, index, key or `to_tuple()`.
     """
 
     prev_sample: torch.Tensor
@@ -49,13 +53,13 @@ class DDPMSchedulerOutput(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The numbers of one step t -> prev_t of the chain."""
+    """Constants of one step t -> prev_t of the chain."""
 
     prev_t: int
     signal: float
     sigma: float
-    of_x_0: float
-    of_x_t: float
+    coef_x0: float
+    coef_xt: float
     variance: float
     beta: float
 
@@ -67,19 +71,20 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
         num_train_timesteps: T, the length of the chain.
         beta_start, beta_end, beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2" (cosine), "sigmoid" or
             "laplace"; `trained_betas` replace them.
-        variance_type: of the reverse step. "fixed_small" is the posterior's and "fixed_large" is beta, each also with
-            "_log" (the same variance; diffusers gives NaN for "fixed_large_log"); "learned": the second half of the
-            model's channels is the variance, negative ones count as 0; "learned_range": it interpolates between the
-            logarithms of small and large (Nichol & Dhariwal 2021, eq. 15).
+        variance_type: variance of the reverse step. "fixed_small" is that of the posterior and "fixed_large" is beta;
+            with "_log" the variance is the same (diffusers gives NaN for "fixed_large_log"). "learned": the second half
+            of the model's channels is the variance, negative values count as 0. "learned_range": it interpolates
+            between the logarithms of small and large (Nichol and Dhariwal 2021, eq. 15).
         clip_sample, clip_sample_range: clip the estimate of x_0 to [-range, range].
-        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding instead of clipping.
-        prediction_type: what the model predicts: "epsilon", "sample" (x_0) or "v_prediction".
+        thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding in place of clipping.
+        prediction_type: output of the model, "epsilon", "sample" (x_0) or "v_prediction".
         timestep_spacing, steps_offset: "leading", "linspace" or "trailing" (Lin et al. 2024, table 2).
         rescale_betas_zero_snr: end the chain in pure noise (Lin et al. 2024, algorithm 1).
 
-    Raises ConfigError where a setting has no meaning. Samples are (B, C, ...) tensors, also points (B, 2).
+    Samples are tensors (B, C, ...), also points (B, 2). Raises ConfigError for settings without meaning.
     """
 
+    traits = SchedulerTraits(predicts_variance=True, on_cpu=True)
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]  # noqa: RUF012
     order = 1
 
@@ -123,19 +128,21 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Set the timesteps that sampling visits: `num_inference_steps` spaced ones, or the descending `timesteps`.
+        """Set the timesteps of sampling: `num_inference_steps` spaced timesteps, or the descending `timesteps`.
 
         Raises ConfigError unless exactly one of them is given, `num_inference_steps` is an int in [1, T] and
         `timesteps` descend within [0, T - 1].
         """
+        # choose the chain
         if (num_inference_steps is None) == (timesteps is None):
             raise ConfigTypeError("set_timesteps needs num_inference_steps or timesteps, and not both")
         if timesteps is not None:
             chain = self._given_timesteps(timesteps)
         else:
-            check_number("num_inference_steps", num_inference_steps, Integral, 1, len(self))
+            check_int("num_inference_steps", num_inference_steps, 1, len(self))
             self.num_inference_steps = num_inference_steps
             chain = self._spaced_timesteps(num_inference_steps or 0)
+        # keep it
         self.custom_timesteps = timesteps is not None
         self.timesteps = torch.from_numpy(chain).to(device)
 
@@ -151,26 +158,30 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
             return np.linspace(0, total - 1, n).round()[::-1].astype(np.int64)
         if spacing == "leading":
             return np.arange(n)[::-1] * (total // n) + self.config.steps_offset
-        # rounding may give arange one entry too many, where diffusers visits timestep -1 (T = 1000, n = 61)
+        # drop an extra entry that rounding may add to arange: there diffusers visits timestep -1 (T = 1000, n = 61)
         return np.arange(total, 0, -total / n)[:n].round().astype(np.int64) - 1
 
     def previous_timestep(self, timestep: int | torch.Tensor) -> int | torch.Tensor:
-        """Return the timestep after `timestep` in the chain, -1 after the last; a tensor once `set_timesteps` ran."""
+        """Return the timestep that follows `timestep` in the chain, -1 after the last.
+
+        It is a tensor after a call of `set_timesteps`. Raises ConfigError for a timestep outside the chain.
+        """
         if self.custom_timesteps or self.num_inference_steps:
             return torch.tensor(self._step_from(int(timestep)).prev_t, device=self.timesteps.device)
         return timestep - 1
 
     def _step_from(self, t: int, dtype: torch.dtype = torch.float32) -> Step:
-        """Return the numbers of the step that starts at t, from the chain of the present `timesteps`.
+        """Return the constants of the step from t in the chain of the current `timesteps`.
 
-        They are computed in `dtype`: for float64 samples in float64; for all others from the float32 tables, as
-        diffusers does, whose rounding shows at the first timesteps (about 5e-5 at t = 1), so that either scheduler
-        gives the same image.
+        They are computed in `dtype`: float64 for float64 samples, else from float32 tables as in diffusers. The
+        rounding is visible at the first timesteps (about 5e-5 at t = 1), so both schedulers give the same image.
         """
+        # build the chain once per set of timesteps and dtype
         if self._chain_timesteps is not self.timesteps:
             self._chains, self._chain_timesteps = {}, self.timesteps
         if dtype not in self._chains:
             self._chains[dtype] = self._build_chain(dtype)
+        # look the step up
         chain = self._chains[dtype]
         try:
             return chain[t]
@@ -181,6 +192,8 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
             ) from None
 
     def _build_chain(self, dtype: torch.dtype) -> dict[int, Step]:
+        """Return the constants of each step of the current timesteps, by timestep."""
+        # timesteps of the chain
         strided = self.custom_timesteps or self.num_inference_steps
         chain = self.timesteps.tolist() if strided else list(range(len(self.betas)))[::-1]
         if chain[0] >= len(self.betas):
@@ -188,6 +201,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
                 f"timestep {chain[0]} is beyond the last of {len(self.betas)} betas; use a smaller steps_offset "
                 f"({self.config.steps_offset}), fewer num_inference_steps, or as many trained_betas as timesteps"
             )
+        # constants of all steps, a column each
         successors = [*chain[1:], -1]
         alpha_bar = self._alpha_bar.to(dtype)
         alpha_bar_t, alpha_bar_prev = alpha_bar[chain], alpha_bar[successors]
@@ -196,7 +210,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
         return dict(zip(chain, map(Step, successors, *columns), strict=True))
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
-        """Return `sample` itself: the model of DDPM sees x_t as it is."""
+        """Return `sample`: the input of a DDPM model is x_t without scaling."""
         return sample
 
     def step(
@@ -210,32 +224,35 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
         """Return x_{t-1} ~ p(x_{t-1} | x_t) and the estimate of x_0 (Ho et al. 2020, algorithm 2).
 
         Args:
-            model_output: (B, C, ...) as `prediction_type` says; (B, 2C, ...) where the variance is learned.
+            model_output: prediction (B, C, ...) of the `prediction_type`; (B, 2C, ...) with a learned variance.
             timestep: t, an int or a 0-dim tensor, one of `timesteps`.
             sample: x_t, (B, C, ...).
-            generator: of the noise: one, or a list with one per sample. No noise is drawn at t = 0.
+            generator: generator of the noise, or a list with one per sample. No noise is drawn at t = 0.
 
-        Raises ConfigError for a timestep outside the chain, a model without the channels of a learned variance, and
-        epsilon without clipping where alpha_bar is 0.
+        Raises ConfigError for a timestep outside the chain, for missing channels of a learned variance, and for epsilon
+        without clipping at alpha_bar = 0.
         """
+        # widen the inputs to at least float32
         t = int(timestep)
         k = self._step_from(t, torch.float64 if sample.dtype is torch.float64 else torch.float32)
         output, raw_variance = self._split(model_output, sample)
         x_t, like, dtype = sample, output, torch.float32
         if not sample.dtype is output.dtype is dtype:
             dtype = torch.promote_types(sample.dtype, output.dtype)
-            x_t, output = full(sample, dtype), full(output, dtype)
-
+            x_t, output = upcast(sample, dtype), upcast(output, dtype)
+        # mean of the posterior at the estimate of x_0 (eq. 7)
         x_0 = self._bound(self._to_x_0(output, x_t, k.signal, k.sigma), k)
-        prev = plus_(x_0 * k.of_x_0, k.of_x_t, x_t)  # the posterior's mean, eq. 7
+        prev = axpy_(x_0 * k.coef_x0, k.coef_xt, x_t)
+        # noise
         if t > 0:
-            plus_(prev, self._std(k, raw_variance), _noise(like, generator))
+            axpy_(prev, self._std(k, raw_variance), _noise(like, generator))
+        # output in the common dtype of the inputs
         if prev.dtype is not dtype:
             prev, x_0 = prev.to(dtype), x_0.to(dtype)
         return DDPMSchedulerOutput(prev, x_0) if return_dict else (prev, x_0)
 
     def _split(self, output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return (prediction, raw variance), the halves of the channels, or (output, None) for a fixed variance."""
+        """Return (prediction, raw variance), the halves of the channels; (output, None) for a fixed variance."""
         if self.variance_type not in LEARNED:
             return output, None
         if output.shape[1] != 2 * sample.shape[1]:
@@ -244,10 +261,10 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
                 f"the sample's, got {output.shape[1]}; train such a model or use one of {', '.join(FIXED)}"
             )
         prediction, raw_variance = output.chunk(2, dim=1)
-        return prediction, full(raw_variance)
+        return prediction, upcast(raw_variance)
 
     def _bound(self, x_0: torch.Tensor, k: Step) -> torch.Tensor:
-        """Return x_0 thresholded or clipped as the configuration says; clipping works in place."""
+        """Return x_0 thresholded or clipped by the configuration; clipping works in place."""
         config = self.config
         if config.thresholding:
             return dynamic_threshold(x_0, config.dynamic_thresholding_ratio, config.sample_max_value)
@@ -268,7 +285,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
     def _get_variance(
         self, t: int, predicted_variance: torch.Tensor | None = None, variance_type: str | None = None
     ) -> torch.Tensor:
-        """Return what diffusers' private method of this name does: a variance, its root or its logarithm by type."""
+        """Return a variance, its root or its logarithm, by type, as the private method of this name in diffusers."""
         k = self._step_from(int(t))
         kind = variance_type or self.config.variance_type
         if predicted_variance is not None and kind in LEARNED:
@@ -279,9 +296,9 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
 
 
 def dynamic_threshold(x_0: torch.Tensor, ratio: float, largest: float) -> torch.Tensor:
-    """Return each sample of x_0 clipped to [-s, s] and divided by s (Saharia et al. 2022, section 2.3).
+    """Return each sample of x_0 (B, C, ...) clipped to [-s, s] and divided by s (Saharia et al. 2022, section 2.3).
 
-    s is the `ratio` quantile of |x_0| over the sample, at least 1 and at most `largest`.
+    s is the `ratio` quantile of |x_0| over the sample, at least 1 and at most `largest`. The result is in [-1, 1].
     """
     s = torch.stack([sample.abs().flatten().quantile(ratio) for sample in x_0]).clamp(1, None).clamp(max=largest)
     s = s.view(-1, *[1] * (x_0.ndim - 1))
@@ -289,13 +306,13 @@ def dynamic_threshold(x_0: torch.Tensor, ratio: float, largest: float) -> torch.
 
 
 def _log_variance_in_range(k: Step, raw: torch.Tensor) -> torch.Tensor:
-    """Return v log beta + (1 - v) log beta-tilde, v = (raw + 1) / 2 (Nichol & Dhariwal 2021, eq. 15)."""
+    """Return v log beta + (1 - v) log beta-tilde, v = (raw + 1) / 2 (Nichol and Dhariwal 2021, eq. 15)."""
     small, large = math.log(max(k.variance, MIN_VARIANCE)), math.log(k.beta)
     return (raw + 1) * ((large - small) / 2) + small
 
 
 def _noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Return standard normal noise of the shape, dtype and device of `like`, drawn as diffusers draws it."""
+    """Return standard normal noise of the shape, dtype and device of `like`, drawn as in diffusers."""
     if isinstance(generator, list):
         if len(generator) != len(like):
             raise ConfigError(f"generator must be one, or a list of {len(like)}, one per sample; got {len(generator)}")

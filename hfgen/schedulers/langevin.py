@@ -1,4 +1,4 @@
-"""Langevin dynamics: samples of any density whose score, the gradient of its logarithm, is known or learned."""
+"""Langevin dynamics: samples of a density from its score, the gradient of its logarithm, known or learned."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,10 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 def langevin_step(x: Tensor, score: Tensor, step_size: float, z: Tensor) -> Tensor:
-    """Return x + step_size score + sqrt(2 step_size) z, z standard normal (Song and Ermon 2019, eq. 4)."""
+    """Return x + step_size score + sqrt(2 step_size) z (Song and Ermon 2019, eq. 4).
+
+    `x`, `score` and the standard normal `z`: (B, ...).
+    """
     return x + step_size * score + (2 * step_size) ** 0.5 * z
 
 
@@ -18,10 +21,10 @@ def langevin_step(x: Tensor, score: Tensor, step_size: float, z: Tensor) -> Tens
 def langevin(
     score: Callable[[Tensor], Tensor], x: Tensor, num_steps: int, step_size: float, generator: Generators = None
 ) -> Iterator[Tensor]:
-    """Yield x and the states after each of `num_steps` steps of unadjusted Langevin dynamics, each like `x` (B, ...).
+    """Yield x (B, ...) and the state after each of `num_steps` steps of unadjusted Langevin dynamics.
 
-    `score` (B, ...) -> (B, ...) is grad log p; for small steps and many of them the states become samples of p. A
-    score that changes with the noise level makes it annealed: run once for each level, from large to small.
+    `score`: grad log p, (B, ...) -> (B, ...). After many small steps the states are samples of p. For annealed
+    dynamics, whose score depends on the noise level, run it once per level, from large to small.
     """
     yield x
     for _ in range(num_steps):

@@ -1,4 +1,4 @@
-"""The reverse process of DDPM as distributions: p(x_{t-1} | x_t) of a model, and the terms of its variational bound."""
+"""The reverse process of DDPM: the distribution p(x_{t-1} | x_t) of a model, and the terms of its variational bound."""
 
 import math
 
@@ -8,16 +8,18 @@ from torch import Tensor
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import kl_of_normals, log_discretised_gaussian, log_normal
 from hfgen.schedulers.ddpm import DDPMScheduler, dynamic_threshold
-from hfgen.schedulers.forward import full
+from hfgen.schedulers.forward import upcast
 
 
 def reverse_moments(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and log variance of p(x_{t-1} | x_t), each broadcastable to x_t (B, C, ...); t is (B,).
+    """Return mean and log variance of p(x_{t-1} | x_t); both broadcast to x_t (B, C, ...). Timesteps t are (B,).
 
-    The mean is the posterior's at the model's x_0, clipped as the scheduler says (Ho et al. 2020, eq. 7 and 15). The
-    variance is the scheduler's `variance_type`; where it takes the posterior's, which is 0 at t = 0, that of t = 1
-    stands for it there (Nichol and Dhariwal 2021, section 3.1). Sampling adds no noise at t = 0. Needs T >= 2.
+    The mean is that of the posterior at the model's x_0, clipped or thresholded by the scheduler's settings (Ho et al.
+    2020, eq. 7 and 15). The variance follows the scheduler's `variance_type`. The posterior's variance is 0 at t = 0
+    and is replaced there by that of t = 1 (Nichol and Dhariwal 2021, section 3.1); sampling adds no noise at t = 0.
+    Needs T >= 2. Raises ConfigError if the channels of a learned variance are missing.
     """
+    # divide the output into prediction and variance
     config, kind = scheduler.config, scheduler.variance_type
     prediction, raw = model_output, None
     if kind.startswith("learned"):
@@ -25,22 +27,24 @@ def reverse_moments(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x
             raise ConfigError(f"variance_type {kind!r} needs {2 * x_t.shape[1]} output channels, "
                               f"got {model_output.shape[1]}")
         prediction, raw = model_output.chunk(2, dim=1)
+    # posterior mean at the estimate of x_0
     x_0 = scheduler.predict_x0(prediction, t, x_t)
     if config.thresholding:
         x_0 = dynamic_threshold(x_0, config.dynamic_thresholding_ratio, config.sample_max_value)
     elif config.clip_sample:
         x_0 = x_0.clamp(-config.clip_sample_range, config.clip_sample_range)
     mean = scheduler.posterior(x_0, x_t, t)[0]
+    # log variance; the interpolation is Nichol and Dhariwal 2021, eq. 15
     small, large = _log_variances(scheduler, t, x_t)
     if raw is None:
         return mean, large if "large" in kind else small
     if kind == "learned":
-        return mean, full(raw).clamp(min=1e-20).log()
-    return mean, small + (full(raw) + 1) / 2 * (large - small)               # Nichol and Dhariwal 2021, eq. 15
+        return mean, upcast(raw).clamp(min=1e-20).log()
+    return mean, small + (upcast(raw) + 1) / 2 * (large - small)
 
 
 def _log_variances(scheduler: DDPMScheduler, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log beta-tilde_t and log beta_t, each (B, 1, ...); at t = 0, beta-tilde_1 stands for beta-tilde_0 = 0."""
+    """Return log beta-tilde_t and log beta_t, each (B, 1, ...); at t = 0 beta-tilde_1 replaces beta-tilde_0 = 0."""
     small = scheduler.posterior(like, like, t.clamp(min=1))[1]
     large = scheduler.betas.to(small)[t].view(small.shape)
     return small.log(), large.log()
@@ -63,10 +67,10 @@ def decoder_term(
 ) -> Tensor:
     """Return -log p(x_0 | x_t), (B,) in nats: L_0 of Ho et al. 2020, eq. 5, for t = 0, the least noisy state.
 
-    The mass of a Gaussian in the bins of pixels at `levels` even steps in [-1, 1] (eq. 13), or for None its density.
-    Its variance is the model's at t = 0, but for pixels the smaller posterior's of t = 1 under every fixed type, as in
-    the code of Ho et al. 2020 and of Nichol and Dhariwal 2021: beta_0 is that of x_0 given x_t where data have a
-    density, and wider than that of pixels, which are known to a level.
+    It is the mass of a Gaussian in the bins of pixels at `levels` even levels in [-1, 1] (eq. 13); for None, its
+    density. The variance is the model's at t = 0. For pixels and a fixed variance it is the smaller posterior variance
+    of t = 1, as in the code of Ho et al. 2020 and of Nichol and Dhariwal 2021: beta_0 is the variance of x_0 given x_t
+    for data with a density, and pixels are known more exactly, to one level.
     """
     mean, log_variance = reverse_moments(scheduler, model_output, t, x_t)
     if levels is None:
@@ -80,7 +84,7 @@ def decoder_term(
 def vlb_term(
     scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x_t: Tensor, x_0: Tensor, levels: int = 256
 ) -> Tensor:
-    """Return the term of the variational bound on pixels at timesteps t (B,), (B,) in nats: a KL or the decoder's.
+    """Return the term of the variational bound on pixels at timesteps t (B,), (B,) in nats: KL for t > 0, else L_0.
 
     Its mean over uniform t, times T, is the bound without its constant prior term (Nichol and Dhariwal 2021, eq. 4).
     """
@@ -89,8 +93,8 @@ def vlb_term(
 
 
 def prior_term(scheduler: DDPMScheduler, x_0: Tensor) -> Tensor:
-    """Return L_T = KL(q(x_T | x_0) || N(0, I)), (B,) in nats: what is left of the data at the last timestep."""
+    """Return L_T = KL(q(x_T | x_0) || N(0, I)), (B,) in nats: the information about x_0 (B, ...) left in x_T."""
     alpha_bar = scheduler.alpha_bar[-1]
-    mean = full(x_0) * float(alpha_bar.sqrt())
+    mean = upcast(x_0) * float(alpha_bar.sqrt())
     log_variance = torch.full_like(mean, math.log1p(-float(alpha_bar)))
     return kl_of_normals(mean, log_variance, mean.new_zeros(()), mean.new_zeros(())).flatten(1).sum(1)

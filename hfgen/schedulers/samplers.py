@@ -1,14 +1,16 @@
-"""The one static table of generation methods: which scheduler each is, with which settings, and what it is good for."""
+"""The table of samplers by name: scheduler, settings and usual number of steps of each."""
 
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from hfgen.checks import require_choice
 from hfgen.errors import ConfigError
 from hfgen.registry import MODULES
+from hfgen.schedulers.traits import traits_of
 
 
 class Sampler(NamedTuple):
-    """A method: its scheduler, hfgen's or diffusers', the settings that make it, its usual steps, and words for it."""
+    """A sampler: scheduler class, its settings, usual number of steps, and a description."""
 
     scheduler: str
     settings: dict[str, Any]
@@ -17,7 +19,7 @@ class Sampler(NamedTuple):
 
 
 ODE = {"lambda_min_clipped": -3.5}
-"""A deterministic method starts where an error of 0.03 in eps is one of 1 in x_0, and not of 30 as at t = 1."""
+"""Start of deterministic methods: an error of 0.03 in eps is 1 in x_0 there, and 30 at t = 1."""
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler("DDPMScheduler", {}, 1000, "ancestral sampling (Ho et al. 2020)"),
@@ -45,49 +47,52 @@ SAMPLERS: dict[str, Sampler] = {
         "VPSDEScheduler", {"method": "predictor_corrector"}, 250, "reverse SDE with Langevin steps, 2 evaluations"
     ),
 }  # fmt: skip
-"""Every scheduler here runs networks trained under every other."""
-
-OWN = ("DDPMScheduler", "VPSDEScheduler")
+"""Samplers by name; each of them runs networks that were trained with any of these schedulers."""
 
 CLOSED_FORM = ("linear", "squaredcos_cap_v2")
-"""Schedules of `hfgen.schedulers.vp_rates.RATES`, whose module imports torch."""
+"""Names in `hfgen.schedulers.vp_rates.RATES`, repeated because that module imports torch."""
 
 
 def make_sampler(name: str, trained: Any) -> Any:
-    """Return the scheduler of method `name` for a network that was trained with the scheduler `trained`.
+    """Return the scheduler of the sampler `name` for a network that was trained with the scheduler `trained`.
 
-    The linear and the cosine schedule have continuous counterparts in closed form; any other table of betas becomes a
-    process that is exact at every whole timestep. Raises ConfigError for a name that is not in the table, and for a
+    The linear and the cosine schedule have continuous counterparts in closed form. Any other table of betas becomes a
+    process that is exact at each integer timestep. Raises ConfigError for a name that is not in `SAMPLERS`, and for a
     scheduler without a table of noise levels alpha_bar.
     """
-    if name not in SAMPLERS:
-        raise ConfigError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
-    wanted, settings = SAMPLERS[name].scheduler, dict(SAMPLERS[name].settings)
-    cls: Any = getattr(import_module(MODULES[wanted]), wanted)
-    continuous = type(trained).__name__ == "VPSDEScheduler"
-    if wanted == "DDPMScheduler":
+    require_choice("sampler", name, SAMPLERS)
+    sampler = SAMPLERS[name]
+    cls: Any = getattr(import_module(MODULES[sampler.scheduler]), sampler.scheduler)
+    continuous = traits_of(trained).continuous
+    # discrete sampler
+    if not cls.traits.continuous:
         return cls.from_config((trained.discretised() if continuous else trained).config)
+    # sampler in continuous time
+    settings = dict(sampler.settings)
     if not continuous and not has_closed_form(trained):
         settings["trained_betas"] = betas_of(trained)
     return cls.from_config(trained.config, **settings)
 
 
 def has_closed_form(trained: Any) -> bool:
-    """Return whether a scheduler's table of betas is a named schedule with a continuous counterpart."""
+    """Return whether the betas of a scheduler are a named schedule with a continuous counterpart."""
     replaced = trained.config.get("trained_betas") is not None or trained.config.get("rescale_betas_zero_snr")
     return not replaced and trained.config.get("beta_schedule") in CLOSED_FORM and hasattr(trained, "alphas_cumprod")
 
 
 def betas_of(trained: Any) -> list[float]:
-    """Return the betas of a scheduler with a table of alpha_bar, hfgen's (float64) or one of diffusers (float32)."""
+    """Return the betas of a scheduler with a table of alpha_bar, of hfgen (float64) or of diffusers (float32).
+
+    Raises ConfigError for a scheduler without such a table.
+    """
     table = getattr(trained, "alpha_bar", getattr(trained, "alphas_cumprod", None))
     if table is None:
-        raise ConfigError(f"{type(trained).__name__} has no table of noise levels, which every sampler by name needs")
+        raise ConfigError(f"{type(trained).__name__} has no table of noise levels, which all samplers by name need")
     alpha_bar = table.double().cpu()
     return [1 - float(alpha_bar[0]), *(1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()]
 
 
 def described() -> str:
-    """Return the table for people: a line for each method with its scheduler and its usual number of steps."""
+    """Return the table as text, one line per sampler: name, usual number of steps, description, scheduler."""
     lines = [f"{name:20} {s.steps:>5} steps  {s.words}; {s.scheduler}" for name, s in SAMPLERS.items()]
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""One step of each sampler of the variance-preserving process; the difference between two of them is the mathematics.
+"""One step of each sampler of the variance-preserving process, as one function of tensors each.
 
-Notation: x_t = gamma x_0 + sigma eps, lam = log(gamma / sigma), which grows from noise to data. A step goes from the
-level `s` to the level `t`, h = lam_t - lam_s > 0. `x_0` and `eps` are the network's estimates at s, of the shape of x
-(B, ...); they belong together, x = gamma x_0 + sigma eps, also where x_0 was clipped. Levels are Python floats, so that
-no step waits for a device.
+Notation: x_t = gamma x_0 + sigma eps; lam = log(gamma / sigma) grows from noise to data. A step goes from the level `s`
+to the level `t`, h = lam_t - lam_s > 0. `x_0` and `eps` are the network's estimates at s, in the shape of x (B, ...),
+and x = gamma x_0 + sigma eps also after x_0 was clipped. Levels are Python floats, so no step waits for a device. Each
+function returns a tensor of the shape of x.
 """
 
 import math
@@ -30,25 +30,25 @@ class Estimate(NamedTuple):
 
 
 def slope(x: Tensor, eps: Tensor, sigma: float) -> Tensor:
-    """Return dx/dlam = -sigma (eps - sigma x) of the probability flow (Song et al. 2021, eq. 13, with lam as time)."""
+    """Return dx/dlam = -sigma (eps - sigma x) of the probability flow (Song et al. 2021, eq. 13, in lam)."""
     return (eps - sigma * x) * -sigma
 
 
 def euler(x: Tensor, eps: Tensor, s: Level, t: Level) -> Tensor:
-    """Return x after one step of Euler along the probability flow, order 1."""
+    """Return x + h slope, one Euler step along the probability flow, order 1."""
     return x + slope(x, eps, s.sigma) * (t.lam - s.lam)
 
 
 def heun(end: Tensor, first: Tensor, second: Tensor, s: Level, t: Level) -> Tensor:
-    """Return Euler's `end` moved to the mean of two slopes, the `first` at s and the `second` at t; order 2."""
+    """Return `end` + h/2 (second - first), Heun's correction of Euler's `end` by the slopes at s and t, order 2."""
     return end + (second - first) * ((t.lam - s.lam) / 2)
 
 
 def ddim(x_0: Tensor, eps: Tensor, s: Level, t: Level, eta: float = 0.0, z: Tensor | None = None) -> Tensor:
     """Return gamma_t x_0 + sqrt(sigma_t^2 - d^2) eps + d z (Song et al. 2021, DDIM, eq. 12), order 1.
 
-    d = eta (sigma_t / sigma_s) sqrt(1 - gamma_s^2 / gamma_t^2) is 0 for the probability flow and, with eta = 1, the
-    deviation of DDPM's posterior (eq. 16). `z` is standard normal; None where eta is 0.
+    d = eta (sigma_t / sigma_s) sqrt(1 - gamma_s^2 / gamma_t^2), eta in [0, 1]: 0 is the probability flow, 1 the
+    standard deviation of DDPM's posterior (eq. 16). `z`: standard normal, None for eta 0.
     """
     d = eta * t.sigma / s.sigma * math.sqrt(1 - (s.gamma / t.gamma) ** 2)
     x = x_0 * t.gamma + eps * math.sqrt(t.sigma**2 - d**2)
@@ -58,7 +58,8 @@ def ddim(x_0: Tensor, eps: Tensor, s: Level, t: Level, eta: float = 0.0, z: Tens
 def dpmpp_2m(x: Tensor, now: Estimate, before: Estimate | None, t: Level) -> Tensor:
     """Return (sigma_t / sigma_s) x + gamma_t (1 - exp(-h)) D (Lu et al. 2022, DPM-Solver++, algorithm 2), order 2.
 
-    D = x_0 + (x_0 - x_0') h / 2h' extrapolates from the estimate `before`, x_0', a step of h' ago; D = x_0 without one.
+    D = x_0 + (x_0 - x_0') h / 2h' extrapolates from x_0', the estimate `before`, one step of h' earlier. D = x_0
+    without `before`.
     """
     s = now.level
     decay = math.exp(s.lam - t.lam)
@@ -66,9 +67,10 @@ def dpmpp_2m(x: Tensor, now: Estimate, before: Estimate | None, t: Level) -> Ten
 
 
 def dpmpp_2m_sde(x: Tensor, now: Estimate, before: Estimate | None, t: Level, z: Tensor) -> Tensor:
-    """Return the step of `dpmpp_2m` for the reverse SDE (Lu et al. 2022, DPM-Solver++, appendix, SDE-DPM-Solver++(2M)).
+    """Return (sigma_t / sigma_s) exp(-h) x + gamma_t (1 - exp(-2h)) D + sigma_t sqrt(1 - exp(-2h)) z.
 
-    x_t = (sigma_t / sigma_s) exp(-h) x + gamma_t (1 - exp(-2h)) D + sigma_t sqrt(1 - exp(-2h)) z, z standard normal.
+    It is `dpmpp_2m` for the reverse SDE (Lu et al. 2022, DPM-Solver++, appendix, SDE-DPM-Solver++(2M)); D as there, `z`
+    standard normal.
     """
     s = now.level
     decay = math.exp(s.lam - t.lam)
@@ -77,7 +79,7 @@ def dpmpp_2m_sde(x: Tensor, now: Estimate, before: Estimate | None, t: Level, z:
 
 
 def _extrapolated(now: Estimate, before: Estimate | None, t: Level) -> Tensor:
-    """Return the estimate of x_0 in the middle of the step to t, along the line through the last two."""
+    """Return the estimate of x_0 in the middle of the step to t, on the line through the last two estimates."""
     if before is None:
         return now.x_0
     ratio = (t.lam - now.level.lam) / (now.level.lam - before.level.lam)                           # h / h'
@@ -85,19 +87,21 @@ def _extrapolated(now: Estimate, before: Estimate | None, t: Level) -> Tensor:
 
 
 def unipc_corrected(x: Tensor, last: Estimate, before: Estimate | None, now: Estimate) -> Tensor:
-    """Return the state at `now` once more, with the estimate made there (Zhao et al. 2023, algorithm 5), order 3.
+    """Return the state at `now`, corrected with the estimate made there (Zhao et al. 2023, algorithm 5), order 3.
 
-    Of UniPC, order 2, with B(h) = exp(h) - 1, data prediction: its prediction is then the step of `dpmpp_2m`.
-    `x` is the state at `last`, from which the prediction came; `before` is the estimate before that, None after a first
-    step. x_t = (sigma_t / sigma_s) x + gamma_t (1 - exp(-h)) (x_0 + rho_1 D_1 + rho_2 D_2), D_1 the slope to `before`
-    and D_2 the difference to `now`; rho solve [[1, 1], [r, 1]] rho = b with r = -h' / h.
+    It is the corrector of UniPC of order 2 with B(h) = exp(h) - 1 and data prediction; its predictor is `dpmpp_2m`.
+    `x` is the state at `last`, where the step began; `before` is the estimate before `last`, None after the first step.
+    x_t = (sigma_t / sigma_s) x + gamma_t (1 - exp(-h)) (x_0 + rho_1 D_1 + rho_2 D_2). D_1 is the slope to `before`,
+    D_2 the difference to `now`, and rho solves [[1, 1], [r, 1]] rho = b with r = -h' / h.
     """
+    # right-hand side b
     s, t = last.level, now.level
     h = t.lam - s.lam
     new = now.x_0 - last.x_0
     phi_1 = math.expm1(-h)
     phi_2 = phi_1 / -h - 1
     b_1 = phi_2 / phi_1
+    # weighted differences
     if before is None:
         change = new / 2
     else:

@@ -1,9 +1,7 @@
-"""Properties of schedulers on which sampling depends, read in one place for those of hfgen and of diffusers."""
+"""Properties of schedulers on which sampling depends: hfgen's state them, those of diffusers are recognised here."""
 
 from dataclasses import dataclass
 from typing import Any
-
-from hfgen.schedulers.samplers import OWN
 
 
 @dataclass(frozen=True)
@@ -15,18 +13,16 @@ class SchedulerTraits:
     `timesteps` are read as Python numbers.
     """
 
-    continuous: bool
-    predicts_variance: bool
-    multistep: bool
-    on_cpu: bool
+    continuous: bool = False
+    predicts_variance: bool = False
+    multistep: bool = False
+    on_cpu: bool = False
 
 
 def traits_of(scheduler: Any) -> SchedulerTraits:
-    """Return the traits of a scheduler of hfgen or of diffusers, which does not state them itself."""
-    name, module = type(scheduler).__name__, type(scheduler).__module__
-    return SchedulerTraits(
-        continuous=name == "VPSDEScheduler",
-        predicts_variance=name.startswith("DDPM"),
-        multistep=name.endswith("MultistepScheduler"),
-        on_cpu=name in OWN and module.startswith("hfgen."),
-    )
+    """Return the traits of a scheduler: its own `traits`, or those of a class of diffusers by its name."""
+    traits = getattr(scheduler, "traits", None)
+    if isinstance(traits, SchedulerTraits):
+        return traits
+    name = type(scheduler).__name__
+    return SchedulerTraits(predicts_variance=name.startswith("DDPM"), multistep=name.endswith("MultistepScheduler"))

@@ -1,7 +1,7 @@
 """The variance-preserving SDE in closed form (Song et al. 2021, section 3.4; Ho et al. 2020 is its discretisation).
 
 dx = -1/2 beta(t) x dt + sqrt(beta(t)) dW on t in [0, 1] has the marginals x_t ~ N(gamma_t x_0, sigma_t^2 I) with
-gamma_t = exp(-B(t) / 2), sigma_t^2 = 1 - gamma_t^2, B(t) = int_0^t beta. Networks see the timestep
+gamma_t = exp(-B(t) / 2), sigma_t^2 = 1 - gamma_t^2, B(t) = int_0^t beta. The input of networks is the timestep
 (T - 1) (t - t_min) / (1 - t_min), a float in [0, T - 1], for t in [t_min, 1].
 """
 
@@ -17,17 +17,17 @@ from hfgen.schedulers.vp_rates import Rate
 
 
 class VPProcess(Marginals):
-    """The marginals of the SDE with a given rate, and what follows from them; times are float64 tensors."""
+    """The marginals of the SDE with a given rate and their consequences; times are float64 tensors of any shape."""
 
     rate: Rate
     t_min: float
 
     def gamma(self, t: Tensor) -> Tensor:
-        """Return the mean factor gamma_t = exp(-B(t) / 2)."""
+        """Return the factor of the mean, gamma_t = exp(-B(t) / 2), in (0, 1]."""
         return (-self.rate.integral(t) / 2).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Return sigma_t = sqrt(1 - gamma_t^2)."""
+        """Return the standard deviation sigma_t = sqrt(1 - gamma_t^2), in [0, 1)."""
         return (-torch.expm1(-self.rate.integral(t))).sqrt()
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class VPProcess(Marginals):
         return -torch.expm1(self.rate.integral(t)).log()
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Return the t at which `log_snr` is reached, the inverse of it: B = log(1 + exp(-log_snr))."""
+        """Return the time t of a log-SNR, the inverse of `log_snr`: B(t) = log(1 + exp(-log_snr)), float64."""
         return self.rate.inverse(softplus(-log_snr.double(), threshold=40))
 
     def time_of(self, timestep: float | Tensor) -> Tensor:
@@ -48,10 +48,11 @@ class VPProcess(Marginals):
         return (t - self.t_min) / (1 - self.t_min) * (self.config.num_train_timesteps - 1)
 
     def time_drawn(self, u: Tensor, importance: bool = False) -> Tensor:
-        """Return t in [t_min, 1] for u uniform on [0, 1): uniform, or with `importance` of density ~ beta / sigma^2.
+        """Return t in [t_min, 1], float64, for u uniform on [0, 1): uniform, or with density ~ beta / sigma^2.
 
-        The integral of beta / sigma^2 is -log_snr, so the second is uniform in log_snr (Song et al. 2021, "Maximum
-        likelihood training of score-based diffusion models", section 4.2; Kingma et al. 2021, section 5.1).
+        The second is for `importance`: the integral of beta / sigma^2 is -log_snr, so t is uniform in log_snr (Song et
+        al. 2021, "Maximum likelihood training of score-based diffusion models", section 4.2; Kingma et al. 2021,
+        section 5.1).
         """
         u = u.double()
         if not importance:
@@ -60,10 +61,10 @@ class VPProcess(Marginals):
         return self.time_of_log_snr(most + u * (least - most)).clamp(self.t_min, 1)
 
     def likelihood_weight(self, t: Tensor) -> Tensor:
-        """Return beta_t / sigma_t^2 over its mean on [t_min, 1]: lambda / sigma^2 of lambda = beta, of mean 1.
+        """Return beta_t / sigma_t^2 over its mean on [t_min, 1], > 0, in the shape of t.
 
-        As the weight of |eps - eps_theta|^2 it bounds the likelihood (Song et al. 2021, "Maximum likelihood training",
-        eq. 7).
+        As the weight of |eps - eps_theta|^2 it bounds the likelihood: lambda = beta (Song et al. 2021, "Maximum
+        likelihood training of score-based diffusion models", eq. 7), scaled to mean 1.
         """
         most, least = self._log_snr_range()
         mean = (most - least) / (1 - self.t_min)
@@ -74,7 +75,7 @@ class VPProcess(Marginals):
         return most, least
 
     def _rows(self, t: Any, like: Tensor) -> list[Any]:
-        """Return signal gamma, sigma and snr at the timesteps t: floats, or (B, 1, ...) to fit `like`."""
+        """Return signal gamma, sigma and snr at timesteps t: floats, or (B, 1, ...) that broadcast to `like`."""
         times = self.time_of(t)
         values = self.gamma(times), self.sigma(times), self.log_snr(times).exp()
         if not isinstance(t, Tensor):
@@ -83,9 +84,9 @@ class VPProcess(Marginals):
         return [value.to(like.device, like.dtype).view(shape) for value in values]
 
     def discretised(self) -> DDPMScheduler:
-        """Return the DDPM scheduler with this process's noise at the timesteps 0, ..., T - 1: alpha_bar = gamma^2.
+        """Return the DDPM scheduler with the noise of this process at the timesteps 0, ..., T - 1: alpha_bar = gamma^2.
 
-        Any sampler for DDPM, hfgen's or diffusers', can then run a network that was trained on the SDE.
+        With it any sampler for DDPM, of hfgen or diffusers, runs a network that was trained on the SDE.
         """
         B = self.rate.integral(self.time_of(torch.arange(self.config.num_train_timesteps)))
         betas = -torch.expm1(-torch.cat([B[:1], B.diff()]))

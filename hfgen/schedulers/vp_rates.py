@@ -1,7 +1,7 @@
 """Rates beta(t), t in [0, 1], of the variance-preserving SDE: continuous counterparts of `hfgen.schedulers.betas`.
 
-A new rate is a class with `beta` and an entry of `RATES`: integral and inverse have general answers, by quadrature and
-by bisection, in place of which the rates here have closed forms. Everything is float64.
+A new rate is a class with `beta` and an entry of `RATES`. The base class computes integral and inverse by quadrature
+and bisection; the rates here override them with closed forms. All tensors are float64.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from hfgen.errors import ConfigError
 
 OFFSET = 0.008
-"""s of the cosine schedule."""
+"""The constant s of the cosine schedule."""
 
 
 class Rate(ABC):
@@ -26,17 +26,17 @@ class Rate(ABC):
 
     @abstractmethod
     def beta(self, t: Tensor) -> Tensor:
-        """Return beta(t)."""
+        """Return beta(t), > 0, in the shape of t."""
 
     def integral(self, t: Tensor, panels: int = 256) -> Tensor:
-        """Return B(t) by Gauss-Legendre quadrature, 8 nodes on each of `panels` equal parts of [0, t]."""
-        x, w = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(8))
+        """Return B(t) in the shape of t, by Gauss-Legendre quadrature with 8 nodes on each of `panels` equal parts."""
+        x, w = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))
         nodes = ((torch.arange(panels, dtype=torch.float64)[:, None] + (x + 1) / 2) / panels).flatten()
         weights = (w / (2 * panels)).repeat(panels)
         return t * (self.beta(t[..., None] * nodes.to(t.device)) * weights.to(t.device)).sum(-1)
 
     def inverse(self, B: Tensor) -> Tensor:
-        """Return t with B(t) = `B`, by 60 bisections."""
+        """Return t in [0, 1] with B(t) = `B`, by 60 bisections."""
         low, high = torch.zeros_like(B), torch.ones_like(B)
         for _ in range(60):
             middle = (low + high) / 2
@@ -46,7 +46,7 @@ class Rate(ABC):
 
 
 class Linear(Rate):
-    """beta(t) = b_0 + t (b_1 - b_0), b = T beta_start and T beta_end (Song et al. 2021, appendix C, eq. 32)."""
+    """beta(t) = b_0 + t (b_1 - b_0), b_0 = T beta_start, b_1 = T beta_end (Song et al. 2021, appendix C, eq. 32)."""
 
     def beta(self, t: Tensor) -> Tensor:
         return self.low + t * (self.high - self.low)
@@ -61,14 +61,15 @@ class Linear(Rate):
 class Cosine(Rate):
     """The rate of gamma(t)^2 = cos^2 a(t) / cos^2 a(0), a(t) = pi/2 (t + s) / (1 + s) (Nichol and Dhariwal 2021).
 
-    beta(t) = pi / (1 + s) tan a(t), kept at 0.999 T once it reaches it, as the betas of the discrete schedule are.
+    beta(t) = pi / (1 + s) tan a(t), at most 0.999 T, as in the discrete schedule.
     """
 
     def __init__(self, num_train_timesteps: int, beta_start: float, beta_end: float) -> None:
         super().__init__(num_train_timesteps, beta_start, beta_end)
         self.scale = math.pi / (1 + OFFSET)
-        self.start = self.scale / 2 * OFFSET                                            # a(0)
-        self.knee = (math.atan(self.cap / self.scale) - self.start) * 2 / self.scale    # where the cap is reached
+        # a(0), and the time when the cap is reached
+        self.start = self.scale / 2 * OFFSET
+        self.knee = (math.atan(self.cap / self.scale) - self.start) * 2 / self.scale
 
     def _angle(self, t: Tensor) -> Tensor:
         return self.start + self.scale / 2 * t.clamp(max=self.knee)
@@ -87,10 +88,10 @@ class Cosine(Rate):
 
 
 class Table(Rate):
-    """The rate of given betas: constant between whole timesteps, so that B is exact at each of them.
+    """The rate of given betas (T,): constant between integer timesteps, so B is exact at each of them.
 
-    B((i + 1) / T) = -log alpha_bar_i, a line between (what diffusers does with log sigma). A last beta of 1, which
-    leaves no signal, counts as 1 - exp(-25). Raises ConfigError for betas outside (0, 1].
+    B((i + 1) / T) = -log alpha_bar_i, linear in between (as log sigma in diffusers). A last beta of 1, which leaves no
+    signal, counts as 1 - exp(-25). Raises ConfigError for betas outside (0, 1].
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -100,7 +101,7 @@ class Table(Rate):
         self.knots = torch.cat([self.steps.new_zeros(1), self.steps.cumsum(0)])            # (T + 1,)
 
     def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the timestep that t lies in, and how far, in [0, 1]."""
+        """Return the timestep of t and the position within it, in [0, 1]."""
         scaled = t * len(self.steps)
         index = scaled.floor().long().clamp(0, len(self.steps) - 1)
         return index, scaled - index
@@ -119,4 +120,4 @@ class Table(Rate):
 
 
 RATES: dict[str, type[Linear | Cosine]] = {"linear": Linear, "squaredcos_cap_v2": Cosine}
-"""The rates under the names that their discrete schedules have in diffusers' configurations."""
+"""Rates by the name of their discrete schedule in diffusers' configurations."""

@@ -143,7 +143,7 @@ def test_fewer_images_than_the_batch_are_refused_before_the_first_batch(noise):
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True])
 def test_a_batch_size_that_is_none_is_refused(noise, size):
-    with pytest.raises(ConfigError, match="batch_size must be a positive int"):
+    with pytest.raises(ConfigError, match="batch_size must be an int >= 1"):
         require_batch(noise, size)
 
 

@@ -11,6 +11,8 @@ import torch
 
 import hfgen.data.stream
 from hfgen.data import load_dataset
+from hfgen.data.dataset import fingerprint_of
+from hfgen.data.tables import image_bytes
 from hfgen.errors import ConfigError, DataError
 
 NAMES = datasets.ClassLabel(names=["no", "yes"])
@@ -70,6 +72,18 @@ def test_the_ranks_slices_together_are_the_whole_batch(stream):
         assert batch["caption"] == parts[0][k]["caption"] + parts[1][k]["caption"]
 
 
+def test_the_fingerprint_of_a_stream_is_that_of_runs_made_before(stream):
+    dataset = stream()
+    rows = list(dataset._stream.take(8))
+    content = [(image_bytes(row["image"]), row["label"], row["number"]) for row in rows]
+    choices = (
+        b"Wanted(resolution=None, channels=None, background=(255, 255, 255), skip_bad_images=False, flip=True)"
+    )
+    columns = "Columns(image='image', label='label', caption='number')"
+    assert repr(dataset.columns) == columns
+    assert dataset.fingerprint == fingerprint_of("stream", content, dataset.layout, choices, columns.encode(), 8)
+
+
 def test_a_stream_tells_what_it_knows_and_refuses_what_it_cannot(stream, pixels):
     dataset = stream()
     assert dataset.describe().endswith("(stream): images 3x6x6, 2 classes") and dataset.class_names == ["no", "yes"]
@@ -77,7 +91,7 @@ def test_a_stream_tells_what_it_knows_and_refuses_what_it_cannot(stream, pixels)
     torch.testing.assert_close(dataset.tensor(11), torch.from_numpy(pixels(11)) / 127.5 - 1, atol=1e-6, rtol=0)
     with pytest.raises(TypeError, match="has no length"):
         len(dataset)
-    with pytest.raises(ConfigError, match="say how many"):
+    with pytest.raises(ConfigError, match="give the number of images"):
         dataset.tensor()
 
 

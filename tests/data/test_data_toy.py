@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hfgen.data import load_dataset
-from hfgen.data.toy import SHAPES
+from hfgen.data.toy import DISTRIBUTIONS
 from hfgen.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_the_density_integrates_to_one(name):
     toy = load_dataset(name)
     sigma = max(toy.sigma, 0.15)
@@ -48,7 +48,7 @@ def test_a_curves_quadrature_agrees_with_a_much_finer_sum(name):
     toy = load_dataset(name)
     points = toy.sample(40, seed=1)
     u = (np.arange(400_000) + 0.5) / 400_000
-    centres = torch.from_numpy(SHAPES[name].centres(u))
+    centres = torch.from_numpy(DISTRIBUTIONS[name].centres(u))
     squared = torch.cdist(points.double(), centres, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     fine = torch.logsumexp(-squared / (2 * toy.sigma**2), 1) - math.log(len(u) * 2 * math.pi * toy.sigma**2)
     torch.testing.assert_close(toy.log_prob(points), fine, atol=1e-7, rtol=0)                # the fine sum's own error
@@ -89,7 +89,7 @@ def test_a_sample_is_a_function_of_seed_and_index():
     assert not torch.isclose(toy.sample(50, seed=0), toy.sample(50, seed=1)).any()
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_batches_are_standardised_points_of_the_set(name):
     toy = load_dataset(name)
     x = next(toy.batches(seed=0, batch_size=len(toy)))["x"]                           # one whole epoch

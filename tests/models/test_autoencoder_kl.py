@@ -214,7 +214,7 @@ def test_a_bad_value_is_refused_by_name(field: str, value: Any) -> None:
 
 def test_scales_that_stock_pipelines_would_apply_in_two_ways_are_refused() -> None:
     each = {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
-    with pytest.raises(ConfigError, match="shift_factor must be null where latents_mean is given"):
+    with pytest.raises(ConfigError, match="shift_factor must be null if latents_mean is given"):
         AutoencoderKL(**{**SMALL, **each, "shift_factor": 0.1})
     with pytest.raises(ConfigError, match="latents_std must be a number"):
         AutoencoderKL(**{**SMALL, **each, "latents_std": (1.0, 1.0, 1.0, 0.0)})

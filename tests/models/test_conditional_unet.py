@@ -94,7 +94,7 @@ def test_without_text_only_pixels_are_looked_at_and_without_self_attention_only_
 
 
 def test_a_text_can_only_be_pooled_where_there_is_one() -> None:
-    with pytest.raises(ConfigError, match="cross_attention_dim must be given: it is the text's features"):
+    with pytest.raises(ConfigError, match="cross_attention_dim must be given: the features of the text are pooled"):
         ConditionalUNet(**{**SMALL, "cross_attention_dim": None, "pooled_text": True})
 
 

@@ -316,9 +316,9 @@ def test_epsilon_at_zero_snr_gives_the_limit_of_the_bounded_x0(bound):
 def test_epsilon_at_zero_snr_without_bound_is_an_error_there_and_nowhere_else():
     ours = DDPMScheduler(rescale_betas_zero_snr=True, clip_sample=False)
     output, x_t = situation(ours, 999)
-    with pytest.raises(ConfigError, match="says nothing about x_0"):
+    with pytest.raises(ConfigError, match="does not determine x_0"):
         ours.step(output, 999, x_t)
-    with pytest.raises(ConfigError, match="says nothing about x_0"):
+    with pytest.raises(ConfigError, match="does not determine x_0"):
         ours.predict_x0(output, 999, x_t)
     assert bool(ours.step(output, 998, x_t).prev_sample.isfinite().all())
     assert ours.snr(999) == 0

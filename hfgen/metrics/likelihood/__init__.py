@@ -1,4 +1,4 @@
-"""Likelihoods, and bounds on them, of models with latents, and of diffusion models by the bound and by the ODE."""
+"""Likelihoods and bounds: importance sampling for models with latents, variational bound and ODE for diffusion."""
 
 from hfgen.metrics.likelihood.bound import Bound, Predict, predictor, variational_bound
 from hfgen.metrics.likelihood.latents import ROWS, Latent, active_units, elbo, log_likelihood, reconstruction_error
