@@ -1,6 +1,5 @@
 """A dataset of generated images: parquet files with images, labels and seeds, and a card that states their origin."""
 
-import hashlib
 import math
 import re
 import shutil
@@ -16,11 +15,12 @@ from huggingface_hub import snapshot_download
 from PIL.Image import Image
 
 import hfgen
-from hfgen import images
+from hfgen import images, runs
 from hfgen.cards.markdown import code, last_name, markdown, table
 from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError
-from hfgen.hub.package import link, run_of
+from hfgen.hashing import hash_of_file
+from hfgen.hub.package import link
 from hfgen.hub.upload import (
     Published,
     check_repo_id,
@@ -33,7 +33,6 @@ from hfgen.hub.upload import (
     require_login,
     saying,
 )
-from hfgen.loading.files import read_json
 from hfgen.loading.resolve import resolve, wanted_files
 from hfgen.pipelines.base import Pipeline, check_labels
 from hfgen.pipelines.generative import GenerativePipeline
@@ -133,8 +132,8 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
 
 def class_names(model: str, known: int | None) -> list[str] | None:
     """Return the class names from the `run.json` of the model's run; None if they are not known."""
-    run = run_of(Path(model))
-    data = read_json(run / "run.json").get("data") if run and (run / "run.json").is_file() else None
+    run = runs.find(model)
+    data = {} if run is None else runs.record(run).get("data")
     names = data.get("class_names") if isinstance(data, dict) else None
     if not isinstance(names, list) or len({str(name) for name in names}) != known:
         return None
@@ -175,16 +174,11 @@ def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict
         "model": last_name(request.model) if local else request.model,
         **({"commit": commits[0]} if commits else {}),
         "pipeline": type(pipeline).__name__,
-        **{f"sha256 of {name}": _sha256(source / name) for name in weights},
+        **{f"sha256 of {name}": hash_of_file(source / name) for name in weights},
         **{name: "the model's own" if value is None else str(value) for name, value in settings.items()},
         "hfgen": hfgen.__version__,
         "torch": torch.__version__,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def card(number: int, origin: dict[str, str]) -> str:

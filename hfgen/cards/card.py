@@ -9,7 +9,7 @@ from hfgen.cards.data import head_of
 from hfgen.cards.families import Model, diffusers_code, hfgen_code, read_model
 from hfgen.cards.markdown import LIMITS, code, last_name, markdown, table
 from hfgen.cards.metadata import CARD, update_card
-from hfgen.cards.run import Number, Run, read_run
+from hfgen.cards.run import Number, RunSummary, read_run
 from hfgen.hub.source import checked_source, install_lines
 
 PICTURE = "samples.png"
@@ -37,7 +37,7 @@ def write_card(
     return update_card(folder / CARD, head_of(model, title, known), title, section)
 
 
-def _section(model: Model, name: str, run: Run | None, picture: bool, source: str | None) -> list[str]:
+def _section(model: Model, name: str, run: RunSummary | None, picture: bool, source: str | None) -> list[str]:
     """Return the lines of hfgen's section, without marks and title."""
     lines = [model.family.what, ""]
     if picture:
@@ -56,7 +56,7 @@ def _section(model: Model, name: str, run: Run | None, picture: bool, source: st
     return [*lines, *(f"- {limit}" for limit in LIMITS)]
 
 
-def _data(run: Run) -> list[str]:
+def _data(run: RunSummary) -> list[str]:
     """Return the lines on the training data and their licence."""
     rows = [(data.role, code(data.name), code(data.split), markdown(data.licence)) for data in run.datasets()]
     lines = ["## Data", "", table(("for", "dataset", "split", "licence of the data"), *rows), ""]
@@ -72,7 +72,7 @@ def _data(run: Run) -> list[str]:
     return [*lines, f"{', '.join(facts)}.", ""] if facts else lines
 
 
-def _training(run: Run) -> list[str]:
+def _training(run: RunSummary) -> list[str]:
     """Return the lines on steps, batch, seed, hardware, versions and configuration."""
     record, settings = run.record, run.settings
     unknown = "not recorded"
@@ -95,7 +95,7 @@ def _training(run: Run) -> list[str]:
     return [*lines, *_fenced("yaml", run.configuration()), ""]
 
 
-def _metrics(run: Run) -> list[str]:
+def _metrics(run: RunSummary) -> list[str]:
     """Return the table of metrics; [] if there are none."""
     numbers = run.numbers()
     if not numbers:
@@ -116,7 +116,7 @@ def _interval(number: Number) -> str:
     return f"{number.low:.6g} to {number.high:.6g}"
 
 
-def _again(run: Run) -> list[str]:
+def _again(run: RunSummary) -> list[str]:
     """Return the lines with the command that trains the model again."""
     command = run.command()
     if command is None:

@@ -6,10 +6,10 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hfgen.cards.families import Model
 from hfgen.cards.markdown import plain
-from hfgen.cards.run import Number, Run
+from hfgen.cards.run import Number, RunSummary
 
 
-def head_of(model: Model, name: str, run: Run | None) -> dict[str, Any]:
+def head_of(model: Model, name: str, run: RunSummary | None) -> dict[str, Any]:
     """Return the head of the card of a model called `name`, without fields that a user added."""
     datasets = list(dict.fromkeys(data.hub_id for data in run.datasets() if data.hub)) if run else []
     numbers = [number for number in run.numbers() if indexed(number)] if run else []

@@ -3,18 +3,15 @@
 No path is published: local files and folders are given by their last name, Hub ids in full.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hfgen import runs
 from hfgen.cards.markdown import last_name, literal, plain, shell
 from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
-from hfgen.loading.files import read_json
 
 HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
@@ -58,7 +55,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """Content of a run folder: `settings` from config.yaml, `record` from run.json, `log` with the last value of every
     number in metrics.jsonl, `evaluation` from evaluation.json; {} for a missing file."""
 
@@ -129,7 +126,7 @@ class Run:
         data = Data("evaluation", name, bool(known), _without_paths(str(split)), licence_of(given))
         extractor = _without_paths(self.evaluation.get("extractor")) or None
         found = []
-        for name, metric in self.evaluation["metrics"].items():
+        for name, metric in self.evaluation.get("metrics", {}).items():
             if (value := _finite(metric.get("value"))) is not None:
                 low, high, floor = (_finite(metric.get(key)) for key in ("low", "high", "floor"))
                 found.append(Number(name, value, data, "hfgen evaluate", low, high, floor, extractor))
@@ -159,47 +156,25 @@ def licence_of(dataset: Any) -> str:
     return "none needed, drawn by rule" if dataset in BUILT_IN else "not known here; see the dataset"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunSummary:
     """Return the content of a run folder. Raises ConfigError for other folders, and for files that cannot be read."""
-    path = folder / "config.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); a run folder has its settings there") from error
-    if not isinstance(settings, dict) or not all(_is_setting(key, value) for key, value in settings.items()):
-        raise ConfigError(f"{path}: must hold `field: value` lines, the values numbers, texts or lists of them")
-    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+    settings, record, evaluation = runs.settings(folder), runs.record(folder), runs.evaluation(folder)
     metrics = evaluation.get("metrics", {})
     if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
-        raise ConfigError(f"{folder / 'evaluation.json'}: 'metrics' must hold objects by name, found {metrics!r:.80}")
-    evaluation = {**evaluation, "metrics": metrics} if evaluation else {}
+        path = folder / runs.EVALUATION
+        raise ConfigError(f"{path}: 'metrics' must hold objects by name, found {metrics!r:.80}")
     name = last_name(str(settings.get("output_dir") or folder.resolve().name)) or "run"
-    return Run(name, settings, record, _last_numbers(folder / "metrics.jsonl", record.get("step")), evaluation)
+    log = _last_numbers(runs.metrics(folder), record.get("step"))
+    return RunSummary(name, settings, record, log, evaluation)
 
 
-def _last_numbers(path: Path, step: Any) -> dict[str, float]:
-    """Return the last finite value of each number in metrics.jsonl, up to `step`; {} if there is no such file."""
-    found: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
-        if line.endswith("\n"):                                     # a line without it was cut off
-            numbers = _parsed(path, line)
-            if not isinstance(step, int) or numbers["step"] <= step:
-                found |= {key: value for key, value in numbers.items() if _finite(value) is not None}
-    return {key: value for key, value in found.items() if key not in ("step", "learning_rate")}
-
-
-def _parsed(path: Path, line: str) -> dict[str, Any]:
-    try:
-        numbers = json.loads(line)
-        return {**numbers, "step": int(numbers["step"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: each line must be a JSON object with a step, found {line!r:.80}") from error
-
-
-def _is_setting(key: Any, value: Any) -> bool:
-    items = value if isinstance(value, list) else [value]
-    return isinstance(key, str) and key.isidentifier() and not any(isinstance(item, dict | list) for item in items)
+def _last_numbers(lines: list[dict[str, Any]], step: Any) -> dict[str, float]:
+    """Return the last finite value of each logged number, up to `step` if that is an int."""
+    last: dict[str, float] = {}
+    for numbers in lines:
+        if not isinstance(step, int) or numbers["step"] <= step:
+            last |= {key: value for key, value in numbers.items() if _finite(value) is not None}
+    return {key: value for key, value in last.items() if key not in ("step", "learning_rate")}
 
 
 def _finite(value: Any) -> float | None:

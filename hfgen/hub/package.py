@@ -4,7 +4,6 @@ The allow-list: `model_index.json`, the files that the class of each component r
 one picture. No other file is read, and none is written into the pipeline folder.
 """
 
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from hfgen import runs
 from hfgen.cards.card import PICTURE
 from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError
@@ -21,8 +21,6 @@ from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_js
 from hfgen.loading.resolve import COMPONENT_FILE, SAFE_PATH, TOKENIZER_FILES, variants_of
 from hfgen.loading.transformers_models import CONFIG
 from hfgen.registry import PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
-
-GRID = re.compile(r"step-\d+\.png", re.ASCII)
 
 
 def package(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
@@ -51,7 +49,8 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
             link(folder / part / file, staged / part / file)
         if library == SHIM:
             (staged / part / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
-    for file, path in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
+    grid = None if run is None else runs.newest_grid(run)
+    for file, path in ((CARD, folder / CARD), (PICTURE, grid or folder / PICTURE)):
         if path.is_file():
             shutil.copyfile(path, staged / file)
 
@@ -75,19 +74,6 @@ def is_published(file: str, parts: Iterable[str]) -> bool:
     """Return whether `package` writes `file` for a pipeline with the components `parts`; False for the card."""
     part, _, name = file.partition("/")
     return file == f"{PIPELINE_SHIM}.py" or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
-
-
-def run_of(model: Path) -> Path | None:
-    """Return `model` if it is a run folder, its parent if `model` is `model/` of a run, else None."""
-    model = model.expanduser().absolute()
-    candidates = [model, *([model.parent] if model.name == "model" else [])]
-    return next((path for path in candidates if model.is_dir() and (path / "config.yaml").is_file()), None)
-
-
-def newest_picture(folder: Path, run: Path | None) -> Path:
-    """Return the newest sample grid of the run, or its path in the pipeline folder if the run has none."""
-    grids = sorted(path for path in run.glob("samples/*.png") if GRID.fullmatch(path.name)) if run else []
-    return grids[-1] if grids else folder / PICTURE
 
 
 def link(source: Path, target: Path) -> None:

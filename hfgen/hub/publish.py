@@ -6,9 +6,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import hfgen
+from hfgen import runs
 from hfgen.cards.card import write_card
 from hfgen.errors import HfgenError
-from hfgen.hub.package import is_published, package, run_of
+from hfgen.hub.package import is_published, package
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import (
     TEMPORARY,
@@ -37,7 +38,7 @@ def publish(
     """
     check_repo_id(repo_id)
     source = checked_source(source)
-    folder, run = resolve(model), run_of(Path(model))
+    folder, run = resolve(model), runs.find(model)
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
         package(folder, Path(temporary, "model"), run, source)
         with saying(on_disk(model, repo_id, public, message, source)):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import CheckpointError, ResourceError
+from hfgen.hashing import hash_of_file
 
 MANIFEST = "manifest.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")
@@ -69,7 +70,7 @@ def problem(checkpoint: Path) -> str | None:
     for name, (size, sha256) in files.items():
         if (checkpoint / name).stat().st_size != size:
             return f"{checkpoint / name}: {(checkpoint / name).stat().st_size} bytes, {size} were written"
-        if _sha256(checkpoint / name) != sha256:
+        if hash_of_file(checkpoint / name) != sha256:
             return f"{checkpoint / name}: its content changed after it was written"
     return None
 
@@ -107,7 +108,7 @@ def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, hash_of_file(path)]
             _sync(path)
     for path in [p for p in folder.rglob("*") if p.is_dir()]:
         _sync_folder(path)
@@ -126,11 +127,6 @@ def _drop_old(folder: Path, keep: int) -> None:
             good += 1
     for partial in folder.glob(".tmp-*"):
         shutil.rmtree(partial)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _signed(manifest: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
+from hfgen import runs
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.loading.components import INDEX, read_index
 from hfgen.loading.files import PICKLES, refuse_pickles
@@ -86,7 +87,7 @@ def resolve_alone(
     """
     home = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant, alone=True)
     folder = home / (subfolder or "")
-    for candidate in (folder, home / "model" / (subfolder or "")):
+    for candidate in (folder, home / runs.MODEL / (subfolder or "")):
         if (candidate / config).is_file() and not (candidate / INDEX).is_file():
             return candidate
     if subfolder and not folder.is_dir():
@@ -150,14 +151,12 @@ def _pipeline_folder(folder: Path) -> Path:
     """Return `folder` if it is a pipeline folder, else the pipeline folder of the run in it."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
-    for candidate in (folder, folder / "model"):
+    for candidate in (folder, folder / runs.MODEL):
         if (candidate / INDEX).is_file():
             return candidate
-    if (folder / "checkpoints").is_dir():
-        from hfgen.loading.checkpoint import newest
-
-        if checkpoint := newest(folder / "checkpoints"):
-            return checkpoint / "model"
+    if (folder / runs.CHECKPOINTS).is_dir():
+        if checkpoint := runs.newest_checkpoint(folder):
+            return checkpoint / runs.MODEL
         raise ConfigError(f"{folder}: this run has not saved anything yet; let it reach its first checkpoint")
     refuse_pickles(folder)
     raise ConfigError(f"{folder}: neither a pipeline folder (no {INDEX}) nor a run folder (no model/, no checkpoints/)")
@@ -200,9 +199,9 @@ def wanted_files(
     `alone`: the repository may also hold a single component, with settings and no index, at its root or in a run.
     """
     root = PurePosixPath(subfolder or "")
-    places = [root / INDEX, root / "model" / INDEX]
+    places = [root / INDEX, root / runs.MODEL / INDEX]
     if alone:
-        places += [folder / config for folder in (root, "model" / root) for config in CONFIGS]
+        places += [folder / config for folder in (root, runs.MODEL / root) for config in CONFIGS]
     first = next((place for place in places if str(place) in names), None)
     home = None if first is None else first.parent
     deep = first is None or first.name == INDEX                     # a component has no folders of its own
