@@ -102,4 +102,4 @@ def _numbers(path: Path, line: str) -> dict[str, Any]:
         numbers = json.loads(line)
         return {**numbers, "step": int(numbers["step"])}
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: each line must be a JSON object with a step, found {line!r:.80}") from error
+        raise ConfigError(f"{path}: each line must be a JSON object with a step, got {line!r:.80}") from error

@@ -33,7 +33,7 @@ from hfgen.hub.upload import (
     require_login,
     saying,
 )
-from hfgen.loading.resolve import resolve, wanted_files
+from hfgen.loading.resolve import readable_files, resolve
 from hfgen.pipelines.base import Pipeline, check_labels
 from hfgen.pipelines.generative import GenerativePipeline
 from hfgen.sampling import GRID_SUFFIXES, batches, open_model
@@ -168,7 +168,7 @@ def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict
     """Return the origin of the images: model, commit, weights, settings and versions; never a path."""
     local = Path(request.model).expanduser().exists()
     commits = [path.name for path in (source, *source.parents) if path.parent.name == "snapshots" and not local]
-    weights = [name for name in wanted_files(request.model, files_of(source)) if name.endswith(".safetensors")]
+    weights = [name for name in readable_files(request.model, files_of(source)) if name.endswith(".safetensors")]
     settings = {name: value for name, value in asdict(request).items() if name != "model"}
     return {
         "model": last_name(request.model) if local else request.model,

@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source, shim
 from hfgen.loading import components, transformers_models
-from hfgen.loading.resolve import resolve
+from hfgen.loading.resolve import HubOptions, resolve
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
@@ -73,7 +73,7 @@ class Pipeline(DiffusionPipeline):
         ConfigError for a folder or settings that are not a pipeline's, CheckpointError for weights that do not fit, and
         UnsafeContentError for pickles and code.
         """
-        folder = resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+        folder = resolve(model, HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant))
         name, entries = components.read_index(folder)
         if name not in {base.__name__ for base in cls.__mro__}:
             raise ConfigError(f"{folder} holds a {name}: load it with hfgen.{name} or hfgen.AutoPipeline, "
@@ -95,12 +95,12 @@ class Pipeline(DiffusionPipeline):
         found = {part: components.component_class(path, part, *pair) for part, pair in saved.items()}
         if not wanted.keys() - optional <= found.keys() <= wanted.keys():
             raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(wanted))}; "
-                              f"found {', '.join(sorted(found)) or 'none'}")
+                              f"got {', '.join(sorted(found)) or 'none'}")
         for part, class_ in found.items():
             scheduler = any(issubclass(one, SchedulerMixin) for one in wanted[part])
             if not issubclass(class_, SchedulerMixin if scheduler else wanted[part]):
                 names = ", ".join(one.__name__ for one in wanted[part])
-                raise ConfigError(f"{path}: {part!r} must be {names}, found {saved[part][1]}")
+                raise ConfigError(f"{path}: {part!r} must be {names}, got {saved[part][1]}")
         return found
 
     def save_pretrained(  # type: ignore[override]

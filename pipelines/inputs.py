@@ -100,7 +100,7 @@ def _check_tensor(images: torch.Tensor, name: str, noisy: bool) -> None:
         return
     if images.numel() and not -ROUNDING <= float(images.min()) <= float(images.max()) <= 1 + ROUNDING:
         low, high = float(images.min()), float(images.max())
-        raise ConfigError(f"{name} must be in [0, 1], found {low:g} to {high:g}; from [-1, 1] use {name} / 2 + 0.5")
+        raise ConfigError(f"{name} must be in [0, 1], got {low:g} to {high:g}; from [-1, 1] use {name} / 2 + 0.5")
 
 
 def _flattened(image: Image.Image, mode: str) -> Image.Image:

@@ -69,7 +69,7 @@ def class_normals(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     points, targets = latents.detach().double().cpu().numpy(), labels.cpu().numpy()
     classes = sorted(set(targets.tolist()))
     if len(classes) < 2:
-        raise ConfigError(f"labels must hold at least two classes to tell apart, found only {classes}")
+        raise ConfigError(f"labels must hold at least two classes to tell apart, got only {classes}")
     planes = [LogisticRegression(max_iter=1000).fit(points, targets == one).coef_[0] for one in classes]
     normals = torch.stack([torch.from_numpy(plane) for plane in planes])
     return torch.nn.functional.normalize(normals, dim=1).to(latents)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.cards.markdown import literal
-from hfgen.loading.components import read_index
+from hfgen.loading.components import component_folder, read_index
 from hfgen.loading.files import read_json
 from hfgen.registry import PIPELINES
 
@@ -139,10 +139,10 @@ def read_model(folder: Path) -> Model:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any] | None:
-    """Return the configuration of a component; old flat folders keep it in the folder itself."""
-    home = folder / part if (folder / part).is_dir() else folder
-    names = ("scheduler_config.json",) if part == "scheduler" else ("config.json",)
-    return next((read_json(home / name) for name in names if (home / name).is_file()), None)
+    """Return the configuration of a component; None for a component without one, such as a tokenizer."""
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    path = component_folder(folder, part) / name
+    return read_json(path) if path.is_file() else None
 
 
 def hfgen_code(model: Model, name: str) -> str:

@@ -162,7 +162,7 @@ def read_run(folder: Path) -> RunSummary:
     metrics = evaluation.get("metrics", {})
     if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
         path = folder / runs.EVALUATION
-        raise ConfigError(f"{path}: 'metrics' must hold objects by name, found {metrics!r:.80}")
+        raise ConfigError(f"{path}: 'metrics' must hold objects by name, got {metrics!r:.80}")
     name = last_name(str(settings.get("output_dir") or folder.resolve().name)) or "run"
     log = _last_numbers(runs.metrics(folder), record.get("step"))
     return RunSummary(name, settings, record, log, evaluation)

@@ -17,7 +17,7 @@ from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError
 from hfgen.hub.source import shim
 from hfgen.loading import components
-from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files
+from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files, weight_index
 from hfgen.loading.resolve import COMPONENT_FILE, SAFE_PATH, TOKENIZER_FILES, variants_of
 from hfgen.loading.transformers_models import CONFIG
 from hfgen.registry import PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
@@ -65,8 +65,9 @@ def component_files(home: Path, cls: Any) -> list[str]:
     names = {CONFIG}
     for variant in variants_of(file.name for file in home.iterdir()):
         names |= {file.name for file in weight_files(home, stem, variant)}
-        index = f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"
-        names |= {index} if (home / index).is_file() else set()
+        index = weight_index(home, stem, variant)
+        if index.is_file():
+            names.add(index.name)
     return sorted(names)
 
 

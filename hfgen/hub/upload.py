@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx
 
 from hfgen.cards.metadata import CARD
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, ResourceError, UnsafeContentError
-from hfgen.loading.resolve import HUB_ID, download, variants_of, wanted_files
+from hfgen.loading.resolve import HUB_ID, HubOptions, download, readable_files, variants_of
 
 TEMPORARY = "hfgen-publish-"
 TEXT_FILES = (".json", ".md", ".py", ".txt")
@@ -149,9 +149,9 @@ def publish_folder(
     names = files_of(staged)
     try:
         for variant in variants_of(names):
-            arrived = download(done.repo_id, done.oid, cache_dir=cache, variant=variant, alone=True)
+            arrived = download(done.repo_id, HubOptions(done.oid, cache_dir=cache, variant=variant), alone=True)
             load(arrived, variant)
-            compare(staged, arrived, wanted_files(done.repo_id, names, None, variant, alone=True))
+            compare(staged, arrived, readable_files(done.repo_id, names, None, variant, alone=True))
     except HfgenError as error:
         raise type(error)(f"committed as {done.oid}, but not confirmed. {error}") from error
     return done
