@@ -23,6 +23,7 @@ from hfgen.hashing import hash_of_file
 from hfgen.hub.package import link
 from hfgen.hub.upload import (
     Published,
+    adding_to_errors,
     check_repo_id,
     commit_folder,
     compare,
@@ -31,7 +32,6 @@ from hfgen.hub.upload import (
     on_disk,
     open_repository,
     require_login,
-    saying,
 )
 from hfgen.loading.resolve import readable_files, resolve
 from hfgen.pipelines.base import Pipeline, check_labels
@@ -238,7 +238,7 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
     """
     check_repo_id(repo_id)
     folder = Path(folder).expanduser()
-    with saying(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
+    with adding_to_errors(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
         repository = open_repository(repo_id, "dataset", public)
         cache, staged = Path(temporary, "cache"), Path(temporary, "dataset")
         published = repository.fetch(CARD, cache)

@@ -1,7 +1,7 @@
-"""Files of a pipeline folder that are published, collected in a new folder.
+"""Package of a pipeline for the Hub: a new folder with the files that are published.
 
-The allow-list: `model_index.json`, the files that the class of each component reads, the two shims, written again, and
-one picture. No other file is read, and none is written into the pipeline folder.
+They are `model_index.json`, the files that the class of each component reads, the two shims, written again, and one
+picture. No other file is read, and none is written into the pipeline folder.
 """
 
 import shutil
@@ -12,8 +12,8 @@ from typing import Any
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen import runs
-from hfgen.cards.card import PICTURE
 from hfgen.cards.metadata import CARD
+from hfgen.cards.write import PICTURE
 from hfgen.errors import ConfigError
 from hfgen.hub.source import shim
 from hfgen.loading import components
@@ -29,6 +29,7 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as in loading. The
     shims name `source`, from which pip installs hfgen.
     """
+    # components
     index = folder / components.INDEX
     name, entries = components.read_index(folder)
     cls = components.pipeline_class(folder)
@@ -37,18 +38,22 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
         if not SAFE_PATH.fullmatch(part) or not (folder / part).is_dir():
             raise ConfigError(f"{folder / part}: no such folder, this component's files lie elsewhere; load the "
                               "pipeline, save_pretrained it into a new folder, and publish that")
+    # loading, in every variant
     for variant in variants_of(file.name for part in saved_parts for file in (folder / part).iterdir()):
         cls.from_pretrained(folder, variant=variant)
+    # index and shim
     staged.mkdir()
     link(index, staged / components.INDEX)
     if isinstance(read_json(index)["_class_name"], list):
         (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
+    # files of the components
     for part, (library, saved) in saved_parts.items():
         (staged / part).mkdir()
         for file in component_files(folder / part, components.component_class(index, part, library, saved)):
             link(folder / part / file, staged / part / file)
         if library == SHIM:
             (staged / part / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
+    # card and picture
     grid = None if run is None else runs.newest_grid(run)
     for file, path in ((CARD, folder / CARD), (PICTURE, grid or folder / PICTURE)):
         if path.is_file():
@@ -78,7 +83,7 @@ def is_published(file: str, parts: Iterable[str]) -> bool:
 
 
 def link(source: Path, target: Path) -> None:
-    """Link `target` to the file `source`; copy it if the system does not allow links."""
+    """Link `target` to the file `source`, or copy the file if the system does not allow links."""
     try:
         target.symlink_to(source.resolve())
     except OSError:                                                                     # Windows: needs a privilege

@@ -18,7 +18,6 @@ import torch
 from diffusers import ConfigMixin
 
 import hfgen
-from hfgen.cards.component import write_component_card
 from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source
@@ -146,6 +145,8 @@ class Component:
         card names `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set).
         Raises ConfigError if the user may not write there, or if the repository holds a pipeline.
         """
+        from hfgen.cards.write import write_component_card
+
         check_repo_id(repo_id)
         cls, source = type(self), checked_source(source)
         with TemporaryDirectory(prefix=TEMPORARY) as temporary:
