@@ -50,7 +50,7 @@ def test_both_denoising_pipelines_have_one_argument_list() -> None:
 
 
 def test_the_call_shows_the_arguments_of_states_and_two_of_its_own_and_refuses_others(make_pipeline: Any) -> None:
-    shared, call = (signature(function).parameters for function in (DenoisingPipeline.states, DenoisingPipeline.__call__))
+    shared, call = signature(DenoisingPipeline.states).parameters, signature(DenoisingPipeline.__call__).parameters
     assert dict(shared) == {name: one for name, one in call.items() if name not in ("output_type", "return_dict")}
     assert call["output_type"].default == "pil" and call["return_dict"].default is True
     assert list(call)[-2:] == ["output_type", "return_dict"]
