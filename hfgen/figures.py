@@ -1,8 +1,8 @@
-"""Figures of a lecture, each made from scratch by one command, with the numbers that go with it.
+"""Figures of a lecture. One command trains the models of a figure, draws it and reports its numbers.
 
     python -m hfgen.figures first_attempts -o first_attempts.png
 
-`FIGURES` is the table of names; a new figure is one function (keyword arguments in, a PIL image out) and one entry.
+`FIGURES` is the table of names. A new figure is a function from keyword arguments to a PIL image, and an entry there.
 """
 
 import argparse
@@ -34,16 +34,19 @@ Sampler = Callable[[int, int], Tensor]
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 STAGES = 50
-MOST_IMAGES = 2000                                     # that a figure trains on, and compares with as many samples
-COLUMNS, ROWS = 16, 2                                  # of samples, for each attempt
+MAX_IMAGES = 2000
+"""Maximal number of images that a figure trains on, and of samples that it compares with them."""
+
+COLUMNS, ROWS = 16, 2
+"""Columns and rows of samples of each attempt."""
 
 
 def train_one_shot(data: Tensor, steps: int, seed: int, sigma: float = 10.0) -> Sampler:
     """Return a sampler that denoises pure noise in one step: x = d(sigma eps), eps ~ N(0, I).
 
-    d minimises E |d(x + sigma eps) - x|^2 over images x (N, C, H, W), so d(y) = E[x | y]. Noise that drowns the image
-    removes all differences between images: every sample is nearly the mean E[x], a blur. For data N(m, C) it is
-    m + C (C + sigma^2 I)^-1 (sigma eps - m). The network sees y / sqrt(1 + sigma^2), inputs of unit size.
+    d minimises E |d(x + sigma eps) - x|^2 over images x (N, C, H, W), so d(y) = E[x | y]. Noise much larger than the
+    image hides all differences between images: every sample is nearly the mean E[x], a blur. For data N(m, C) it is
+    m + C (C + sigma^2 I)^-1 (sigma eps - m). The input of the network is y / sqrt(1 + sigma^2), of unit variance.
     """
     net = network(data, seed)
 
@@ -60,18 +63,18 @@ def train_one_shot(data: Tensor, steps: int, seed: int, sigma: float = 10.0) -> 
 
 
 def train_multi_stage(data: Tensor, steps: int, seed: int, stages: int = STAGES, start_std: float = 1.0) -> Sampler:
-    """Return a sampler that starts from N(0, I) and takes a little noise away at each stage: x_{t-1} = d(x_t, t).
+    """Return a sampler that starts from N(0, I) and removes a little noise at each stage: x_{t-1} = d(x_t, t).
 
-    Noise is added as in DDPM, with its beta_t, but x_t is never shrunk: x_t = x_{t-1} + sqrt(beta_t) eps, so that
+    Noise is added as in DDPM, with its beta_t, but x_t is never scaled: x_t = x_{t-1} + sqrt(beta_t) eps, so that
     x_t = x_0 + sqrt(v_t) n with v_t = beta_1 + ... + beta_t, n ~ N(0, I). d minimises E |d(x_t, t) - x_{t-1}|^2:
 
         d(x_t, t) = E[x_{t-1} | x_t] = x_t - beta_t / sqrt(v_t) E[n | x_t],
 
-    and the network learns E[n | x_t], in mean square, as DDPM's does. Two things fail. The chain ends near variance
-    1 + v_T, not in the N(0, I) that sampling starts from (`start_std` = sqrt(v_T) comes close). And a mean at every
-    stage, with no noise put back, is x_t + beta_t grad log p(x_t): for small steps twice the one of the probability
-    flow (Song et al. 2021, eq. 13), a climb towards the same few smooth images. For data N(m, C) the stages telescope
-    to m + C (C + v_T I)^-1 (x_T - m): the blur of one shot.
+    and the network learns E[n | x_t], in mean square, as the network of DDPM does. There are two errors. The chain ends
+    near variance 1 + v_T, but sampling starts from N(0, I) (`start_std` = sqrt(v_T) comes close). And a stage that
+    takes the mean and adds no noise is x_t + beta_t grad log p(x_t): for small steps this is twice the step of the
+    probability flow (Song et al. 2021, eq. 13), an ascent to the same few smooth images. For data N(m, C) the product
+    of all stages is m + C (C + v_T I)^-1 (x_T - m): the blur of one shot.
     """
     net, betas = network(data, seed), ddpm_scheduler(stages).betas
     roots = betas.cumsum(0).sqrt()                                                       # sqrt(v_t)
@@ -93,7 +96,7 @@ def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sam
     """Return the sampler of denoising diffusion with the network, data, stages and beta_t of `train_multi_stage`.
 
     x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps ends in N(0, I), where sampling starts; each step draws x_{t-1}
-    from a Gaussian around the posterior mean, so noise is put back (Ho et al. 2020, algorithms 1 and 2).
+    from a Gaussian around the posterior mean, so noise is added again (Ho et al. 2020, algorithms 1 and 2).
     """
     net, scheduler = network(data, seed), ddpm_scheduler(stages)
 
@@ -116,7 +119,7 @@ def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sam
 def denoise_by_stages(predict: Callable[[Tensor, int], Tensor], betas: Tensor, x: Tensor) -> Tensor:
     """Return x after the stages t = T, ..., 1 of x <- x - beta_t / sqrt(v_t) n(x, t), v_t = beta_1 + ... + beta_t.
 
-    `predict(x, t)` is n, the unit noise seen in x at index t (0-based, for a network); `betas` is (T,).
+    x: (N, ...). `predict(x, t)`: the noise n in x, of unit variance, at the index t from 0 on; `betas`: (T,).
     """
     v = betas.cumsum(0)
     for t in reversed(range(len(betas))):
@@ -147,7 +150,7 @@ def network(data: Tensor, seed: int) -> nn.Module:
 
 
 def fit(net: nn.Module, data: Tensor, loss: Callable[[Tensor, Noise], Tensor], steps: int, seed: int) -> None:
-    """Train `net` in place: Adam on the mean of `loss(x, noise)`, (B,), its rate falling to 0 along half a cosine."""
+    """Train `net` in place: Adam on the mean of `loss(x, noise)`, (B,), with a cosine learning rate that ends at 0."""
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
@@ -179,7 +182,7 @@ ATTEMPTS: dict[str, Callable[[Tensor, int, int], Sampler]] = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """Samples (N, C, H, W) in [-1, 1], their Fréchet ratio to reference images, and the `spread` of both."""
+    """Samples (N, C, H, W) in [-1, 1], their Fréchet ratio to the data, and the `spread` of samples and data."""
 
     name: str
     samples: Tensor
@@ -188,14 +191,14 @@ class Attempt:
     spread_of_data: float
 
     def numbers(self) -> list[str]:
-        """Return the lines beside the samples, in characters of Pillow's default font."""
+        """Return the lines of text beside the samples, in characters of Pillow's default font."""
         return [f"Frechet ratio {self.frechet_ratio:.2f}", f"spread {self.spread:.2f} (data {self.spread_of_data:.2f})"]
 
 
 def compare_attempts(data: Tensor, steps: int, seed: int, report: Callable[[str], None]) -> list[Attempt]:
-    """Return the attempts, each trained for `steps` on images (N, C, H, W) and judged by N samples, clipped to [-1, 1].
+    """Return the attempts, each trained for `steps` on images (N, C, H, W), and evaluated on N samples in [-1, 1].
 
-    The Fréchet ratio is that of pixels: 1 is what halves of the data score. Each attempt's numbers are reported.
+    The Fréchet ratio is that of pixels; it is 1 for two halves of the data. The numbers of each attempt go to `report`.
     """
     attempts = []
     for name, train in ATTEMPTS.items():
@@ -209,27 +212,27 @@ def compare_attempts(data: Tensor, steps: int, seed: int, report: Callable[[str]
 def first_attempts(
     dataset: str = "digits", steps: int = 1000, seed: int = 0, report: Callable[[str], None] = print
 ) -> Image.Image:
-    """Return a sheet of real images and of samples of three ways to make images from noise with a denoiser.
+    """Return a sheet of training images and of samples of three attempts to make images from noise with a denoiser.
 
-    Denoising in one shot, in stages without the right scaling, and DDPM: the same network, data and `steps` of
-    training. `dataset`: small images with even sides, of which the first 2,000 are used. What `compare_attempts`
-    measures stands beside the samples and goes to `report`, a line each. Raises ConfigError for points and for fewer
-    than 1 step.
+    They are denoising in one shot, denoising in stages without scaling, and DDPM, with the same network, data and
+    `steps` of training. `dataset`: small images with even sides, of which the first 2,000 are used. The numbers of
+    `compare_attempts` stand beside the samples and go to `report`, a line each. Raises ConfigError for points and for
+    fewer than 1 step.
     """
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, got {steps}")
     images = load_dataset(dataset)
     if len(images.shape) != 3:
         raise ConfigError(f"{dataset}: this figure is of images, and these are points; choose digits, for example")
-    data = images.tensor(MOST_IMAGES)
+    data = images.tensor(MAX_IMAGES)
     attempts = compare_attempts(data, steps, seed, report)
-    rows = [(["real images", f"spread {spread(data):.2f}"], data)]
+    rows = [(["training images", f"spread {spread(data):.2f}"], data)]
     rows += [([attempt.name, *attempt.numbers()], attempt.samples) for attempt in attempts]
     return labelled_rows([(lines, to_pil(samples[: ROWS * COLUMNS])) for lines, samples in rows])
 
 
 def labelled_rows(rows: list[tuple[list[str], list[Image.Image]]], size: int = 14, margin: int = 8) -> Image.Image:
-    """Return one RGB sheet: each row has its lines of text on the left and its pictures, all of one size, beside."""
+    """Return one RGB sheet of rows: lines of text on the left, pictures of one size on the right."""
     font = ImageFont.load_default(size)
     width = math.ceil(max(font.getlength(line) for lines, _ in rows for line in lines)) + 2 * margin
     grids = [grid(pictures, COLUMNS) for _, pictures in rows]
@@ -251,11 +254,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m hfgen.figures", description="Make a figure.", argument_default=argparse.SUPPRESS
     )
-    parser.add_argument("figure", choices=FIGURES, help="which one")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the picture, such as a.png")
+    parser.add_argument("figure", choices=FIGURES, help="name of the figure")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="picture, such as a.png")
     parser.add_argument("--dataset", help="digits, or another dataset of hfgen train")
     parser.add_argument("--steps", type=int, help="training steps of each model")
-    parser.add_argument("--seed", type=int, help="of weights, batches and noise")
+    parser.add_argument("--seed", type=int, help="seed of weights, batches and noise")
     options = vars(parser.parse_args(arguments))
     figure, output = FIGURES[options.pop("figure")], options.pop("output")
 

@@ -1,13 +1,13 @@
 """Static table of public names: the module of each class, and the name under which it is saved.
 
-`MODULES` serves the lazy names of `import hfgen`. `SAVED_NAMES` gives the `[library, name]` pair that stands in
-`model_index.json` and the `_class_name` of a component's configuration: the stock pair where diffusers has the same
-thing, so that a saved folder is a stock folder. Loading goes the other way and never imports a name from a file.
+`MODULES` serves the lazy names of `import hfgen`. `SAVED_NAMES` gives the `[library, name]` pair in `model_index.json`
+and the `_class_name` of a component's configuration: the pair of diffusers where it has the same class, so that
+diffusers loads the saved folder. Loading looks names up in this table and never imports a name from a file.
 """
 
 SHIM = "hfgen_shim"
 PIPELINE_SHIM = "pipeline"
-"""File names of the only code in a saved folder. It is for diffusers; hfgen never runs it."""
+"""File names, without `.py`, of the only code in a saved folder. It is for diffusers; hfgen never runs it."""
 
 MODULES: dict[str, str] = {
     "AutoPipeline": "hfgen.pipelines.auto",
@@ -55,14 +55,14 @@ PIPELINES: dict[str, str | None] = {
     "TranslationPipeline": None,
     "VAEPipeline": None,
 }
-"""Every pipeline of hfgen and the stock pipeline whose folders it loads; None if diffusers has no twin."""
+"""Every pipeline of hfgen and the pipeline of diffusers whose folders it loads; None if diffusers has no such one."""
 
 SAVED_NAMES: dict[str, tuple[str, str]] = {
     "AutoencoderKL": ("diffusers", "AutoencoderKL"),
     "DDPMScheduler": ("diffusers", "DDPMScheduler"),
     "UNet": ("diffusers", "UNet2DModel"),
 }
-"""Classes with a stock twin; every other component of hfgen is saved as `("hfgen_shim", its own name)`."""
+"""Components that diffusers has too; every other one is saved as `("hfgen_shim", its own name)`."""
 
 STOCK_SCHEDULERS: tuple[str, ...] = (
     "DDIMParallelScheduler",
@@ -81,7 +81,7 @@ STOCK_SCHEDULERS: tuple[str, ...] = (
     "SASolverScheduler",
     "UniPCMultistepScheduler",
 )
-"""Schedulers of diffusers that may stand in a pipeline of hfgen; they keep their own names, saved and loaded."""
+"""Schedulers of diffusers that a pipeline of hfgen may hold; they are saved under their own names."""
 
 TRANSFORMERS_CLASSIFIERS: tuple[str, ...] = (
     "BeitForImageClassification",
@@ -123,14 +123,15 @@ def saved_name(name: str) -> tuple[str, str]:
     """Return the `(library, class name)` pair under which the class `name`, hfgen's or a stock one, is saved."""
     if name in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
         return "transformers", name
-    stock = ("diffusers", name)
-    return stock if name in STOCK_SCHEDULERS or stock in SAVED_NAMES.values() else SAVED_NAMES.get(name, (SHIM, name))
+    if name in STOCK_SCHEDULERS or ("diffusers", name) in SAVED_NAMES.values():
+        return "diffusers", name
+    return SAVED_NAMES.get(name, (SHIM, name))
 
 
 def class_for(library: str, name: str) -> str | None:
-    """Return the hfgen class name that loads what was saved as `(library, name)`; None if there is no such class."""
+    """Return the name of the hfgen class that loads a component saved as `(library, name)`; None if there is none."""
     if library == SHIM:
-        apart = name in SAVED_NAMES or name in PIPELINES or name in FUNCTIONS
-        return name if name in MODULES and not apart else None
+        components = MODULES.keys() - {*SAVED_NAMES, *PIPELINES, *FUNCTIONS}
+        return name if name in components else None
     return next((ours for ours, saved in SAVED_NAMES.items() if saved == (library, name)), None)
 

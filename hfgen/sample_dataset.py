@@ -1,6 +1,5 @@
 """A dataset of generated images: parquet files with images, labels and seeds, and a card that states their origin."""
 
-import hashlib
 import math
 import re
 import shutil
@@ -16,13 +15,15 @@ from huggingface_hub import snapshot_download
 from PIL.Image import Image
 
 import hfgen
-from hfgen import images
+from hfgen import images, runs
 from hfgen.cards.markdown import code, last_name, markdown, table
 from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError
-from hfgen.hub.package import link, run_of
+from hfgen.hashing import hash_of_file
+from hfgen.hub.package import link
 from hfgen.hub.upload import (
     Published,
+    adding_to_errors,
     check_repo_id,
     commit_folder,
     compare,
@@ -31,10 +32,8 @@ from hfgen.hub.upload import (
     on_disk,
     open_repository,
     require_login,
-    saying,
 )
-from hfgen.loading.files import read_json
-from hfgen.loading.resolve import resolve, wanted_files
+from hfgen.loading.resolve import readable_files, resolve
 from hfgen.pipelines.base import Pipeline, check_labels
 from hfgen.pipelines.generative import GenerativePipeline
 from hfgen.sampling import GRID_SUFFIXES, batches, open_model
@@ -94,31 +93,37 @@ def push_samples(request: SampleRequest, repo_id: str, output: Path | None = Non
 def write_dataset(request: SampleRequest, folder: Path) -> None:
     """Write samples as a dataset with the columns image, label, seed and index, and its card.
 
-    Sample i is the i-th sample of `hfgen sample`. The class of sample i is `label`. Default: i mod K for a model with K
-    classes; without classes there is no such column. Raises ConfigError for a folder that is not empty, and for a model
-    of points.
+    Sample i is the i-th sample of `hfgen sample`. Its class is the label of the request. Default: i mod K for a model
+    with K classes; a model without classes has no such column. Raises ConfigError for a folder that is not empty, and
+    for a model of points.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: must be a new or empty folder, which then holds the dataset")
+    # model and labels
     source = resolve(request.model)
     pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **request.conditions)
     labels = labels_of(pipeline, request.label, request.number)
     names = class_names(request.model, num_classes(pipeline))
+    # samples
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    made = batches(
+    samples = batches(
         pipeline, request.number, request.num_steps, request.seed, labels, request.batch_size, request.sampler,
         request.eta, **request.conditions,
     )  # fmt: skip
-    for k, count, first, pictures in _shards(made, request):
-        indices = range(first, first + len(pictures))
-        rows: dict[str, list[Any]] = {"image": pictures, "seed": [request.seed] * len(pictures), "index": list(indices)}
-        rows |= {"label": [labels[i] for i in indices]} if labels else {}
+    # parquet files
+    for k, count, first, pictures in _shards(samples, request):
+        last = first + len(pictures)
+        rows: dict[str, list[Any]] = {"image": pictures, "seed": [request.seed] * len(pictures)}
+        rows["index"] = list(range(first, last))
+        if labels:
+            rows["label"] = labels[first:last]
         _write_parquet(folder / "data" / f"train-{k:05d}-of-{count:05d}.parquet", rows, names)
+    # card
     (folder / CARD).write_text(card(request.number, provenance(request, source, pipeline)), encoding="utf-8")
 
 
 def num_classes(pipeline: Pipeline) -> int | None:
-    """Return the number of classes of `pipeline` without the null class; None without classes."""
+    """Return the number of classes of `pipeline` without the null class; None for a model without classes."""
     return pipeline.num_classes if isinstance(pipeline, GenerativePipeline) else None
 
 
@@ -132,20 +137,20 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
 
 
 def class_names(model: str, known: int | None) -> list[str] | None:
-    """Return the class names from the `run.json` of the model's run; None if they are not known."""
-    run = run_of(Path(model))
-    data = read_json(run / "run.json").get("data") if run and (run / "run.json").is_file() else None
-    names = data.get("class_names") if isinstance(data, dict) else None
-    if not isinstance(names, list) or len({str(name) for name in names}) != known:
+    """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
+    run = runs.find(model)
+    data = {} if run is None else runs.record(run).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
         return None
-    return [str(name) for name in names]
+    names = list(map(str, data["class_names"]))
+    return names if len(set(names)) == known else None
 
 
-def _shards(made: Iterator[torch.Tensor], request: SampleRequest) -> Iterator[tuple[int, int, int, list[Image]]]:
+def _shards(samples: Iterator[torch.Tensor], request: SampleRequest) -> Iterator[tuple[int, int, int, list[Image]]]:
     """Yield for each shard its number, the number of shards, the index of its first sample, and its images."""
     waiting: list[Image] = []
     rows, done = 0, 0
-    for batch in made:
+    for batch in samples:
         if batch.ndim != 4:
             raise ConfigError(f"{request.model}: makes points; --push-dataset is for images")
         rows = rows or max(1, SHARD_BYTES // batch[0].numel())
@@ -167,24 +172,22 @@ def _write_parquet(path: Path, rows: dict[str, list[Any]], names: list[str] | No
 
 def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict[str, str]:
     """Return the origin of the images: model, commit, weights, settings and versions; never a path."""
+    # model
     local = Path(request.model).expanduser().exists()
-    commits = [path.name for path in (source, *source.parents) if path.parent.name == "snapshots" and not local]
-    weights = [name for name in wanted_files(request.model, files_of(source)) if name.endswith(".safetensors")]
-    settings = {name: value for name, value in asdict(request).items() if name != "model"}
-    return {
-        "model": last_name(request.model) if local else request.model,
-        **({"commit": commits[0]} if commits else {}),
-        "pipeline": type(pipeline).__name__,
-        **{f"sha256 of {name}": _sha256(source / name) for name in weights},
-        **{name: "the model's own" if value is None else str(value) for name, value in settings.items()},
-        "hfgen": hfgen.__version__,
-        "torch": torch.__version__,
-    }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    origin = {"model": last_name(request.model) if local else request.model}
+    commits = [path.name for path in (source, *source.parents) if path.parent.name == "snapshots"]
+    if commits and not local:
+        origin["commit"] = commits[0]
+    origin["pipeline"] = type(pipeline).__name__
+    # weights
+    for name in readable_files(request.model, files_of(source)):
+        if name.endswith(".safetensors"):
+            origin[f"sha256 of {name}"] = hash_of_file(source / name)
+    # settings and versions
+    settings = asdict(request)
+    del settings["model"]
+    origin |= {name: "default of the model" if value is None else str(value) for name, value in settings.items()}
+    return {**origin, "hfgen": hfgen.__version__, "torch": torch.__version__}
 
 
 def card(number: int, origin: dict[str, str]) -> str:
@@ -196,10 +199,10 @@ def card(number: int, origin: dict[str, str]) -> str:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
     }
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    rows = table(("what", "value"), *((markdown(name), code(value)) for name, value in origin.items()))
+    rows = table(("property", "value"), *((markdown(name), code(value)) for name, value in origin.items()))
     return (
-        f"---\n{front}---\n\n{START}\n# {markdown(title)}\n\nEvery image was generated by a model; none is a "
-        f"photograph or a drawing by a person. Sample `index` is a function of the model, the `seed` and the `index`."
+        f"---\n{front}---\n\n{START}\n# {markdown(title)}\n\nA model generated every image; none is a photograph or "
+        f"a drawing by a person. A sample is a function of the model, its `seed` and its `index`."
         f"\n\n{rows}\n{END}\n"
     )
 
@@ -214,14 +217,17 @@ def merged(old: str, new: str) -> str:
 
 
 def _halves(text: str) -> tuple[dict[str, Any], str]:
-    """Return the metadata of a card, and its text."""
+    """Return the metadata of a card, {} for unreadable ones, and the text after them."""
     text = text.replace("\r\n", "\n")
-    found = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
+    front = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
+    if front is None:
+        return {}, text
+    body = text[front.end() :]
     try:
-        metadata = yaml.safe_load(found[1]) if found else {}
+        metadata = yaml.safe_load(front[1])
     except yaml.YAMLError:
-        metadata = {}
-    return (metadata if isinstance(metadata, dict) else {}), text[found.end() :] if found else text
+        return {}, body
+    return (metadata if isinstance(metadata, dict) else {}), body
 
 
 def is_dataset(folder: str | Path) -> bool:
@@ -232,6 +238,7 @@ def is_dataset(folder: str | Path) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
+    """Return the names of the parquet files of a dataset, relative to its folder."""
     return sorted(f"data/{file.name}" for file in folder.glob("data/*.parquet") if SHARD.fullmatch(file.name))
 
 
@@ -244,7 +251,8 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
     """
     check_repo_id(repo_id)
     folder = Path(folder).expanduser()
-    with saying(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
+    with adding_to_errors(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
+        # the repository, and its card
         repository = open_repository(repo_id, "dataset", public)
         cache, staged = Path(temporary, "cache"), Path(temporary, "dataset")
         published = repository.fetch(CARD, cache)
@@ -252,14 +260,17 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
         others = repository.files - {CARD, ".gitattributes"}
         if others and START not in old:
             raise ConfigError(f"{repo_id}: holds other data ({', '.join(sorted(others)[:3])}); choose another name")
+        # the new files
         (staged / "data").mkdir(parents=True)
         for name in _files(folder):
             link(folder / name, staged / name)
         own = (folder / CARD).read_text(encoding="utf-8")
         (staged / CARD).write_text(merged(old, own) if old else own, encoding="utf-8")
+        # commit
         names = files_of(staged)
         stale = [name for name in repository.files - set(names) if SHARD.fullmatch(name.removeprefix("data/"))]
         done = commit_folder(repository, staged, message or "Generated images", stale)
+        # download and compare
         with explained(repo_id):
             arrived = snapshot_download(
                 repo_id, repo_type="dataset", revision=done.oid, cache_dir=cache, allow_patterns=names

@@ -1,4 +1,4 @@
-"""Functions of `hfgen sample`: samples in batches, written as a grid, a folder of images, or points."""
+"""Samples of a model in batches, written as a grid, a folder of images, or points: the work of `hfgen sample`."""
 
 import inspect
 from collections.abc import Iterator
@@ -32,7 +32,8 @@ def write_samples(
     """Write `number` samples of `model` to `output`: a grid for an image suffix, an array for `.npy`, else a folder.
 
     Sample i is drawn from a generator seeded with (seed, i); it does not depend on the number or the batch size.
-    `conditions`: further arguments of the pipeline: prompt, guidance_scale, negative_prompt.
+    `conditions`: further arguments of the pipeline: prompt, guidance_scale, negative_prompt. Raises ConfigError for
+    another suffix, and as `open_model`.
     """
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
@@ -48,14 +49,16 @@ def open_model(model: str | Path, **conditions: Any) -> Pipeline:
     """Return the pipeline of `model`, on the GPU if there is one.
 
     `conditions`: arguments of the pipeline; None for its default. Raises ConfigError for a pipeline that needs images,
-    and for an argument that it does not have.
+    and for an argument that the pipeline does not have.
     """
     pipeline = AutoPipeline.from_pretrained(model)
     parameters = inspect.signature(pipeline.__call__).parameters
+    # a pipeline that samples has a default for every argument
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if needed:
-        wanted = f"{type(pipeline).__name__} makes no images from noise alone, it needs {', '.join(needed)}"
-        raise ConfigError(f"{model}: {wanted}; use Python")
+        raise ConfigError(f"{model}: {type(pipeline).__name__} makes no images from noise alone, it needs "
+                          f"{', '.join(needed)}; use Python")  # fmt: skip
+    # conditions
     for name, value in conditions.items():
         if value is not None and name not in parameters:
             raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} does not take it; leave it out")
@@ -81,17 +84,19 @@ def batches(
     """
     given = {"num_steps": num_steps, "sampler": sampler, "eta": eta, **conditions}
     choices: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if labels is not None and not isinstance(labels, list):
+        choices["class_labels"] = labels
     for first in range(0, number, batch_size):
         last = min(number, first + batch_size)
-        if labels is not None:
-            choices["class_labels"] = labels[first:last] if isinstance(labels, list) else labels
+        if isinstance(labels, list):
+            choices["class_labels"] = labels[first:last]
         generators = [torch.Generator().manual_seed(derive_seed(seed, i)) for i in range(first, last)]
         result = pipeline(batch_size=last - first, generator=generators, output_type="pt", **choices).images
         yield result.cpu()
 
 
 def write_points(points: torch.Tensor, output: Path) -> None:
-    """Write points (N, 2) as a `.npy` array, or as a scatter plot."""
+    """Write points (N, 2) in data coordinates as a `.npy` array, or as a scatter plot."""
     if output.suffix == ".npy":
         np.save(output, points.numpy())
         return

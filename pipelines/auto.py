@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from hfgen.loading import components
-from hfgen.loading.resolve import resolve
+from hfgen.loading.resolve import HubOptions, resolve
 from hfgen.pipelines.base import Pipeline
 
 
@@ -27,5 +27,5 @@ class AutoPipeline:
         device: str | torch.device | None = None,
     ) -> Pipeline:
         """Return the pipeline saved in `model`, of any class; arguments and errors as in `Pipeline.from_pretrained`."""
-        folder = resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+        folder = resolve(model, HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant))
         return components.pipeline_class(folder).from_pretrained(folder, variant=variant, dtype=dtype, device=device)

@@ -6,17 +6,17 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 from hfgen.checks import check_int
-from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.errors import ConfigTypeError
 from hfgen.images import as_output, check_output_type
 from hfgen.models.autoencoder import Autoencoder
 from hfgen.pipelines.base import Pipeline
-from hfgen.pipelines.inputs import Given, checked, prepared
+from hfgen.pipelines.inputs import Given, checked, prepared, prepared_mask
 
 Output = ImagePipelineOutput | tuple[Any]
 
 
 class AutoencoderPipeline(Pipeline):
-    """Images to codes and back, x' = d(e(x)), resized to the network's size and channels first.
+    """Images to codes and back, x' = d(e(x)). Images are first resized to the network's size and channels.
 
     `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
     images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np"
@@ -57,21 +57,22 @@ class AutoencoderPipeline(Pipeline):
     def complete(
         self, images: Any, mask: Any, batch_size: int = 256, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return completed images, `.images`: d(e(X - {x})) at missing pixels, the given pixels elsewhere.
+        """Return completed images, `.images`: d(e(x)) at missing pixels, the given pixels elsewhere.
 
         `mask`: one for all images or one for each; a PIL image or a list of them, white where pixels are missing, or a
-        bool or float tensor (B, 1, H, W) or (H, W), 1 where pixels are missing. It is resized as the images are, so it
-        should have their size. The network must be trained on missing patches (--corruption patch).
+        bool or float tensor (B, 1, H, W) or (H, W), 1 where pixels are missing. It should have the size of the images,
+        since it is resized as they are. The network must be trained on missing patches (--corruption patch).
         """
         check_output_type(output_type)
         x = self.prepare(checked(images))
-        missing = self._missing(mask, len(x))                                            # (B, 1, H, W)
+        height, width = self.autoencoder.sides
+        missing = prepared_mask(mask, len(x), height, width, self._execution_device)     # (B or 1, 1, H, W)
         filled = self._reconstructed(torch.where(missing, 0.0, x), batch_size)           # 0: the middle grey
         return self._output(as_output(torch.where(missing, filled, x), output_type), return_dict)
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 256) -> torch.Tensor:
-        """Return the codes e(x) of images, (B, D) float32."""
+        """Return the codes e(x) of images, (B, D) float32, on the network's device."""
         check_int("batch_size", batch_size, 1)
         x = self.prepare(checked(images)).to(self.autoencoder.dtype)
         codes = torch.cat([self.autoencoder.encode(part).float() for part in x.split(batch_size)])
@@ -82,7 +83,7 @@ class AutoencoderPipeline(Pipeline):
     def decode(
         self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return the images of codes (B, D), `.images`."""
+        """Return the images d(z) of codes z (B, D), `.images`. Raises ConfigTypeError unless codes are floats."""
         check_output_type(output_type)
         check_int("batch_size", batch_size, 1)
         if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
@@ -102,14 +103,3 @@ class AutoencoderPipeline(Pipeline):
         check_int("batch_size", batch_size, 1)
         parts = x.to(self.autoencoder.dtype).split(batch_size)
         return torch.cat([self.autoencoder(part).sample.float() for part in parts])
-
-    def _missing(self, mask: Any, count: int) -> torch.Tensor:
-        """Return the mask of missing pixels, bool (B, 1, H, W) or (1, 1, H, W), at the network's size."""
-        if isinstance(mask, torch.Tensor):
-            mask = mask.float() if mask.dtype == torch.bool else mask
-            mask = mask[None, None] if mask.ndim == 2 else mask
-        given = checked(mask, "mask")
-        if len(given) not in (1, count):
-            raise ConfigError(f"mask must be one for all images or one for each of {count}, got {len(given)}")
-        height, width = self.autoencoder.sides
-        return prepared(given, 1, height, width, self._execution_device) > 0

@@ -17,7 +17,7 @@ Output = ImagePipelineOutput | tuple[Any]
 
 
 class AutoencoderKLPipeline(Pipeline):
-    """Images to latents and back (Rombach et al. 2022, section 3.1), resized to the network's `sample_size` first.
+    """Images to latents and back (Rombach et al. 2022, section 3.1). Images are first resized to `sample_size`.
 
     `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
     images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np"
@@ -38,13 +38,13 @@ class AutoencoderKLPipeline(Pipeline):
     def reconstruct(
         self, images: Any, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return reconstructions, `.images`: decoded means of the latents."""
+        """Return reconstructions, `.images`: decoded means of q(z|x)."""
         check_output_type(output_type)
         return self.decode(self.encode(images, batch_size), batch_size, output_type, return_dict)
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 64) -> Tensor:
-        """Return the latents of images, scaled to mean 0 and variance 1 for a diffusion model, float32 (B, D, h, w)."""
+        """Return latents (B, D, h, w) float32: means of q(z|x), scaled to mean 0 and variance 1 for diffusion."""
         check_int("batch_size", batch_size, 1)
         x = self.prepare(checked(images)).to(self.vae.dtype)
         latents = torch.cat([self.vae.to_latents(part).float() for part in x.split(batch_size)])
@@ -55,7 +55,10 @@ class AutoencoderKLPipeline(Pipeline):
     def decode(
         self, latents: Tensor, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return the images of latents (B, D, h, w), `.images`."""
+        """Return the images of latents (B, D, h, w), `.images`.
+
+        Raises ConfigTypeError unless latents are floats, ConfigError for another shape.
+        """
         check_output_type(output_type)
         check_int("batch_size", batch_size, 1)
         D = self.vae.config.latent_channels

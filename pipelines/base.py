@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source, shim
 from hfgen.loading import components, transformers_models
-from hfgen.loading.resolve import resolve
+from hfgen.loading.resolve import HubOptions, resolve
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hfgen.hub.upload import Published
 
 Generators = torch.Generator | list[torch.Generator] | None
+Labels = int | list[int] | torch.Tensor | None
 
 
 class Pipeline(DiffusionPipeline):
@@ -68,39 +69,47 @@ class Pipeline(DiffusionPipeline):
     ) -> Self:
         """Return the pipeline saved in `model`: a pipeline folder, a run folder or a Hub id. None of its code is run.
 
-        `variant` selects weight files such as "fp16". `dtype`. Default: float32. `device`. Default: the CPU. Raises
-        ConfigError for a folder or settings that are not a pipeline's, CheckpointError for weights that do not fit, and
-        UnsafeContentError for pickles and code.
+        `revision`: branch, tag or commit. `subfolder`: folder of the pipeline there. `variant`: weight files such as
+        "fp16". `cache_dir`: folder of downloaded files. `local_files_only`: no request is sent. `token`: access token.
+        `dtype` of the networks and their `device`. Default: float32 on the CPU. Raises ConfigError for a folder or
+        settings that are not a pipeline's, CheckpointError for weights that do not fit, and UnsafeContentError for
+        pickles and code.
         """
-        folder = resolve(model, revision, subfolder, cache_dir, local_files_only, token, variant)
+        # folder and class
+        folder = resolve(model, HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant))
         name, entries = components.read_index(folder)
         if name not in {base.__name__ for base in cls.__mro__}:
             raise ConfigError(f"{folder} holds a {name}: load it with hfgen.{name} or hfgen.AutoPipeline, "
                               f"not {cls.__name__}")
+        # components and settings
         saved, settings = components.split_index(folder / components.INDEX, cls, entries)
         classes = cls._component_classes(folder / components.INDEX, saved)
         built = {
-            part: components.load_component(folder, part, found, saved[part][1], dtype=dtype, variant=variant)
-            for part, found in classes.items()
+            part: components.load_component(folder, part, class_, saved[part][1], dtype=dtype, variant=variant)
+            for part, class_ in classes.items()
         }
         pipeline = cls(**built, **settings)
-        return pipeline if device is None else pipeline.to(device)
+        if device is not None:
+            pipeline.to(device)
+        return pipeline
 
     @classmethod
     def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
         """Return the class of each component, from the table, checked against the annotations of `__init__`."""
         types, (names, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
-        wanted, optional = {part: types[part] for part in names}, set(cls._optional_components)
-        found = {part: components.component_class(path, part, *pair) for part, pair in saved.items()}
-        if not wanted.keys() - optional <= found.keys() <= wanted.keys():
-            raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(wanted))}; "
-                              f"found {', '.join(sorted(found)) or 'none'}")
-        for part, class_ in found.items():
-            scheduler = any(issubclass(one, SchedulerMixin) for one in wanted[part])
-            if not issubclass(class_, SchedulerMixin if scheduler else wanted[part]):
-                names = ", ".join(one.__name__ for one in wanted[part])
-                raise ConfigError(f"{path}: {part!r} must be {names}, found {saved[part][1]}")
-        return found
+        annotated, optional = {part: types[part] for part in names}, set(cls._optional_components)
+        # names of the components
+        classes = {part: components.component_class(path, part, *pair) for part, pair in saved.items()}
+        if not annotated.keys() - optional <= classes.keys() <= annotated.keys():
+            raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(annotated))}; "
+                              f"got {', '.join(sorted(classes)) or 'none'}")
+        # their classes; any scheduler may stand in the place of another
+        for part, class_ in classes.items():
+            scheduler = any(issubclass(one, SchedulerMixin) for one in annotated[part])
+            if not issubclass(class_, SchedulerMixin if scheduler else annotated[part]):
+                expected = ", ".join(one.__name__ for one in annotated[part])
+                raise ConfigError(f"{path}: {part!r} must be {expected}, got {saved[part][1]}")
+        return classes
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -110,7 +119,7 @@ class Pipeline(DiffusionPipeline):
         safe_serialization: bool = True,
         source: str | None = None,
     ) -> None:
-        """Write the pipeline to a folder of safetensors and JSON; stock diffusers loads it too.
+        """Write the pipeline to a folder of safetensors and JSON, which diffusers loads too.
 
         If diffusers needs hfgen to load it, the folder names `source`, from which pip installs hfgen. Default:
         HFGEN_SOURCE. The folder is written under a hidden name beside `save_directory` and renamed when it is complete.
@@ -132,22 +141,21 @@ class Pipeline(DiffusionPipeline):
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _write(self, folder: Path, variant: str | None, source: str | None) -> None:
+        """Write the files of the pipeline to an empty folder."""
+        # class
         name, twin = type(self).__name__, self.stock_twin()
         index: dict[str, Any] = {"_class_name": twin or [PIPELINE_SHIM, name], "_diffusers_version": diffusers_version}
         if twin is None:
             (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
+        # components and settings; a pipeline of diffusers has neither optional components nor settings
         for part, component in self.components.items():
-            if component is None:
-                index |= {} if twin else {part: [None, None]}                           # the twin has no such component
-                continue
-            component = getattr(component, "_orig_mod", component)                      # without torch.compile
-            index[part] = list(_known_name(part, component))
-            component.save_pretrained(folder / part, **({"variant": variant} if _has_weights(component) else {}))
-            if index[part][0] == SHIM:
-                (folder / part / f"{SHIM}.py").write_text(shim(index[part][1], source), encoding="utf-8")
-            if index[part][1] not in TRANSFORMERS_TOKENIZERS:
-                _tidy_config(folder / part, component)
-        index |= {} if twin else {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
+            if component is not None:
+                index[part] = _save_component(folder / part, component, variant, source)
+            elif twin is None:
+                index[part] = [None, None]
+        if twin is None:
+            index |= {setting: self.config[setting] for setting in self._get_signature_keys(self)[1]}
+        # index
         (folder / components.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         mode = (folder / components.INDEX).stat().st_mode                                # safetensors ignores the umask
         for file in folder.rglob("*"):
@@ -194,18 +202,26 @@ def _own(part: Any) -> Any:
     return net.train(part.training)
 
 
-def _has_weights(component: Any) -> bool:
-    return isinstance(component, torch.nn.Module)
+def _save_component(folder: Path, component: Any, variant: str | None, source: str | None) -> list[str]:
+    """Return `[library, class name]` of a component that is written to `folder`.
 
-
-def _known_name(part: str, component: Any) -> tuple[str, str]:
-    """Return the saved name of a component; ConfigError for a class that hfgen cannot load."""
+    Raises ConfigError for a class that hfgen cannot load.
+    """
+    component = getattr(component, "_orig_mod", component)                              # without torch.compile
+    # name
     name = type(component).__name__
     library, saved = saved_name(name)
     if library == SHIM and name not in MODULES:
-        raise ConfigError(f"{part} is a {name}, which hfgen could not load again. Networks and schedulers of hfgen can "
-                          f"be saved, and {', '.join((*STOCK_SCHEDULERS, *TRANSFORMERS_MODELS))}")
-    return library, saved
+        raise ConfigError(f"{folder.name} is a {name}, which hfgen could not load again. Networks and schedulers of "
+                          f"hfgen can be saved, and {', '.join((*STOCK_SCHEDULERS, *TRANSFORMERS_MODELS))}")
+    # files
+    options = {"variant": variant} if isinstance(component, torch.nn.Module) else {}
+    component.save_pretrained(folder, **options)
+    if library == SHIM:
+        (folder / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
+    if saved not in TRANSFORMERS_TOKENIZERS:
+        _tidy_config(folder, component)
+    return [library, saved]
 
 
 def _tidy_config(folder: Path, component: Any) -> None:
@@ -217,8 +233,10 @@ def _tidy_config(folder: Path, component: Any) -> None:
     stock = cls.__name__ in TRANSFORMERS_MODELS
     path = folder / (transformers_models.CONFIG if stock else component.config_name)
     config = json.loads(path.read_text(encoding="utf-8"))
-    strange = config.keys() - transformers_models.known_keys(cls) if stock else set()
-    kept = {key: value for key, value in config.items() if key not in {"_name_or_path", *strange}}
+    unknown = {"_name_or_path"}
+    if stock:
+        unknown |= config.keys() - transformers_models.known_keys(cls)
+    kept = {key: value for key, value in config.items() if key not in unknown}
     if kept != config:
         path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

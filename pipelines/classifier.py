@@ -23,7 +23,7 @@ class ClassifierOutput(BaseOutput):
 
 
 class ClassifierPipeline(Pipeline):
-    """Labels and probabilities of images, resized to the network's size and channels first."""
+    """Labels and probabilities of images, which are first resized to the network's size and channels."""
 
     model_cpu_offload_seq = "classifier"
 
@@ -42,18 +42,22 @@ class ClassifierPipeline(Pipeline):
 
         `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1], as pipelines
         return for "pt". Images of other sizes are resized as training data are: shortest side to the network's, bicubic
-        and antialiased, centre crop. Transparent pixels become white; RGB becomes grey, and grey RGB, as the network
-        requires. Raises ConfigError, or ConfigTypeError (also a TypeError) for arguments that are not images.
+        and antialiased, centre crop. Transparent pixels become white. RGB is converted to grey, or grey to RGB, as the
+        network requires. Raises ConfigError, or ConfigTypeError (also a TypeError) for arguments that are not images.
         """
         check_int("batch_size", batch_size, 1)
         given = checked(images)
+        # logits
         parts = [given[i : i + batch_size] for i in range(0, len(given), batch_size)]
         logits = torch.cat([self.classifier(self.prepare(part)) for part in parts])     # (B, K)
         self.maybe_free_model_hooks()
+        # probabilities, labels and their names
         probabilities = logits.float().softmax(1)
         labels = probabilities.argmax(1)
         known = self.classifier.config.class_names
-        names = [known[label] for label in labels.tolist()] if known else None
+        names = None
+        if known:
+            names = [known[label] for label in labels.tolist()]
         return ClassifierOutput(labels, probabilities, names) if return_dict else (labels, probabilities, names)
 
     def prepare(self, images: list[Image.Image] | torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,8 @@ from hfgen.images import check_output_type
 from hfgen.models.classifier import Classifier
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, check_labels
-from hfgen.pipelines.gan import GANPipeline, Labels, evaluating
+from hfgen.pipelines.base import Generators, Labels, check_labels
+from hfgen.pipelines.gan import GANPipeline, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
@@ -43,7 +43,7 @@ class ControllableOutput(BaseOutput):
 
 @dataclass
 class Moment:
-    """State of the ascent: latents z (B, D), images x, logits (B, K), reached (B,) bool, steps taken (B,)."""
+    """State of the ascent: latents z (B, D), images x (B, C, H, W), logits (B, K), reached (B,) bool, steps (B,)."""
 
     z: torch.Tensor
     x: torch.Tensor
@@ -94,16 +94,19 @@ class ControllableGANPipeline(GANPipeline):
     ) -> ControllableOutput | tuple[Any, ...]:
         """Return `batch_size` samples with the feature `target`, a `ControllableOutput`.
 
-        Gradient ascent in z, drawn or given as `latents`: each step moves z by `step_size` along the unit gradient of
-        log p(target | G(z)) - prior_weight |z|^2 / 2. An image stops as soon as p >= `threshold` (a classifier trained
-        with label smoothing may never reach it). `num_steps` (`num_inference_steps` in diffusers): maximal number of
-        steps, >= 1. Default: 100. `prior_weight`: >= 0; larger values keep latents likely, and 1 ascends the posterior
-        under z ~ N(0, I). `exploration`: s in [0, 1); step k of N mixes noise n into z, sqrt(1 - s_k^2) z + s_k n with
-        s_k = s k / N, which preserves the prior (Cotter et al. 2013, eq. 4.4); 0 is the gradient alone. `target`: an
-        int for all samples, or one for each; a class, or a label of a multi-label classifier. Other arguments as in
-        `GANPipeline`. Entanglement: for a softmax, the total variation distance between the renormalised probabilities
-        of the other classes before and after; for a multi-label classifier, the mean change of the other labels'
-        probabilities. Raises ConfigError, a ValueError.
+        Ascent. Each step moves z, drawn or given as `latents`, by `step_size` along the unit gradient of
+        log p(target | G(z)) - prior_weight |z|^2 / 2. An image stops as soon as p >= `threshold`, in (0, 1); a
+        classifier trained with label smoothing may never reach it. `num_steps` (`num_inference_steps` in diffusers):
+        maximal number of steps, >= 1. Default: 100. `target`: an int for all samples, or one for each; a class, or a
+        label of a multi-label classifier. Other arguments as in `GANPipeline`.
+
+        Prior. `prior_weight`: >= 0; larger values keep latents likely, and 1 ascends the posterior under z ~ N(0, I).
+        `exploration`: s in [0, 1); step k of N mixes noise n into z, sqrt(1 - s_k^2) z + s_k n with s_k = s k / N. This
+        preserves the prior (Cotter et al. 2013, eq. 4.4); 0 is the gradient alone.
+
+        Entanglement. For a softmax: the total variation distance between the renormalised probabilities of the other
+        classes before and after. For a multi-label classifier: the mean change of the other labels' probabilities.
+        Raises ConfigError, a ValueError.
         """
         check_output_type(output_type)
         goal, way = self._way(
@@ -136,7 +139,7 @@ class ControllableGANPipeline(GANPipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Return an iterator over the images after each step, the start included, each (B, C, H, W) in [-1, 1].
+        """Return an iterator over the images before the first and after each step, each (B, C, H, W) in [-1, 1].
 
         There are `num_steps` + 1 states, or fewer if every image reached the target. The arguments are those of
         `__call__`; they are checked before the first state.
@@ -171,6 +174,7 @@ class ControllableGANPipeline(GANPipeline):
         self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, step_size: float, log_threshold: float,
         noise: list[float], prior_weight: float, generator: Generators,
     ) -> Iterator[Moment]:
+        """Yield the state of the ascent before the first and after each step; `noise`: s_k of each step."""
         x, logits, ascent = self._evaluate(z, labels, goal)
         reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
         steps = torch.zeros_like(goal)
@@ -178,10 +182,12 @@ class ControllableGANPipeline(GANPipeline):
         for s in self.progress_bar(noise):
             if reached.all():
                 return
+            # along the gradient, then noise
             moved = z + step_size * F.normalize(ascent - prior_weight * z, dim=1)       # (B, D)
             if s:
                 n = randn_tensor(z.shape, generator=generator, device=z.device, dtype=z.dtype)
                 moved = math.sqrt(1 - s**2) * moved + s * n
+            # images that have reached the target stay
             z = torch.where(reached[:, None], z, moved)
             steps = steps + ~reached
             x, logits, ascent = self._evaluate(z, labels, goal)
@@ -270,13 +276,15 @@ class ControllableGANPipeline(GANPipeline):
             self._check_labels_and_range(seen)
 
     def _check_labels_and_range(self, channels: int) -> None:
+        """Raise ConfigError unless a classifier of transformers has classes, and a normalisation for `channels`."""
         config = self.classifier.config
         if config.problem_type == "regression" or (self._num_labels < 2 and not self._many_labels):
             raise ConfigError(f"classifier must have at least two classes, or labels; got problem_type="
                               f"{config.problem_type!r} with {self._num_labels} labels")
         for field in ("image_mean", "image_std"):
             value = self.config[field]
-            good = value is None or len(value) in (1, channels)
-            if not good or (field == "image_std" and not all(number > 0 for number in value or ())):
-                raise ConfigError(f"{field} must be {channels} numbers, one for each channel, or one for all"
-                                  f"{', above 0' if field == 'image_std' else ''}; got {value!r}")
+            if value is not None and len(value) not in (1, channels):
+                raise ConfigError(f"{field} must be {channels} numbers, one for each channel, or one for all; "
+                                  f"got {value!r}")  # fmt: skip
+        if not all(number > 0 for number in self.config["image_std"] or ()):
+            raise ConfigError(f"image_std must be above 0, got {self.config['image_std']!r}")

@@ -33,6 +33,7 @@ class DDPMPipeline(DenoisingPipeline):
     def stock_twin(self) -> str | None:
         """Return "DDPMPipeline" for an unconditional U-Net of diffusers and a scheduler of diffusers, else None."""
         net, config = getattr(self.unet, "_orig_mod", self.unet), self.unet.config
-        labelled = config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
+        if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
+            return None
         stock = all(saved_name(type(part).__name__)[0] == "diffusers" for part in (net, self.scheduler))
-        return "DDPMPipeline" if stock and not labelled else None
+        return "DDPMPipeline" if stock else None

@@ -1,4 +1,4 @@
-"""Base class of the pipelines that denoise: conditions, the initial state, and the steps from noise to data."""
+"""Base class of the pipelines that denoise: arguments, conditions, the initial state, the steps from noise to data."""
 
 import inspect
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import check_output_type
 from hfgen.models.text import token_ids
-from hfgen.pipelines.base import Generators, check_generator, check_labels
-from hfgen.pipelines.generative import GenerativePipeline, merge_steps
+from hfgen.pipelines.base import Generators, Labels, check_generator, check_labels
+from hfgen.pipelines.generative import GenerativePipeline, merge_steps, with_arguments_of
 from hfgen.pipelines.guidance import check_guidance, guided, scale_at
-from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, share_of
+from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, prepared_mask, share_of
 from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.schedulers.samplers import SAMPLERS, make_sampler
 from hfgen.schedulers.traits import traits_of
@@ -28,7 +28,6 @@ GUIDANCE = 3.0
 """Default guidance scale of images for a model that can be guided."""
 
 Prompt = str | list[str] | None
-Labels = int | list[int] | Tensor | None
 Interval = tuple[float, float]
 EVERYWHERE: Interval = (0.0, 1.0)
 
@@ -87,65 +86,6 @@ class DenoisingPipeline(GenerativePipeline):
         self.register_modules(unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, **parts)
         self.register_to_config(null_condition=null_condition)
 
-    def __call__(
-        self,
-        first: int | Prompt = None,
-        /,
-        *,
-        batch_size: int = 1,
-        num_steps: int | None = None,
-        num_inference_steps: int | None = None,
-        sampler: str | None = None,
-        eta: float = 0.0,
-        class_labels: Labels = None,
-        prompt: Prompt = None,
-        negative_prompt: Prompt = None,
-        guidance_scale: float | None = None,
-        guidance_interval: Interval = EVERYWHERE,
-        guidance_rescale: float = 0.0,
-        image: Any = None,
-        strength: float | None = None,
-        mask: Any = None,
-        latents: Tensor | None = None,
-        generator: Generators = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Return samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
-
-        For a model of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt").
-
-        Batch. The first argument is `batch_size` if it is an int, `prompt` if it is a text or a list. `batch_size`:
-        number of samples; lists, `latents` and `image` determine it too. `latents`: x_T, instead of noise.
-        `generator`: one, or a list with one for each sample, whose noise then does not depend on the batch.
-
-        Steps. `num_steps` (`num_inference_steps` in diffusers): an int in [1, T], or >= 1 for a scheduler in continuous
-        time. Default: the usual number of the `sampler`, at most T; T without a sampler (50 for latent diffusion).
-        `sampler`: a name in `hfgen.schedulers.samplers.SAMPLERS`. Default: the pipeline's own scheduler. `eta`: noise
-        of DDIM, in [0, 1].
-
-        Conditions. `class_labels`: an int for all samples, or one int for each. `prompt`: a text for all, or one for
-        each. Both are required if the network is conditioned on them, unless it was also trained without them: then
-        None is the null class and the empty text. `negative_prompt`: the text of the unconditional prediction.
-        `guidance_scale`: w in u + w (c - u); 1 is off. Default: 3 (1 for points, and for models that cannot be guided).
-        `guidance_interval`: the noise levels with guidance, in [0, 1], 1 being pure noise. `guidance_rescale`: phi in
-        [0, 1] (Lin et al. 2023).
-
-        Image to image. `image`: PIL images or a tensor (B, C, H, W) in [0, 1]; sampling starts from them with the noise
-        of the last `strength` of the steps (Meng et al. 2022). `strength`: in (0, 1]. Default: 0.8 (1 with a mask).
-        `mask`: 1, or white, where the image is inpainted, 0 where it is kept. Raises ConfigError, a ValueError.
-        """
-        check_output_type(output_type)
-        states = self.states(
-            first, batch_size=batch_size, num_steps=num_steps, num_inference_steps=num_inference_steps,
-            sampler=sampler, eta=eta, class_labels=class_labels, prompt=prompt, negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
-            image=image, strength=strength, mask=mask, latents=latents, generator=generator,
-        )  # fmt: skip
-        for x in states:  # noqa: B007
-            pass                                                                        # only the last is kept
-        return self._output(self._rendered(x, output_type, image, mask), return_dict)
-
     def states(
         self,
         first: int | Prompt = None,
@@ -170,8 +110,8 @@ class DenoisingPipeline(GenerativePipeline):
     ) -> Iterator[Tensor]:
         """Return an iterator over x_T, ..., x_0 (Ho et al. 2020, algorithm 2) in model coordinates.
 
-        Each state is (B, C, H, W), (B, 2) for points, (B, D, h, w) for latent diffusion, whose `decode` makes images
-        of it. The arguments are those of `__call__`; they are checked before the first state.
+        Each state is (B, C, H, W), (B, 2) for points, or (B, D, h, w) for latent diffusion, whose `decode` returns the
+        images of a state. `__call__` explains the arguments; all are checked before the first state.
         """
         batch_size, prompt = _first_argument(first, batch_size, prompt)
         # steps
@@ -192,6 +132,41 @@ class DenoisingPipeline(GenerativePipeline):
         x_0 = None if pixels is None else self._encoded(pixels).to(eps).expand_as(eps)
         times = self._times(scheduler, steps, share)
         return self._denoise(InitialState(eps, x_0, inpainted), times, guide, scheduler, choices)
+
+    @with_arguments_of(states)
+    def __call__(
+        self, first: int | Prompt = None, /, *, output_type: str = "pil", return_dict: bool = True, **settings: Any
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Return samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
+
+        For a model of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt").
+
+        Batch. The first argument is `batch_size` if it is an int, `prompt` if it is a text or a list. `batch_size`:
+        number of samples B; lists, `latents` and `image` determine it too. `latents`: x_T in the place of noise, with
+        the shape of a state. `generator`: one, or a list with one for each sample, whose noise then does not depend on
+        the batch.
+
+        Steps. `num_steps` (`num_inference_steps` in diffusers): an int in [1, T], or >= 1 for a scheduler in continuous
+        time. Default: the usual number of the `sampler`, at most T; T without a sampler (50 for latent diffusion).
+        `sampler`: a name in `hfgen.schedulers.samplers.SAMPLERS`. Default: the pipeline's own scheduler. `eta`: noise
+        of DDIM, in [0, 1].
+
+        Conditions. `class_labels`: an int for all samples, or one int for each. `prompt`: a text for all, or one for
+        each. A network that is conditioned on them requires them, unless it was also trained without them: None is then
+        the null class and the empty text. `negative_prompt`: the text of the unconditional prediction.
+        `guidance_scale`: w in u + w (c - u); 1 is off. Default: 3 (1 for points, and for models that cannot be guided).
+        `guidance_interval`: (low, high) in [0, 1], the noise levels with guidance; 1 is pure noise. `guidance_rescale`:
+        phi in [0, 1] (Lin et al. 2023, eq. 16).
+
+        Image to image. `image`: PIL images or a tensor (B, C, H, W) in [0, 1]; sampling starts from them with noise,
+        and takes the last `strength` of the steps (Meng et al. 2022). `strength`: in (0, 1]. Default: 0.8 (1 with a
+        mask). `mask`: 1, or white, where the image is inpainted, 0 where it is kept. Raises ConfigError, a ValueError.
+        """
+        check_output_type(output_type)
+        for x in self.states(first, **settings):  # noqa: B007
+            pass                                                                        # only the last is kept
+        images = self._rendered(x, output_type, settings.get("image"), settings.get("mask"))
+        return self._output(images, return_dict)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -224,11 +199,15 @@ class DenoisingPipeline(GenerativePipeline):
         self, start: InitialState, times: list[tuple[Any, Tensor]], guide: Guide, scheduler: Any,
         choices: dict[str, Any],
     ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield the states x_T (or a noisy image), ..., x_0; `choices` are arguments of the scheduler's `step`."""
-        taken, T = inspect.signature(scheduler.step).parameters, scheduler.config.num_train_timesteps
-        choices = {name: value for name, value in choices.items() if name in taken}
+        """Yield the states x_T (or a noisy image), ..., x_0, each shaped like `start.eps`.
+
+        `choices`: arguments of the scheduler's `step`; those that it does not have are left out.
+        """
+        accepted, T = inspect.signature(scheduler.step).parameters, scheduler.config.num_train_timesteps
+        choices = {name: value for name, value in choices.items() if name in accepted}
         predicts_variance = traits_of(scheduler).predicts_variance
         dtype, eps = self.unet.dtype, start.eps
+        # x_T, or the noisy image
         x = eps * scheduler.init_noise_sigma
         if start.x_0 is not None:
             x = scheduler.add_noise(start.x_0, eps, times[0][1].expand(len(eps)))
@@ -255,33 +234,40 @@ class DenoisingPipeline(GenerativePipeline):
     def _steps(self, scheduler: Any, num_steps: int | None, sampler: str | None) -> int:
         """Return the number of steps, checked; the default depends on the sampler."""
         T = int(scheduler.config.num_train_timesteps)
-        if num_steps is None:
-            return min(T, (self.default_steps or T) if sampler is None else SAMPLERS[sampler].steps)
-        return check_int("num_steps", num_steps, 1, None if traits_of(scheduler).continuous else T)
+        if num_steps is not None:
+            return check_int("num_steps", num_steps, 1, None if traits_of(scheduler).continuous else T)
+        if sampler is not None:
+            return min(T, SAMPLERS[sampler].steps)
+        return min(T, self.default_steps or T)
 
     def _times(self, scheduler: Any, steps: int, share: float) -> list[tuple[Any, Tensor]]:
         """Return the last `share` of the timesteps, each as the scheduler and as the network takes it.
 
-        No step waits for a device: hfgen's schedulers take Python numbers, those of diffusers tensors; the network
-        takes tensors on its device.
+        hfgen's schedulers take Python numbers, those of diffusers tensors, and the network takes tensors on its device:
+        no step waits for a device. Raises ConfigError if a multistep scheduler would take two equal timesteps.
         """
+        # all timesteps
         traits, device = traits_of(scheduler), self._execution_device
         scheduler.set_timesteps(steps, device="cpu" if traits.on_cpu else device)
         times = scheduler.timesteps
         if traits.multistep and len(times.unique()) < len(times):      # two equal noise levels: no step between them
             raise ConfigError(f"num_steps must be smaller with {type(scheduler).__name__}, got {steps}: it rounds two "
                               "steps to the same timestep")  # fmt: skip
+        # the last share of them
         left_out = (steps - max(1, round(share * steps))) * getattr(scheduler, "order", 1)
         if left_out and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(left_out)
-        return list(zip(times.tolist() if traits.on_cpu else times, times.to(device), strict=True))[left_out:]
+        pairs = zip(times.tolist() if traits.on_cpu else times, times.to(device), strict=True)
+        return list(pairs)[left_out:]
 
     def _guide(
         self, prompt: Prompt, negative: Prompt, labels: Any, B: int, scale: float | None, interval: Any, rescale: Any
     ) -> Guide:
         """Return conditions and guidance for B samples, checked."""
+        # scale
         null = self.config["null_condition"]
-        scale = (GUIDANCE if null and not self.points else 1.0) if scale is None else scale
+        if scale is None:
+            scale = GUIDANCE if null and not self.points else 1.0
         check_guidance(scale, interval, rescale)
         if scale != 1 and not null:
             raise ConfigError(f"guidance_scale must be 1: this model was not trained without conditions, got {scale}")
@@ -292,6 +278,7 @@ class DenoisingPipeline(GenerativePipeline):
             raise ConfigError(f"negative_prompt: needs a guidance_scale other than 1{hint}; got {negative!r}")
         if prompt is None and negative is None and labels is None:
             scale = 1.0                                                # c = u, so u + w (c - u) = u in one evaluation
+        # conditions, and their replacements in the unconditional prediction
         cond: dict[str, Tensor | None] = {}
         uncond: dict[str, Tensor | None] = {}
         if (classes := self._labels(labels, B)) is not None:
@@ -304,23 +291,27 @@ class DenoisingPipeline(GenerativePipeline):
         return Guide(cond, uncond, float(scale), tuple(interval), float(rescale))
 
     def _labels(self, labels: Any, B: int) -> Tensor | None:
-        """Return labels (B,) int64 on the network's device, the null class for None if it was trained.
+        """Return labels (B,) int64 on the network's device; None for a network without classes.
 
-        None for a network without classes.
+        The labels None are the null class if the network was trained with it. Labels of a network with a
+        `class_embed_type` are timesteps or embeddings; the network checks them.
         """
-        config, null = self.unet.config, self.config["null_condition"]
+        config = self.unet.config
         classes = config["num_class_embeds"]
-        if config.get("class_embed_type") is not None:                 # times or embeddings, for the network to check
-            result = None if labels is None else torch.as_tensor(labels)
-        elif labels is None and null and classes is not None:
-            result = torch.full((B,), classes - 1)
-        else:
-            result = check_labels(labels, None if classes is None else classes - null, B)
-        return None if result is None else result.to(self._execution_device)
+        if config.get("class_embed_type") is None:
+            if labels is None and classes is not None and self.config["null_condition"]:
+                labels = torch.full((B,), classes - 1)
+            else:
+                labels = check_labels(labels, self.num_classes, B)
+        return None if labels is None else torch.as_tensor(labels).to(self._execution_device)
 
     @torch.no_grad()
     def _text(self, name: str, texts: Prompt, B: int) -> Tensor | None:
-        """Return text features (B, L, F), those of one text repeated; None for a model without texts."""
+        """Return text features (B, L, F), those of one text repeated; None for a model without texts.
+
+        `name` is the argument in error messages. `texts`: one text, B texts in a list, or None for the empty text.
+        """
+        # texts
         if self.text_encoder is None:
             if texts is not None:
                 raise ConfigError(f"{name} must be None, this model is not conditioned on texts; got {texts!r}")
@@ -330,12 +321,13 @@ class DenoisingPipeline(GenerativePipeline):
             raise ConfigTypeError(f"{name} must be a text or a list of texts, got {texts!r}")
         if len(listed) not in (1, B):
             raise ConfigError(f"{name} must be one text or {B} of them, got {len(listed)}")
+        # features
         ids = token_ids(self.tokenizer, listed, self._execution_device)
         features: Tensor = self.text_encoder(input_ids=ids).last_hidden_state.to(self.unet.dtype)
         return features.expand(B, -1, -1)
 
     def _noise(self, latents: Any, B: int, generator: Generators) -> Tensor:
-        """Return x_T for B samples, `latents` or a draw from N(0, I), at least in float32."""
+        """Return x_T for B samples, `latents` or a draw from N(0, I), in float32 or a wider dtype of the network."""
         shape, device = (B, *self._shape()), self._execution_device
         dtype = torch.promote_types(self.unet.dtype, torch.float32)
         if latents is None:
@@ -375,22 +367,24 @@ class DenoisingPipeline(GenerativePipeline):
 
     def _missing(self, mask: Any, B: int) -> Tensor:
         """Return the mask of inpainted pixels, bool (B, 1, H, W) or (1, 1, H, W)."""
-        if isinstance(mask, Tensor):
-            mask = mask.float() if mask.dtype == torch.bool else mask
-            mask = mask[None, None] if mask.ndim == 2 else mask
-        given = checked(mask, "mask")
-        if len(given) not in (1, B):
-            raise ConfigError(f"mask must be one for all images or one for each of {B}, got {len(given)}")
         _, height, width = self._image_shape()
-        return prepared(given, 1, height, width, self._execution_device) > 0
+        return prepared_mask(mask, B, height, width, self._execution_device)
 
 
 def _first_argument(first: Any, batch_size: int, prompt: Prompt) -> tuple[int, Prompt]:
-    """Return `batch_size` and `prompt`, one of them given by position: a text or a list is the prompt."""
+    """Return `batch_size` and `prompt`; one of them may be the first argument: a text or a list is the prompt.
+
+    Raises ConfigTypeError if the same argument is also given by its keyword.
+    """
     if first is None:
         return batch_size, prompt
-    texts = isinstance(first, str | list)
-    if prompt is not None if texts else batch_size != 1:
-        raise ConfigTypeError(f"{'prompt' if texts else 'batch_size'} must be given once; the first argument is "
-                              f"{first!r}, the keyword {prompt if texts else batch_size!r}")  # fmt: skip
-    return (batch_size, first) if texts else (first, prompt)
+    if isinstance(first, str | list):
+        _check_given_once("prompt", first, prompt, default=None)
+        return batch_size, first
+    _check_given_once("batch_size", first, batch_size, default=1)
+    return first, prompt
+
+
+def _check_given_once(name: str, first: Any, keyword: Any, default: Any) -> None:
+    if keyword != default:
+        raise ConfigTypeError(f"{name} must be given once; the first argument is {first!r}, the keyword {keyword!r}")

@@ -16,7 +16,7 @@ from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, check_generator, check_labels
+from hfgen.pipelines.base import Generators, Labels, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.latents import (
     batch_of,
@@ -30,8 +30,6 @@ from hfgen.pipelines.latents import (
     truncate,
 )
 from hfgen.pipelines.outputs import decode, in_plane
-
-Labels = int | list[int] | torch.Tensor | None
 
 
 @dataclass
@@ -48,7 +46,7 @@ class GANPipeline(GenerativePipeline):
     Latents (B, D) are returned with the images and accepted as an argument, for arithmetic on latents (Radford et al.
     2016, section 6.3.2):
 
-        smiling_woman, woman, man = (pipe(8).latents.mean(dim=0) for _ in range(3))   # means of several chosen ones
+        smiling_woman, woman, man = (pipe(8).latents.mean(dim=0) for _ in range(3))   # means of chosen samples
         smiling_man = smiling_woman - woman + man
         images = pipe(latents=smiling_man[None]).images
     """
@@ -95,7 +93,7 @@ class GANPipeline(GenerativePipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Return an iterator over the one state x_0 = G(z), (B, C, H, W) or (B, 2), in model coordinates.
+        """Return an iterator over the single state x_0 = G(z), (B, C, H, W) or (B, 2), in model coordinates.
 
         The arguments are those of `__call__`; they are checked before the first state.
         """
@@ -130,8 +128,9 @@ class GANPipeline(GenerativePipeline):
         """Return semantic directions of z, unit vectors (n, D).
 
         Without labels: the `n` directions that the network's first layer amplifies most, in descending order (SeFa,
-        Shen and Zhou 2021). Default: all D. With labelled `latents` (N, D) and `labels`, N ints: one direction for each
-        class in ascending order, from the other classes towards it (InterFaceGAN, Shen et al. 2020); `n` is then None.
+        Shen and Zhou 2021, eq. 5). Default: all D. With `latents` (N, D) and their `labels`, N ints: one direction for
+        each class in ascending order, from the other classes towards it (InterFaceGAN, Shen et al. 2020, section 2.1);
+        `n` is then None. Raises ConfigError for other combinations and shapes.
         """
         if latents is None and labels is None:
             D = self._latent_dim
@@ -172,6 +171,7 @@ class GANPipeline(GenerativePipeline):
         self, batch_size: int, class_labels: Labels, truncation: float | None, latents: Any, generator: Generators
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return latents (B, D), given or drawn, and labels (B,), on the device; all arguments are checked."""
+        # batch
         check_int("batch_size", batch_size, 1)
         if latents is not None:
             if truncation is not None:
@@ -180,14 +180,18 @@ class GANPipeline(GenerativePipeline):
         check_generator(generator, batch_size)
         if truncation is not None:
             require_number("truncation", truncation, 0, math.inf, "()")
-        labels = check_labels(class_labels, self.generator.config.num_classes, batch_size)
+        # labels
         device = self._execution_device
-        dtype = torch.promote_types(self.generator.dtype, torch.float32)   # dtype of the latents
+        labels = check_labels(class_labels, self.num_classes, batch_size)
         labels = None if labels is None else labels.to(device)
+        # latents
+        dtype = torch.promote_types(self.generator.dtype, torch.float32)
         if latents is not None:
             return latents.detach().to(device, dtype), labels
         z = randn_tensor((batch_size, self._latent_dim), generator=generator, device=device, dtype=dtype)
-        return (z if truncation is None else truncate(z, truncation)), labels
+        if truncation is not None:
+            z = truncate(z, truncation)
+        return z, labels
 
     @torch.no_grad()
     def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -209,7 +213,7 @@ class GANPipeline(GenerativePipeline):
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Context in which networks are in evaluation mode: batch statistics are neither used nor updated."""
+    """Context in which networks are in evaluation mode; batch statistics are neither computed nor updated."""
     training = [part for net in networks for part in net.modules() if part.training]
     for part in training:
         part.training = False

@@ -1,6 +1,7 @@
 """Base class of the pipelines that sample: each describes the samples it makes and the conditions it accepts."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,10 +11,9 @@ from hfgen.pipelines.base import Pipeline
 
 
 class GenerativePipeline(Pipeline):
-    """A pipeline that samples: `__call__` returns samples, `states(...)` yields x_T, ..., x_0.
+    """Base of the pipelines that sample: `__call__` returns samples, `states(...)` yields x_T, ..., x_0.
 
-    Its properties describe it without a sample being made: `sample_shape`, `points`, `num_classes`, `reads_text` and
-    `guidable`.
+    Its properties describe it without sampling: `sample_shape`, `points`, `num_classes`, `reads_text` and `guidable`.
     """
 
     model_cpu_offload_seq: str | None = None
@@ -34,7 +34,7 @@ class GenerativePipeline(Pipeline):
 
     @property
     def num_classes(self) -> int | None:
-        """Return the number of classes that `class_labels` may name, without the null class; None without classes."""
+        """Return K for class labels in [0, K), the null class not counted; None for a model without classes."""
         return None
 
     @property
@@ -46,6 +46,21 @@ class GenerativePipeline(Pipeline):
     def guidable(self) -> bool:
         """Return whether the network was also trained without its conditions, as guidance requires."""
         return False
+
+
+def with_arguments_of(states: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Return a decorator for a function with `**settings`: its signature has the arguments of `states` in their place.
+
+    The list of arguments is thus written once, in `states`, and `help` and `inspect.signature` show it for both.
+    """
+
+    def decorate(call: Any) -> Any:
+        shared, own = inspect.signature(states).parameters, inspect.signature(call)
+        more = [one for name, one in own.parameters.items() if name not in shared and one.kind is not one.VAR_KEYWORD]
+        call.__signature__ = own.replace(parameters=[*shared.values(), *more])
+        return call
+
+    return decorate
 
 
 def merge_steps(num_steps: Any, num_inference_steps: Any) -> Any:

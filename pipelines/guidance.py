@@ -25,16 +25,22 @@ def guided(
     """
     if scale == 1:
         return predict(x, **cond)
+    # both predictions
     both = {name: _joined(uncond[name], value) for name, value in cond.items()}
     u, whole = predict(torch.cat([x, x]), **both).chunk(2)
     u, c, variance = u[:, : x.shape[1]], whole[:, : x.shape[1]], whole[:, x.shape[1] :]
+    # their mixture
     mixed = u + scale * (c - u)
-    mixed = mixed if rescale == 0 else rescaled(mixed, c, rescale)
+    if rescale != 0:
+        mixed = rescaled(mixed, c, rescale)
     return torch.cat([mixed, variance], 1)
 
 
 def rescaled(mixed: Tensor, c: Tensor, rescale: float) -> Tensor:
-    """Return phi mixed std(c) / std(mixed) + (1 - phi) mixed, phi = `rescale` (Lin et al. 2023, eq. 15 and 16)."""
+    """Return phi mixed std(c) / std(mixed) + (1 - phi) mixed, phi = `rescale` (Lin et al. 2023, eq. 15 and 16).
+
+    `mixed` and `c` (B, ...) have one shape; standard deviations are those of each sample.
+    """
     dims = tuple(range(1, c.ndim))
     ratio = c.std(dims, keepdim=True) / mixed.std(dims, keepdim=True).clamp_min(1e-12)
     return mixed * (rescale * ratio + (1 - rescale))

@@ -1,4 +1,4 @@
-"""Arguments of pipelines, checked: images of any size made to fit a network, the batch size, the strength."""
+"""Arguments of pipelines, checked: images and masks resized for a network, the batch size, the strength."""
 
 import inspect
 from typing import Any
@@ -19,16 +19,17 @@ Given = list[Image.Image] | torch.Tensor
 def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
     """Return images unchanged, a single PIL image as a list; ConfigError or ConfigTypeError for anything else.
 
-    A tensor must be float (B, C, H, W) in [0, 1], or any finite float if `noisy`. `name` is the argument in
-    error messages.
+    `images`: PIL images, or a float tensor (B, C, H, W) in [0, 1], of any finite values if `noisy`. `name` is the
+    argument in error messages.
     """
     images = [images] if isinstance(images, Image.Image) else images
     if isinstance(images, torch.Tensor):
         _check_tensor(images, name, noisy)
     elif not isinstance(images, list) or not all(isinstance(image, Image.Image) for image in images):
         given = type(images).__name__
-        kinds = f" of {', '.join(sorted({type(i).__name__ for i in images}))}" if isinstance(images, list) else ""
-        raise ConfigTypeError(f"{name} must be PIL images or a float tensor (B, C, H, W) in [0, 1], got {given}{kinds}")
+        if isinstance(images, list):
+            given += f" of {', '.join(sorted({type(image).__name__ for image in images}))}"
+        raise ConfigTypeError(f"{name} must be PIL images or a float tensor (B, C, H, W) in [0, 1], got {given}")
     if not len(images):
         raise ConfigError(f"{name} must hold at least one image, got none")
     return images
@@ -38,7 +39,7 @@ def prepared(images: Given, channels: int, height: int, width: int, device: torc
     """Return checked images as networks take them: float32 (B, channels, height, width) in [-1, 1] on `device`.
 
     Images of other sizes are resized as training data are: shortest side to the network's, bicubic and antialiased,
-    centre crop. Transparent pixels become white; RGB becomes grey, and grey RGB, as `channels` requires.
+    centre crop. Transparent pixels become white. RGB is converted to grey, or grey to RGB, as `channels` requires.
     """
     if isinstance(images, torch.Tensor):
         return fitted(with_channels(images.to(device, torch.float32), channels), height, width) * 2 - 1
@@ -48,15 +49,37 @@ def prepared(images: Given, channels: int, height: int, width: int, device: torc
     return from_pil([ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC) for image in flat]).to(device)
 
 
+def prepared_mask(mask: Any, count: int, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return a mask as bool (B, 1, height, width), B being `count` or 1, True where it is 1 or white.
+
+    `mask`: a PIL image or a list of them, or a bool or float tensor (B, 1, H, W) or (H, W) in [0, 1]; it is resized as
+    images are. Raises ConfigError or ConfigTypeError for anything else.
+    """
+    if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+        mask = mask.float()
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        mask = mask[None, None]
+    given = checked(mask, "mask")
+    if len(given) not in (1, count):
+        raise ConfigError(f"mask must be one for all images or one for each of {count}, got {len(given)}")
+    return prepared(given, 1, height, width, device) > 0
+
+
 def common_batch(batch_size: int, **given: Any) -> int:
     """Return the number of samples: the number of rows of the lists and tensors `given`, or `batch_size`.
 
     One row is repeated for all samples, except in `latents`. Raises ConfigError if the numbers differ.
     """
     check_int("batch_size", batch_size, 1)
-    listed = {n: len(v) for n, v in given.items() if isinstance(v, list) or (isinstance(v, torch.Tensor) and v.ndim)}
-    counts = {name: count for name, count in listed.items() if count != 1 or name == "latents"}
-    counts |= {"batch_size": batch_size} if batch_size != 1 else {}
+    # rows
+    counts = {}
+    for name, value in given.items():
+        listed = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim > 0)
+        if listed and (len(value) != 1 or name == "latents"):
+            counts[name] = len(value)
+    if batch_size != 1:
+        counts["batch_size"] = batch_size
+    # the common number of them
     if len(set(counts.values())) > 1 or 0 in counts.values():
         raise ConfigError(f"these must agree: {', '.join(f'{name} {count}' for name, count in counts.items())}")
     return next(iter(counts.values()), 1)
@@ -69,7 +92,7 @@ def share_of(strength: Any, image: Any, mask: Any) -> float:
     """
     if image is None:
         if mask is not None or strength is not None:
-            raise ConfigError("mask and strength go with an image, which is missing")
+            raise ConfigError("mask and strength require an image, got none")
         return 1.0
     if strength is None:
         return 0.8 if mask is None else 1.0
@@ -90,6 +113,7 @@ def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
 
 
 def _check_tensor(images: torch.Tensor, name: str, noisy: bool) -> None:
+    """Raise unless `images` are floats (B, C, H, W) in [0, 1], of any finite values if `noisy`."""
     if not images.is_floating_point():
         raise ConfigTypeError(f"{name} must be floats in [0, 1], got {images.dtype}; divide integers by their maximum")
     if images.ndim != 4:
@@ -98,13 +122,13 @@ def _check_tensor(images: torch.Tensor, name: str, noisy: bool) -> None:
         return
     if images.numel() and not -ROUNDING <= float(images.min()) <= float(images.max()) <= 1 + ROUNDING:
         low, high = float(images.min()), float(images.max())
-        raise ConfigError(f"{name} must be in [0, 1], found {low:g} to {high:g}; from [-1, 1] use {name} / 2 + 0.5")
+        raise ConfigError(f"{name} must be in [0, 1], got {low:g} to {high:g}; from [-1, 1] use {name} / 2 + 0.5")
 
 
 def _flattened(image: Image.Image, mode: str) -> Image.Image:
     """Return an image in the mode L, RGB or RGBA; for L and RGB transparent pixels become white."""
     if image.mode == "F" or image.mode.startswith("I"):
-        raise ConfigError(f"images must have 8 bits a channel, found mode {image.mode}; give a tensor in [0, 1]")
+        raise ConfigError(f"images must have 8 bits a channel, got mode {image.mode}; give a tensor in [0, 1]")
     if mode != "RGBA" and image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -20,9 +20,10 @@ STEPS = 50
 
 
 class Inversion(NamedTuple):
-    """`latents`: x_T; `reconstructed`: x_0 from x_T; `error` (B,): its mean squared error, in model coordinates.
+    """Result of an inversion, in model coordinates.
 
-    In latent diffusion x_0 are latents of the autoencoder, and so is the error; `pipe.decode` makes images of them.
+    `latents`: x_T. `reconstructed`: x_0 from x_T, shaped like it. `error` (B,): mean squared error of x_0. In latent
+    diffusion both states are latents of the autoencoder, whose images `pipe.decode` returns.
     """
 
     latents: Tensor
@@ -38,7 +39,7 @@ def invert(
     prompt: Prompt = None,
     num_inference_steps: int | None = None,
 ) -> Inversion:
-    """Return the noise x_T of `images` under the probability-flow ODE, and the error of solving it back.
+    """Return the noise x_T of `images` under the probability-flow ODE, and the error of the way back to the images.
 
     `images`: PIL images, a float tensor (B, C, H, W) in [0, 1], or points (B, 2) in data coordinates. The ODE is solved
     in both directions by `num_steps` steps of Heun (`num_inference_steps` in diffusers), two evaluations each. Default:
@@ -47,7 +48,7 @@ def invert(
     not have.
     """
     steps = _steps(num_steps, num_inference_steps)
-    x = to_model(pipe, images)
+    x = states_of(pipe, images)
     cond = conditions(pipe, class_labels, prompt, len(x))
     latents = follow(pipe, x, steps, cond, inverse=True)
     reconstructed = follow(pipe, latents, steps, cond)
@@ -91,7 +92,11 @@ def _steps(num_steps: Any, num_inference_steps: Any) -> int:
 def follow(
     pipe: DenoisingPipeline, x: Tensor, num_steps: int, cond: dict[str, Tensor | None], inverse: bool = False
 ) -> Tensor:
-    """Return x at the other end of the probability-flow ODE: at t_min from x_T, or with `inverse` x_T from x_0."""
+    """Return the solution of the probability-flow ODE, shaped like x: x_0 from x_T, or with `inverse` x_T from x_0.
+
+    It is solved by `num_steps` steps of Heun between T and the scheduler's t_min. `cond`: keyword arguments of the
+    network.
+    """
     heun = make_sampler("ode_heun", pipe.scheduler)
     heun = type(heun).from_config(heun.config, denoise=False)
     heun.set_timesteps(num_steps, inverse=inverse)
@@ -107,7 +112,7 @@ def conditions(pipe: DenoisingPipeline, class_labels: Any, prompt: Prompt, B: in
     return pipe._guide(prompt, None, class_labels, B, 1.0, EVERYWHERE, 0.0).cond
 
 
-def to_model(pipe: DenoisingPipeline, images: Any) -> Tensor:
+def states_of(pipe: DenoisingPipeline, images: Any) -> Tensor:
     """Return images, or points in data coordinates, in model coordinates, float32 on the network's device."""
     if not isinstance(pipe, DenoisingPipeline):
         raise ConfigError(f"pipe must be a pipeline that denoises, got {type(pipe).__name__}")

@@ -1,4 +1,4 @@
-"""Latents: checks of those that callers pass, truncated draws, great circles, meaningful directions."""
+"""Latents: checks of given latents, truncated draws, great circles, semantic directions."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def truncate(z: torch.Tensor, limit: float) -> torch.Tensor:
     t = torch.tensor(limit, dtype=torch.float64)
     inside = torch.special.erf(t / math.sqrt(2))                                        # Phi(t) - Phi(-t)
     moved = torch.special.ndtri(_normal_below(-t) + _normal_below(low) * inside)
-    return moved.maximum(low).maximum(-t).abs().to(z) * z.sign()                        # it only ever shrinks z
+    return moved.maximum(low).maximum(-t).abs().to(z) * z.sign()                        # the map only shrinks z
 
 
 def _normal_below(x: torch.Tensor) -> torch.Tensor:
@@ -32,14 +32,16 @@ def slerp(a: torch.Tensor, b: torch.Tensor, fractions: torch.Tensor) -> torch.Te
     """Return points (n, D) interpolated from `a` to `b`, (D,) each, along a great circle at `fractions` (n,) in [0, 1].
 
     Spherical interpolation (Shoemake 1985): sin((1 - f) w) / sin w a + sin(f w) / sin w b for unit vectors with the
-    angle w. Lengths are interpolated linearly, so both ends are exact. Interpolation is linear between parallel
-    vectors, and if one is 0, where the great circle is not unique.
+    angle w. Lengths are interpolated linearly, so both ends are exact. The interpolation is linear if the vectors are
+    parallel or one of them is 0, since the great circle is then not unique.
     """
+    # angle
     start, end, f = a.double(), b.double(), fractions.to(a.device, torch.float64)[:, None]   # f: (n, 1)
     u, v = (vector / vector.norm().clamp_min(1e-300) for vector in (start, end))
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if angle.sin() < 1e-6 or not start.any() or not end.any():
         return ((1 - f) * start + f * end).to(a)
+    # length and direction
     length = (1 - f) * start.norm() + f * end.norm()
     from_a, from_b = ((part * angle).sin() / angle.sin() for part in (1 - f, f))
     return (from_a * (length / start.norm()) * start + from_b * (length / end.norm()) * end).to(a)
@@ -69,14 +71,17 @@ def class_normals(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     points, targets = latents.detach().double().cpu().numpy(), labels.cpu().numpy()
     classes = sorted(set(targets.tolist()))
     if len(classes) < 2:
-        raise ConfigError(f"labels must hold at least two classes to tell apart, found only {classes}")
+        raise ConfigError(f"labels must hold at least two classes, got only {classes}")
     planes = [LogisticRegression(max_iter=1000).fit(points, targets == one).coef_[0] for one in classes]
     normals = torch.stack([torch.from_numpy(plane) for plane in planes])
     return torch.nn.functional.normalize(normals, dim=1).to(latents)
 
 
 def move(latents: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return `latents` (..., D) moved by `strength` along `direction` (D,): z + strength d / |d|."""
+    """Return `latents` (..., D) moved by `strength` along `direction` (D,): z + strength d / |d|.
+
+    Raises ConfigError if the length of the direction is 0 or not finite.
+    """
     length = direction.norm()
     if not (length > 0 and torch.isfinite(length)):
         raise ConfigError(f"direction must have a length that is finite and not 0, got {float(length)}")

@@ -1,25 +1,26 @@
-"""Outputs of networks in data coordinates: images, or points in the plane."""
+"""Outputs of networks in data coordinates: images, or points."""
 
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from hfgen.data.coordinates import Coordinates
 from hfgen.images import as_output
 
 
 def in_plane(net: Any) -> bool:
-    """Return whether `net` makes points; its configuration then holds the mean and standard deviation of the data."""
+    """Return whether `net` makes points; its configuration then has the mean and standard deviation of the data."""
     return "data_mean" in net.config
 
 
-def decode(x: torch.Tensor, net: Any, output_type: str) -> Any:
-    """Return x_0 of `net` in data coordinates.
-
-    Images (B, C, H, W) in [-1, 1] are converted to the `output_type` (`hfgen.images.as_output`). Points (B, dim) become
-    x_data = data_std * x + data_mean, a tensor for "pt", otherwise an array.
-    """
-    if not in_plane(net):
-        return as_output(x, output_type)
+def as_points(x: Tensor, net: Any, output_type: str) -> Any:
+    """Return points (B, dim) of `net` in data coordinates: a tensor for "pt", otherwise an array of float32."""
     points = Coordinates.of(net.config).to_data(x)
     return points if output_type == "pt" else points.float().cpu().numpy()
+
+
+def decode(x: Tensor, net: Any, output_type: str) -> Any:
+    """Return x_0 of `net` for users: images (B, C, H, W) in [-1, 1] as `output_type`, or points (B, dim)."""
+    if in_plane(net):
+        return as_points(x, net, output_type)
+    return as_output(x, output_type)

@@ -88,17 +88,20 @@ class TranslationPipeline(Pipeline):
 
 
 def through(net: Any, x: torch.Tensor) -> torch.Tensor:
-    """Return net(x), float32 (B, C', H, W), of x (B, C, H, W), padded to sides that `net` can halve.
+    """Return net(x), float32 (B, C', H, W), of x (B, C, H, W) in [-1, 1], padded to sides that `net` can halve.
 
     Padding is by reflection; by replication if it is wider than side - 1, which reflection does not allow.
     """
+    # width of the padding
     factor, least = net.sides
     height, width = x.shape[2:]
     gaps = (max(-side % factor, least - side) for side in (height, width))
     (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) for gap in gaps)
+    # padding
     for border, side in (((left, right, 0, 0), width), ((0, 0, top, bottom), height)):
         if any(border):
             x = F.pad(x, border, mode="reflect" if max(border) < side else "replicate")
+    # network, without the padding
     y: torch.Tensor = net(x.to(net.dtype)).float()
     return y[:, :, top : top + height, left : left + width]
 

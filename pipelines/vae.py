@@ -14,12 +14,11 @@ from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, check_generator, check_labels
+from hfgen.pipelines.base import Generators, Labels, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
-
-Labels = int | list[int] | torch.Tensor | None
+from hfgen.pipelines.outputs import as_points
 
 
 @dataclass
@@ -33,11 +32,11 @@ class VAEOutput(BaseOutput):
 class VAEPipeline(GenerativePipeline):
     """Images or points from latents z ~ N(0, I) in one step, the mean of p(x|z); and latents from images.
 
-    Latents (B, D) are standard normal under the prior. In a model with several layers of latents they are those of all
-    layers, the last first, each standardised: z_l = mu + sigma latent_l with mu and sigma of p(z_l|z_l+1). `images`: a
-    PIL image or a list of them, of any sizes, a float tensor (B, C, H, W) in [0, 1], or for points a tensor (B, dim) in
-    data coordinates. `class_labels`: an int for all samples, or one for each; required exactly if the model has
-    classes. Raises ConfigError, a ValueError.
+    Latents (B, D) are standard normal under the prior. A model with several layers of latents joins those of all
+    layers, the last layer first, each standardised: z_l = mu + sigma latent_l with mu and sigma of p(z_l|z_l+1).
+    `images`: a PIL image or a list of them, of any sizes, a float tensor (B, C, H, W) in [0, 1], or for points a tensor
+    (B, dim) in data coordinates. `class_labels`: an int for all samples, or one for each; required exactly if the model
+    has classes. Raises ConfigError, a ValueError.
     """
 
     model_cpu_offload_seq = "vae"
@@ -78,7 +77,10 @@ class VAEPipeline(GenerativePipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Return an iterator over the one state x_0, (B, C, H, W) or (B, dim), in model coordinates."""
+        """Return an iterator over the single state x_0, (B, C, H, W) or (B, dim), in model coordinates.
+
+        The arguments are those of `__call__`; they are checked before the first state.
+        """
         one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._drawn(batch_size, class_labels, latents, generator)
         return (self._made(z, labels) for _ in range(1))
@@ -91,14 +93,23 @@ class VAEPipeline(GenerativePipeline):
         generator: Generators = None,
         batch_size: int = 256,
     ) -> torch.Tensor:
-        """Return the latents (B, D) of images: the means of q(z|x), or draws from it if `sample`."""
+        """Return the latents (B, D) of images: the means of q(z|x), or draws from it if `sample`.
+
+        `generator`: of the draws; one, or a list with one for each image. `batch_size`: images in one evaluation of the
+        network; it does not change the result.
+        """
+        # images, labels
         check_int("batch_size", batch_size, 1)
         x = self._input(images)
         labels = self._labels(class_labels, len(x))
+        # noise of the draws
         check_generator(generator, len(x))
         if not sample and generator is not None:
             raise ConfigError("generator must be None if sample is False: the mean of q(z|x) is not random")
-        eps = [self._normal((len(x), 1, D), generator) for D in self.vae.sizes] if sample else None
+        eps = None
+        if sample:
+            eps = [self._normal((len(x), 1, D), generator) for D in self.vae.sizes]
+        # latents
         latents = self._inferred(x, labels, eps, batch_size)
         self.maybe_free_model_hooks()
         return latents
@@ -208,7 +219,7 @@ class VAEPipeline(GenerativePipeline):
         return torch.promote_types(self.vae.dtype, torch.float32)                  # dtype of the latents
 
     def _labels(self, class_labels: Labels, batch_size: int) -> torch.Tensor | None:
-        labels = check_labels(class_labels, self.vae.config["num_classes"], batch_size)
+        labels = check_labels(class_labels, self.num_classes, batch_size)
         return None if labels is None else labels.to(self._execution_device)
 
     def _input(self, images: Any) -> torch.Tensor:
@@ -225,6 +236,7 @@ class VAEPipeline(GenerativePipeline):
     def _inferred(
         self, x: torch.Tensor, labels: torch.Tensor | None, eps: list[torch.Tensor] | None, batch_size: int
     ) -> torch.Tensor:
+        """Return the latents (B, D) of prepared images, with the noise `eps` of each layer or without noise."""
         latents = []
         for rows in torch.arange(len(x), device=x.device).split(batch_size):
             part = None if eps is None else [e[rows] for e in eps]
@@ -241,9 +253,5 @@ class VAEPipeline(GenerativePipeline):
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         x = self._made(z, labels)
         self.maybe_free_model_hooks()
-        if not self.points:
-            images = as_output(x, output_type)
-        else:
-            points = Coordinates.of(self.vae.config).to_data(x)
-            images = points if output_type == "pt" else points.float().cpu().numpy()
+        images = as_points(x, self.vae, output_type) if self.points else as_output(x, output_type)
         return VAEOutput(images=images, latents=z) if return_dict else (images, z)

@@ -122,7 +122,7 @@ def test_rows_have_text_on_the_left_and_their_pictures_beside() -> None:
 def test_the_command_writes_a_picture_and_prints_the_numbers_of_each_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(figures, "MOST_IMAGES", 40)
+    monkeypatch.setattr(figures, "MAX_IMAGES", 40)
     output = tmp_path / "new" / "attempts.png"
     assert figures.main(["first_attempts", "-o", str(output), "--steps", "2", "--seed", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -7,7 +7,7 @@ import pytest
 from hfgen import DDPMPipeline, DDPMScheduler, UNet
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.loading import checkpoint
-from hfgen.loading.resolve import resolve, resolve_component, wanted_files
+from hfgen.loading.resolve import HubOptions, readable_files, resolve, resolve_component
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def pipeline() -> DDPMPipeline:
 def test_a_pipeline_folder_is_itself_as_path_or_as_string(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
     assert resolve(tmp_path / "saved") == resolve(str(tmp_path / "saved")) == tmp_path / "saved"
-    assert resolve(tmp_path, subfolder="saved") == tmp_path / "saved"
+    assert resolve(tmp_path, HubOptions(subfolder="saved")) == tmp_path / "saved"
 
 
 def test_of_a_run_it_is_the_model_and_before_that_the_newest_checkpoint_that_verifies(pipeline, tmp_path):
@@ -64,7 +64,7 @@ def test_a_folder_of_something_else_says_what_is_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"no model_index\.json"):
         resolve(tmp_path)
     with pytest.raises(ConfigError, match="no such folder"):
-        resolve(tmp_path, subfolder="unet")
+        resolve(tmp_path, HubOptions(subfolder="unet"))
 
 
 def test_a_folder_of_pickles_and_a_pickle_are_refused(tmp_path):
@@ -77,7 +77,7 @@ def test_a_folder_of_pickles_and_a_pickle_are_refused(tmp_path):
 @pytest.mark.parametrize("subfolder", ["../x", "/etc", "a/../../b", "..\\x"])
 def test_a_subfolder_stays_inside(tmp_path, subfolder):
     with pytest.raises(UnsafeContentError, match="outside"):
-        resolve(tmp_path, subfolder=subfolder)
+        resolve(tmp_path, HubOptions(subfolder=subfolder))
 
 
 FILES = [
@@ -95,30 +95,30 @@ def test_only_weights_settings_and_tokenizers_are_wanted():
         "tokenizer/spiece.model", "text_encoder/model-00001-of-00002.safetensors",
         "text_encoder/model.safetensors.index.json",
     }
-    assert set(wanted_files("a/b", FILES)) == plain | {"unet/diffusion_pytorch_model.safetensors"}
-    assert set(wanted_files("a/b", FILES, None, "fp16")) == plain | {"unet/diffusion_pytorch_model.fp16.safetensors"}
+    assert set(readable_files("a/b", FILES)) == plain | {"unet/diffusion_pytorch_model.safetensors"}
+    assert set(readable_files("a/b", FILES, None, "fp16")) == plain | {"unet/diffusion_pytorch_model.fp16.safetensors"}
 
 
 def test_a_run_on_the_hub_gives_its_model_and_a_subfolder_stands_alone():
     run = ["model/" + name for name in FILES] + ["config.yaml", "metrics.json"]
-    assert set(wanted_files("a/b", run)) == {"model/" + name for name in wanted_files("a/b", FILES)}
-    assert set(wanted_files("a/b", run, "model")) == set(wanted_files("a/b", run))
+    assert set(readable_files("a/b", run)) == {"model/" + name for name in readable_files("a/b", FILES)}
+    assert set(readable_files("a/b", run, "model")) == set(readable_files("a/b", run))
 
 
 def test_a_component_alone_is_wanted_where_it_is_asked_for_and_a_pipeline_goes_before_it():
     alone = ["config.json", "diffusion_pytorch_model.safetensors"]
     names = [*alone, "README.md", "x.ckpt", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"]
-    assert wanted_files("a/b", names, alone=True) == alone
-    assert wanted_files("a/b", ["config.json", *FILES], alone=True) == wanted_files("a/b", ["config.json", *FILES])
+    assert readable_files("a/b", names, alone=True) == alone
+    assert readable_files("a/b", ["config.json", *FILES], alone=True) == readable_files("a/b", ["config.json", *FILES])
     with pytest.raises(ConfigError, match=r"no model_index\.json"):
-        wanted_files("a/b", alone)
+        readable_files("a/b", alone)
 
 
 def test_a_component_is_that_of_a_pipeline_or_alone(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
     home = tmp_path / "saved" / "unet"
     assert resolve_component(tmp_path / "saved", "unet") == resolve_component(str(home), "unet") == home
-    with pytest.raises(ConfigError, match=r"holds no vae, found model_index\.json, scheduler, unet"):
+    with pytest.raises(ConfigError, match=r"holds no vae; it holds model_index\.json, scheduler, unet"):
         resolve_component(tmp_path / "saved", "vae")
     with pytest.raises(ConfigError, match="no such folder, and not a Hub id"):
         resolve_component(tmp_path / "none", "vae")
@@ -126,19 +126,19 @@ def test_a_component_is_that_of_a_pipeline_or_alone(pipeline, tmp_path):
 
 def test_hostile_names_are_not_wanted():
     names = ["../model_index.json", "model_index.json", "unet/../../x.json", "a/b?.json", "*.json", "unet/[a].json"]
-    assert wanted_files("a/b", names) == ["model_index.json"]
+    assert readable_files("a/b", names) == ["model_index.json"]
 
 
 def test_a_repository_of_pickles_or_of_something_else_is_refused():
     with pytest.raises(UnsafeContentError, match=r"unet/diffusion_pytorch_model\.bin"):
-        wanted_files("a/b", ["model_index.json", "unet/diffusion_pytorch_model.bin"])
+        readable_files("a/b", ["model_index.json", "unet/diffusion_pytorch_model.bin"])
     with pytest.raises(ConfigError, match=r"no model_index\.json"):
-        wanted_files("a/b", ["config.json", "model.safetensors"])
+        readable_files("a/b", ["config.json", "model.safetensors"])
 
 
 def test_offline_an_unknown_model_says_what_to_do(tmp_path):
     with pytest.raises(ResourceError, match="HF_HUB_OFFLINE"):
-        resolve("hfgen-tests/none", cache_dir=tmp_path)
+        resolve("hfgen-tests/none", HubOptions(cache_dir=tmp_path))
 
 
 def test_every_error_of_resolving_is_one_of_ours(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    {"errors", "checks", "images", "memory", "registry", "losses"},
-    {"data", "loading"},
+    {"errors", "checks", "hashing", "images", "memory", "registry", "losses"},
+    {"data", "loading", "runs"},
     {"cards", "hub", "loading.mixins"},
     {"models", "schedulers"},
     {"pipelines"},

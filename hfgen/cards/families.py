@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.cards.markdown import literal
-from hfgen.loading.components import read_index
+from hfgen.loading.components import INDEX, component_folder, read_index
 from hfgen.loading.files import read_json
 from hfgen.registry import PIPELINES
 
@@ -14,7 +14,7 @@ from hfgen.registry import PIPELINES
 class Family:
     """Card entries of a pipeline class: a sentence, the Hub's task, tags, and limits."""
 
-    what: str
+    description: str
     task: str | None
     tags: tuple[str, ...]
     limits: tuple[str, ...]
@@ -26,13 +26,13 @@ STEPS = "Each sample takes many passes through the network; with few steps sampl
 
 FAMILIES: dict[str, Family] = {
     "AutoencoderKLPipeline": Family(
-        "A KL-autoencoder (Rombach et al. 2022): images to latents of mean 0 and variance 1, and back.",
+        "A KL-autoencoder (Rombach et al. 2022): it maps images to latents of mean 0 and variance 1, and back.",
         IMAGES, ("autoencoder", "autoencoder-kl"),
-        (SMALL_CODES, "It makes no images from noise; a diffusion model of its latents does.",
+        (SMALL_CODES, "It makes no images from noise; a diffusion model of its latents does that.",
          "Trained with an adversarial loss, it may invent plausible texture."),
     ),
     "AutoencoderPipeline": Family(
-        "An autoencoder (Vincent et al. 2008 for the denoising kind): images to a short code, and back.",
+        "An autoencoder (denoising: Vincent et al. 2008): it maps images to a short code, and back.",
         IMAGES, ("autoencoder",),
         (SMALL_CODES, "It makes no images from noise: its codes follow no known distribution.",
          "It repairs only the kind of corruption that it was trained on, which the configuration names."),
@@ -86,7 +86,7 @@ SCORE_SDE = Family(
 
 @dataclass(frozen=True)
 class Model:
-    """JSON files of a pipeline folder: class, diffusers pipeline or None, and `{component: configuration}`."""
+    """Model in a pipeline folder: `name` of the class, `stock` name in diffusers, `{component: configuration}`."""
 
     name: str
     stock: str | None
@@ -132,26 +132,28 @@ class Model:
 def read_model(folder: Path) -> Model:
     """Return the model in a pipeline folder. Raises ConfigError or UnsafeContentError for any other folder."""
     name, entries = read_index(folder)
+    # configurations of the components
     parts = [part for part, value in entries.items() if isinstance(value, list) and value[:1] not in ([], [None])]
     configs = {part: config for part in parts if (config := _config(folder, part)) is not None}
-    stock = PIPELINES[name] if isinstance(read_json(folder / "model_index.json")["_class_name"], str) else None
-    return Model(name, stock, configs)
+    # name in diffusers
+    shimmed = isinstance(read_json(folder / INDEX)["_class_name"], list)
+    return Model(name, None if shimmed else PIPELINES[name], configs)
 
 
 def _config(folder: Path, part: str) -> dict[str, Any] | None:
-    """Return the configuration of a component; old flat folders keep it in the folder itself."""
-    home = folder / part if (folder / part).is_dir() else folder
-    names = ("scheduler_config.json",) if part == "scheduler" else ("config.json",)
-    return next((read_json(home / name) for name in names if (home / name).is_file()), None)
+    """Return the configuration of a component; None for a component without one, such as a tokenizer."""
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    path = component_folder(folder, part) / name
+    return read_json(path) if path.is_file() else None
 
 
 def hfgen_code(model: Model, name: str) -> str:
-    """Return the Python that loads the model `name` in hfgen and uses it."""
+    """Return the Python code that loads the model `name` in hfgen and samples or applies it."""
     return _program(model, ["import hfgen"], f"pipeline = hfgen.{model.name}.from_pretrained({literal(name)})")
 
 
 def diffusers_code(model: Model, name: str) -> str:
-    """Return the Python that loads the model `name` in diffusers and uses it."""
+    """Return the Python code that loads the model `name` in diffusers and samples or applies it."""
     imports = ["from diffusers import DiffusionPipeline"]
     if model.stock is None:
         load = f"pipeline = DiffusionPipeline.from_pretrained({literal(name)}, trust_remote_code=True)"
@@ -161,6 +163,7 @@ def diffusers_code(model: Model, name: str) -> str:
 
 
 def _program(model: Model, imports: list[str], load: str) -> str:
+    """Return a program: imports, the line that loads a `pipeline`, and its use."""
     if model.family.task in (IMAGES, "image-classification"):
         imports = [*imports, "from PIL import Image"]
     return "\n".join([*imports, "", load, *_use(model)])
@@ -174,9 +177,10 @@ def _use(model: Model) -> list[str]:
         return ['images = pipeline([Image.open("image.png")], direction="a2b").images']
     if model.family.task == IMAGES:
         return ['images = pipeline([Image.open("image.png")]).images']
+    # arguments of a pipeline that samples
     words = ["batch_size=16"]
     if model.has("text_encoder"):
-        words.append('prompt="what it shows"')
+        words.append('prompt="a caption"')
     if model.labelled:
         words.append("class_labels=0")
     if model.name == "ControllableGANPipeline":
@@ -185,9 +189,10 @@ def _use(model: Model) -> list[str]:
         words.append('sampler="ode_heun", num_steps=25')
     elif model.has("scheduler"):
         words.append(f"num_steps={_steps(model)}")
-    return [f"{'points' if model.points else 'images'} = pipeline({', '.join(words)}).images"]
+    samples = "points" if model.points else "images"
+    return [f"{samples} = pipeline({', '.join(words)}).images"]
 
 
 def _steps(model: Model) -> int:
-    """Return a usual number of sampling steps, at most the T of the model."""
+    """Return the number of sampling steps: 50, or all T steps of a shorter model."""
     return min(50, int(model.setting("scheduler", "num_train_timesteps") or 1000))

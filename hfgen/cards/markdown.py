@@ -35,7 +35,9 @@ def markdown(text: str) -> str:
 
 def code(text: str) -> str:
     """Return `text` as inline code if it is a name, else as `markdown(text)`."""
-    return f"`{text}`" if NAME.fullmatch(text) else markdown(text)
+    if NAME.fullmatch(text):
+        return f"`{text}`"
+    return markdown(text)
 
 
 def table(*rows: tuple[str, ...]) -> str:
@@ -60,13 +62,14 @@ def shell(word: str) -> str:
     """Return `word` as one word, and one line, of a shell: as it is, in single quotes, or as bash's $'...'."""
     if word.isprintable():
         return shlex.quote(word)
-    return f"$'{''.join(c if c.isprintable() and c not in QUOTED else _bytes(c) for c in word)}'"
+    letters = [c if c.isprintable() and c not in QUOTED else _bytes(c) for c in word]
+    return f"$'{''.join(letters)}'"
 
 
 def last_name(text: str) -> str:
     """Return the last name of a path of any system, without its folders; other text unchanged."""
-    parts = [part for part in SEPARATORS.split(text) if part not in ("", "~", ".", "..")]
-    return parts[-1] if parts else ""
+    names = [name for name in SEPARATORS.split(text) if name not in ("", "~", ".", "..")]
+    return next(reversed(names), "")
 
 
 def _bytes(c: str) -> str:
@@ -76,9 +79,13 @@ def _bytes(c: str) -> str:
 
 
 def _escaped(c: str) -> str:
+    """Return a character of a text in double quotes: as it is, or as an escape of YAML and Python."""
     if c in '"\\':
         return f"\\{c}"
     if c.isprintable():
         return c
-    letter, width = ("x", 2) if ord(c) < 0x100 else ("u", 4) if ord(c) < 0x10000 else ("U", 8)
-    return f"\\{letter}{ord(c):0{width}x}"
+    if ord(c) < 0x100:
+        return f"\\x{ord(c):02x}"
+    if ord(c) < 0x10000:
+        return f"\\u{ord(c):04x}"
+    return f"\\U{ord(c):08x}"

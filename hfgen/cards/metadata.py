@@ -32,17 +32,24 @@ def update_card(path: Path, ours: dict[str, Any], title: str, section: list[str]
 
     Raises ConfigError if the head is not YAML or the marks do not match; the card is then unchanged.
     """
+    # the card as it is
     text = _read(path)
-    head_text, found, body = _split(path, text)
+    head_text, old_head, body = _split(path, text)
     before, old_section, after = _parts(path, body)
     written = WRITTEN.search(old_section)
-    old = dict(pair.split("=") for pair in written["digests"].split()) if written else {}
-    head = merged(found, ours, old)
-    lines = [BEGIN, f"<!-- hfgen:head{''.join(f' {k}={v}' for k, v in digests(ours, head).items())} -->", ""]
+    # the new head, and the digests of its fields
+    old_digests = dict(pair.split("=") for pair in written["digests"].split()) if written else {}
+    head = merged(old_head, ours, old_digests)
+    marked = "".join(f" {key}={value}" for key, value in digests(ours, head).items())
+    # the new section
+    lines = [BEGIN, f"<!-- hfgen:head{marked} -->", ""]
     if not TITLE.search(before + after):
         lines += [f"# {markdown(title)}", ""]
+    # the file, with its own line ends
     eol = "\r\n" if "\r\n" in text else "\n"
-    block = head_text if head == found else f"---\n{yaml_dump(head, sort_keys=False)}---\n".replace("\n", eol)
+    block = head_text
+    if head != old_head:
+        block = f"---\n{yaml_dump(head, sort_keys=False)}---\n".replace("\n", eol)
     content = block + before + "\n".join([*lines, *section, "", END]).replace("\n", eol) + after
     if content != text:
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -51,13 +58,14 @@ def update_card(path: Path, ours: dict[str, Any], title: str, section: list[str]
 
 
 def _read(path: Path) -> str:
+    """Return the text of a card, with its line ends; "" if there is no card."""
     if not path.is_file():
         return ""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 ({error}); save it as that, or move it away") from error
+        raise ConfigError(f"{path}: is not UTF-8 ({error}); save it in this encoding, or move it away") from error
 
 
 def _split(path: Path, text: str) -> tuple[str, dict[str, Any], str]:
@@ -90,13 +98,16 @@ def _parts(path: Path, body: str) -> tuple[str, str, str]:
     return body[: first.start()], body[first.start() : last.end()], body[last.end() :]
 
 
-def merged(found: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -> dict[str, Any]:
-    """Return the head `found` in a card, updated with `ours`; `written`: digests of the values that hfgen wrote."""
-    index = _others(found.get("model-index")) + ours.get("model-index", [])
-    kept = {key: value for key, value in found.items() if written.get(key) != digest(value)} | {"model-index": index}
-    everything = {**ours, **kept}
-    order = [*(key for key in found if key in everything), *(key for key in everything if key not in found)]
-    return {key: everything[key] for key in order if key != "model-index" or index}
+def merged(old: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -> dict[str, Any]:
+    """Return the head `old` of a card, updated with `ours`; `written`: digests of the values that hfgen wrote.
+
+    A field keeps its place and, unless hfgen wrote its value, its value. `model-index` joins both.
+    """
+    index = _others(old.get("model-index")) + ours.get("model-index", [])
+    kept = {key: value for key, value in old.items() if written.get(key) != digest(value)}
+    fields = {**ours, **kept, "model-index": index}
+    order = [key for key in dict.fromkeys([*old, *fields]) if key in fields and (key != "model-index" or index)]
+    return {key: fields[key] for key in order}
 
 
 def digests(ours: dict[str, Any], head: dict[str, Any]) -> dict[str, str]:
@@ -125,5 +136,6 @@ def _others(index: Any) -> list[Any]:
 
 
 def _is_ours(metric: dict[str, Any]) -> bool:
+    """Return whether hfgen measured a metric of a `model-index`."""
     args = metric.get("args")
     return isinstance(args, dict) and str(args.get("command", "")).startswith(COMMAND)

@@ -1,20 +1,17 @@
-"""Run folders read for the cards of models: data, settings, metrics, and the command that trains the model again.
+"""Summary of a run for the card of its model: data, settings, metrics, and the command that trains it again.
 
-No path is published: local files and folders are given by their last name, Hub ids in full.
+No path is published: local files and folders appear by their last name, Hub ids in full.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hfgen import runs
 from hfgen.cards.markdown import last_name, literal, plain, shell
 from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
-from hfgen.loading.files import read_json
 
 HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
@@ -29,7 +26,7 @@ DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Lear
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset: role, name without any path, whether the name is a Hub id, split and licence."""
+    """A dataset: use in the run, name without any path, whether the name is a Hub id, split and licence."""
 
     role: str
     name: str
@@ -58,9 +55,11 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Content of a run folder: `settings` from config.yaml, `record` from run.json, `log` with the last value of every
-    number in metrics.jsonl, `evaluation` from evaluation.json; {} for a missing file."""
+class RunSummary:
+    """Content of a run folder: settings, record, the last value of each logged number, and evaluation.
+
+    A missing file is {}.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -85,22 +84,23 @@ class Run:
         """Return the training data of the run, and last its evaluation data if they differ."""
         if not self.settings.get("dataset"):
             return self.domains()
-        found = [self.data("training", "dataset", "split")]
+        datasets = [self.data("training", "dataset", "split")]
         if self.settings.get("eval_dataset"):
-            found.append(self.data("evaluation", "eval_dataset", "eval_split"))
+            datasets.append(self.data("evaluation", "eval_dataset", "eval_split"))
         elif self.settings.get("eval_split"):
-            found.append(self.data("evaluation", "dataset", "eval_split"))
-        return found
+            datasets.append(self.data("evaluation", "dataset", "eval_split"))
+        return datasets
 
     def domains(self) -> list[Data]:
         """Return the training data of domains A and B, and last their evaluation data if they differ."""
         splits = {"a": ("split",), "b": ("split_b", "split")}
-        found = [self.data(f"domain {side.upper()}", f"dataset_{side}", *splits[side]) for side in splits]
-        if any(self.settings.get(field) for field in EVALUATED_DOMAINS):
+        domains = [self.data(f"domain {side.upper()}", f"dataset_{side}", *splits[side]) for side in splits]
+        if any(map(self.settings.get, EVALUATED_DOMAINS)):
             for side, keys in splits.items():
-                field = f"eval_dataset_{side}" if self.settings.get(f"eval_dataset_{side}") else f"dataset_{side}"
-                found.append(self.data(f"evaluation {side.upper()}", field, *(f"eval_{key}" for key in keys)))
-        return found
+                own = f"eval_dataset_{side}"
+                field = own if self.settings.get(own) else f"dataset_{side}"
+                domains.append(self.data(f"evaluation {side.upper()}", field, *(f"eval_{key}" for key in keys)))
+        return domains
 
     def shown_settings(self) -> dict[str, Any]:
         """Return the settings that have a value and change the result of a run, without paths."""
@@ -109,43 +109,46 @@ class Run:
 
     def numbers(self) -> list[Number]:
         """Return the metrics of an evaluation, if there is one, then the last values of training."""
-        everything = self.datasets()
-        training = everything[0]
-        found = []
+        datasets = self.datasets()
+        numbers = self._evaluated()
         for name, value in self.log.items():
-            measured = name.startswith("eval_") or name in self.record.get("evaluated", ())
-            of_first = name.endswith(("_a", "_a2b")) and not self.settings.get("dataset")
-            where = everything[-2 if of_first else -1] if measured else training
-            found.append(Number(name, value, where, f"hfgen train, {'evaluation' if measured else 'training'}"))
-        return [*self._evaluated(), *found]
+            if name.startswith("eval_") or name in self.record.get("evaluated", ()):
+                of_domain_a = name.endswith(("_a", "_a2b")) and not self.settings.get("dataset")
+                data = datasets[-2] if of_domain_a else datasets[-1]
+                numbers.append(Number(name, value, data, "hfgen train, evaluation"))
+            else:
+                numbers.append(Number(name, value, datasets[0], "hfgen train, training"))
+        return numbers
 
     def _evaluated(self) -> list[Number]:
         """Return the metrics of evaluation.json, with their intervals."""
         if not self.evaluation:
             return []
-        given = str(self.evaluation.get("dataset"))
-        known = [data for data in self.datasets() if data.hub and given == data.name]
-        name, split = given if known or given in BUILT_IN else last_name(given), self.evaluation.get("split", "train")
-        data = Data("evaluation", name, bool(known), _without_paths(str(split)), licence_of(given))
+        # dataset; only a Hub id that training also read is known to be one
+        given, split = str(self.evaluation.get("dataset")), str(self.evaluation.get("split", "train"))
+        on_hub = any(data.hub and given == data.name for data in self.datasets())
+        name = given if on_hub or given in BUILT_IN else last_name(given)
+        data = Data("evaluation", name, on_hub, _without_paths(split), licence_of(given))
+        # metrics
         extractor = _without_paths(self.evaluation.get("extractor")) or None
-        found = []
-        for name, metric in self.evaluation["metrics"].items():
+        numbers = []
+        for name, metric in self.evaluation.get("metrics", {}).items():
             if (value := _finite(metric.get("value"))) is not None:
                 low, high, floor = (_finite(metric.get(key)) for key in ("low", "high", "floor"))
-                found.append(Number(name, value, data, "hfgen evaluate", low, high, floor, extractor))
-        return found
+                numbers.append(Number(name, value, data, "hfgen evaluate", low, high, floor, extractor))
+        return numbers
 
     def command(self) -> str | None:
         """Return the command that trains this model again, one field a line; None if the recipe is not recorded."""
         recipe = self.record.get("recipe")
         if not isinstance(recipe, str):
             return None
-        shown = {*SHOWN_ALWAYS, *self.record.get("changed", ())} - HERE_ONLY
-        shown -= {"budget"} if self.settings.get("max_steps") else set()
-        lines = [f"hfgen train {shell(recipe)}"]
-        lines += [_flag(key, self.public(key)) for key, value in self.settings.items()
-                  if key in shown and value not in (None, "")]  # fmt: skip
-        return " \\\n    ".join([*lines, f"--output-dir {shell(self.name)}"])
+        shown = {*SHOWN_ALWAYS, *self.record.get("changed", ())}
+        if self.settings.get("max_steps"):
+            shown.discard("budget")
+        flags = [_flag(key, value) for key, value in self.shown_settings().items() if key in shown]
+        lines = [f"hfgen train {shell(recipe)}", *flags, f"--output-dir {shell(self.name)}"]
+        return " \\\n    ".join(lines)
 
     def configuration(self) -> str:
         """Return the settings as YAML that `hfgen train --config` reads, a line each."""
@@ -156,62 +159,43 @@ def licence_of(dataset: Any) -> str:
     """Return the licence of a dataset, given by its name in the settings."""
     if dataset == "digits":
         return DIGITS
-    return "none needed, drawn by rule" if dataset in BUILT_IN else "not known here; see the dataset"
+    if dataset in BUILT_IN:
+        return "none needed, drawn by rule"
+    return "not known here; see the dataset"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunSummary:
     """Return the content of a run folder. Raises ConfigError for other folders, and for files that cannot be read."""
-    path = folder / "config.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); a run folder has its settings there") from error
-    if not isinstance(settings, dict) or not all(_is_setting(key, value) for key, value in settings.items()):
-        raise ConfigError(f"{path}: must hold `field: value` lines, the values numbers, texts or lists of them")
-    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+    settings, record, evaluation = runs.settings(folder), runs.record(folder), runs.evaluation(folder)
     metrics = evaluation.get("metrics", {})
     if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
-        raise ConfigError(f"{folder / 'evaluation.json'}: 'metrics' must hold objects by name, found {metrics!r:.80}")
-    evaluation = {**evaluation, "metrics": metrics} if evaluation else {}
+        path = folder / runs.EVALUATION
+        raise ConfigError(f"{path}: 'metrics' must hold objects by name, got {metrics!r:.80}")
     name = last_name(str(settings.get("output_dir") or folder.resolve().name)) or "run"
-    return Run(name, settings, record, _last_numbers(folder / "metrics.jsonl", record.get("step")), evaluation)
+    log = _last_numbers(runs.metrics(folder), record.get("step"))
+    return RunSummary(name, settings, record, log, evaluation)
 
 
-def _last_numbers(path: Path, step: Any) -> dict[str, float]:
-    """Return the last finite value of each number in metrics.jsonl, up to `step`; {} if there is no such file."""
-    found: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
-        if line.endswith("\n"):                                     # a line without it was cut off
-            numbers = _parsed(path, line)
-            if not isinstance(step, int) or numbers["step"] <= step:
-                found |= {key: value for key, value in numbers.items() if _finite(value) is not None}
-    return {key: value for key, value in found.items() if key not in ("step", "learning_rate")}
-
-
-def _parsed(path: Path, line: str) -> dict[str, Any]:
-    try:
-        numbers = json.loads(line)
-        return {**numbers, "step": int(numbers["step"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: each line must be a JSON object with a step, found {line!r:.80}") from error
-
-
-def _is_setting(key: Any, value: Any) -> bool:
-    items = value if isinstance(value, list) else [value]
-    return isinstance(key, str) and key.isidentifier() and not any(isinstance(item, dict | list) for item in items)
+def _last_numbers(lines: list[dict[str, Any]], step: Any) -> dict[str, float]:
+    """Return the last finite value of each logged number, up to `step` if that is an int."""
+    last: dict[str, float] = {}
+    for numbers in lines:
+        if not isinstance(step, int) or numbers["step"] <= step:
+            last |= {key: value for key, value in numbers.items() if _finite(value) is not None}
+    return {key: value for key, value in last.items() if key not in ("step", "learning_rate")}
 
 
 def _finite(value: Any) -> float | None:
     """Return `value` if it is a finite number, else None."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if number and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
 
 
 def _without_paths(value: Any) -> Any:
     """Return a JSON value; every text with a path separator is replaced by its last name."""
-    if isinstance(value, str):
-        return last_name(value) if {"/", "\\"} & {*value} else value
+    if isinstance(value, str) and {"/", "\\"} & {*value}:
+        return last_name(value)
     if isinstance(value, list):
         return [_without_paths(item) for item in value]
     if isinstance(value, dict):
@@ -226,5 +210,6 @@ def _flag(key: str, value: Any) -> str:
         return f"--{name}" if value else f"--no-{name}"
     if isinstance(value, list):
         return " ".join([f"--{name}", *(shell(str(item)) for item in value)])
-    word = shell(str(value))
-    return f"--{name}={word}" if str(value).startswith("-") else f"--{name} {word}"
+    if str(value).startswith("-"):
+        return f"--{name}={shell(str(value))}"                                          # no option of its own
+    return f"--{name} {shell(str(value))}"

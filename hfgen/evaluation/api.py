@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hfgen import runs
 from hfgen.errors import ConfigError
 from hfgen.evaluation.distributed import finish, is_first
 from hfgen.evaluation.evaluator import Evaluator
@@ -20,7 +21,6 @@ from hfgen.evaluation.model import Subject, open_subject
 from hfgen.evaluation.report import Report, require_matplotlib, unique_names, write_report
 from hfgen.evaluation.result import Evaluation
 from hfgen.evaluation.settings import Settings, known_groups
-from hfgen.hub.package import run_of
 
 __all__ = ["Evaluation", "Report", "compare", "evaluate"]
 
@@ -155,8 +155,8 @@ def evaluate_to(model: str, dataset: str, output: Path | None, **settings: Any) 
     if output is not None and output.suffix != ".json":
         raise ConfigError(f"-o {output}: must end in .json")
     found = evaluate(model, dataset, **settings)
-    run = run_of(Path(model))
-    path = output if output is not None or run is None else run / "evaluation.json"
+    run = runs.find(model)
+    path = output if output is not None or run is None else run / runs.EVALUATION
     first = is_first()
     if first and path is not None:
         found.to_json(path)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import hfgen
+from hfgen.hashing import hash_of_tensors
 
 FORMAT = 4
 """Raised whenever what is computed changes, so that older entries are not found any more."""
@@ -65,7 +66,7 @@ class Cache:
         except (SafetensorError, OSError):
             return None
         facts = header.get("facts", "")
-        return (json.loads(facts), tensors) if _digest(facts, tensors) == header.get("sha256") else None
+        return (json.loads(facts), tensors) if _hash(facts, tensors) == header.get("sha256") else None
 
     def put(self, key: str | None, facts: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Keep an entry; not without a `key`. A folder that cannot be written to keeps nothing."""
@@ -76,7 +77,7 @@ class Cache:
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(kept, temporary, metadata={"facts": text, "sha256": _digest(text, kept)})
+            save_file(kept, temporary, metadata={"facts": text, "sha256": _hash(text, kept)})
             temporary.replace(path)
         except (OSError, SafetensorError):                                  # full or read-only: only time is lost
             with suppress(OSError):
@@ -86,9 +87,6 @@ class Cache:
         return folder() / "evaluations" / key[:2] / f"{key}.safetensors" if self.on and key else None
 
 
-def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
+def _hash(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of an entry; a line break before each name ends the bytes before it."""
+    return hash_of_tensors({f"\n{name}": tensor for name, tensor in tensors.items()}, facts)

@@ -15,10 +15,10 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import nn
 
+from hfgen import runs
 from hfgen.cards.markdown import last_name
 from hfgen.errors import ConfigError
-from hfgen.hub.package import run_of
-from hfgen.metrics.features import hash_of
+from hfgen.hashing import hash_of_weights
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.controllable_gan import ControllableGANPipeline
 from hfgen.pipelines.denoising import DenoisingPipeline
@@ -73,7 +73,7 @@ class Subject:
     @property
     def run(self) -> Path | None:
         """Return the run folder that the model is, or is part of; None for other models."""
-        return None if self.folder is None else run_of(self.folder)
+        return None if self.folder is None else runs.find(self.folder)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -156,7 +156,7 @@ def open_subject(model: Any) -> Subject:
     if not path.is_dir():
         return Subject(pipeline, str(model), loaded=True)
     path = path.absolute()
-    home = path.parent if path.name == "model" and run_of(path) else path
+    home = path.parent if path.name == "model" and runs.find(path) else path
     return Subject(pipeline, last_name(str(home)), path, loaded=True)
 
 
@@ -188,7 +188,7 @@ def fingerprint_of(pipeline: Any) -> str | None:
             continue
         parts += [name, type(part).__name__, _settings(part)]
         if isinstance(part, nn.Module):
-            parts.append(hash_of(part))
+            parts.append(hash_of_weights(part))
         elif hasattr(part, "get_vocab"):
             parts.append(sorted(part.get_vocab().items()))
         elif not parts[-1]:                                                 # of what else it is made is not known
@@ -215,7 +215,7 @@ def attributes_of(pipeline: Any) -> str | None:
 def _comparable(value: Any) -> Any:
     """Return plain JSON that is equal for equal values; TypeError for those that have none."""
     if isinstance(value, nn.Module):
-        return hash_of(value)
+        return hash_of_weights(value)
     if isinstance(value, torch.Tensor | np.ndarray):
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]

@@ -1,10 +1,9 @@
-"""Files of a pipeline folder that are published, collected in a new folder.
+"""Package of a pipeline for the Hub: a new folder with the files that are published.
 
-The allow-list: `model_index.json`, the files that the class of each component reads, the two shims, written again, and
-one picture. No other file is read, and none is written into the pipeline folder.
+They are `model_index.json`, the files that the class of each component reads, the two shims, written again, and one
+picture. No other file is read, and none is written into the pipeline folder.
 """
 
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from hfgen.cards.card import PICTURE
+from hfgen import runs
 from hfgen.cards.metadata import CARD
+from hfgen.cards.write import PICTURE
 from hfgen.errors import ConfigError
 from hfgen.hub.source import shim
 from hfgen.loading import components
-from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files
+from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files, weight_index
 from hfgen.loading.resolve import COMPONENT_FILE, SAFE_PATH, TOKENIZER_FILES, variants_of
 from hfgen.loading.transformers_models import CONFIG
 from hfgen.registry import PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
-
-GRID = re.compile(r"step-\d+\.png", re.ASCII)
 
 
 def package(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
@@ -31,6 +29,7 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     The pipeline is loaded first, in every variant, so that nothing incomplete is published; errors as in loading. The
     shims name `source`, from which pip installs hfgen.
     """
+    # components
     index = folder / components.INDEX
     name, entries = components.read_index(folder)
     cls = components.pipeline_class(folder)
@@ -39,19 +38,24 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
         if not SAFE_PATH.fullmatch(part) or not (folder / part).is_dir():
             raise ConfigError(f"{folder / part}: no such folder, this component's files lie elsewhere; load the "
                               "pipeline, save_pretrained it into a new folder, and publish that")
+    # loading, in every variant
     for variant in variants_of(file.name for part in saved_parts for file in (folder / part).iterdir()):
         cls.from_pretrained(folder, variant=variant)
+    # index and shim
     staged.mkdir()
     link(index, staged / components.INDEX)
     if isinstance(read_json(index)["_class_name"], list):
         (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
+    # files of the components
     for part, (library, saved) in saved_parts.items():
         (staged / part).mkdir()
         for file in component_files(folder / part, components.component_class(index, part, library, saved)):
             link(folder / part / file, staged / part / file)
         if library == SHIM:
             (staged / part / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
-    for file, path in ((CARD, folder / CARD), (PICTURE, newest_picture(folder, run))):
+    # card and picture
+    grid = None if run is None else runs.newest_grid(run)
+    for file, path in ((CARD, folder / CARD), (PICTURE, grid or folder / PICTURE)):
         if path.is_file():
             shutil.copyfile(path, staged / file)
 
@@ -66,8 +70,9 @@ def component_files(home: Path, cls: Any) -> list[str]:
     names = {CONFIG}
     for variant in variants_of(file.name for file in home.iterdir()):
         names |= {file.name for file in weight_files(home, stem, variant)}
-        index = f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"
-        names |= {index} if (home / index).is_file() else set()
+        index = weight_index(home, stem, variant)
+        if index.is_file():
+            names.add(index.name)
     return sorted(names)
 
 
@@ -77,21 +82,8 @@ def is_published(file: str, parts: Iterable[str]) -> bool:
     return file == f"{PIPELINE_SHIM}.py" or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
 
 
-def run_of(model: Path) -> Path | None:
-    """Return `model` if it is a run folder, its parent if `model` is `model/` of a run, else None."""
-    model = model.expanduser().absolute()
-    candidates = [model, *([model.parent] if model.name == "model" else [])]
-    return next((path for path in candidates if model.is_dir() and (path / "config.yaml").is_file()), None)
-
-
-def newest_picture(folder: Path, run: Path | None) -> Path:
-    """Return the newest sample grid of the run, or its path in the pipeline folder if the run has none."""
-    grids = sorted(path for path in run.glob("samples/*.png") if GRID.fullmatch(path.name)) if run else []
-    return grids[-1] if grids else folder / PICTURE
-
-
 def link(source: Path, target: Path) -> None:
-    """Link `target` to the file `source`; copy it if the system does not allow links."""
+    """Link `target` to the file `source`, or copy the file if the system does not allow links."""
     try:
         target.symlink_to(source.resolve())
     except OSError:                                                                     # Windows: needs a privilege

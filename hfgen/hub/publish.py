@@ -1,4 +1,4 @@
-"""Publishing of models on the Hub: packaged, described by a card, committed once, downloaded and compared."""
+"""Publishing of models on the Hub: one commit with a card, downloaded again and compared bit for bit."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -6,19 +6,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import hfgen
-from hfgen.cards.card import write_card
+from hfgen import runs
+from hfgen.cards.write import write_card
 from hfgen.errors import HfgenError
-from hfgen.hub.package import is_published, package, run_of
+from hfgen.hub.package import is_published, package
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import (
     TEMPORARY,
     Published,
     Repository,
+    adding_to_errors,
     check_repo_id,
     files_of,
     on_disk,
     publish_folder,
-    saying,
 )
 from hfgen.loading import components
 from hfgen.loading.files import read_json
@@ -37,10 +38,10 @@ def publish(
     """
     check_repo_id(repo_id)
     source = checked_source(source)
-    folder, run = resolve(model), run_of(Path(model))
+    folder, run = resolve(model), runs.find(model)
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
         package(folder, Path(temporary, "model"), run, source)
-        with saying(on_disk(model, repo_id, public, message, source)):
+        with adding_to_errors(on_disk(model, repo_id, public, message, source)):
             return _push(Path(temporary), repo_id, public, message, source, run)
 
 
@@ -62,7 +63,7 @@ def push_pipeline(
 
 
 def publish_finished(run: Path, repo_id: str) -> None:
-    """Publish the model of a finished run and print its place; errors are printed, not raised."""
+    """Publish the model of a finished run and print its commit; errors are printed, not raised."""
     try:
         print(publish(run, repo_id))
     except HfgenError as error:
@@ -74,7 +75,7 @@ def publish_finished(run: Path, repo_id: str) -> None:
 def _push(
     temporary: Path, repo_id: str, public: bool, message: str | None, source: str | None, run: Path | None = None
 ) -> Published:
-    """Publish the pipeline folder `temporary / "model"`."""
+    """Return the published commit of the pipeline in the folder `temporary / "model"`."""
     staged = temporary / "model"
     name, _ = components.read_index(staged)
     return publish_folder(
@@ -92,6 +93,7 @@ def _replaced(repository: Repository, staged: Path, cache: Path) -> list[str]:
     """Return the files of a pipeline on the Hub that the new pipeline does not have."""
     _, parts = components.read_index(staged)
     with suppress(HfgenError):                                      # an unreadable index names no parts
-        parts |= read_json(index) if (index := repository.fetch(components.INDEX, cache)) else {}
+        if index := repository.fetch(components.INDEX, cache):
+            parts |= read_json(index)
     published = {file for file in repository.files if is_published(file, parts)}
     return sorted(published - set(files_of(staged)))

@@ -1,7 +1,7 @@
-"""Sources of hfgen for readers of a published model: its publisher names one. Default: no source.
+"""Source from which readers of a published model install hfgen. The publisher names it. Default: none.
 
-Nobody has registered the name hfgen on PyPI for this project. An install line with the bare name would run the code of
-whoever takes it, on the machine of every reader.
+Nobody has registered the name hfgen on PyPI for this project. An install line with the bare name would run, on the
+machine of every reader, the code of anybody who registers it.
 """
 
 import os
@@ -15,11 +15,11 @@ from packaging.utils import canonicalize_name
 from hfgen.errors import ConfigError
 
 VARIABLE = "HFGEN_SOURCE"
-NOT_OURS = "hfgen is not on PyPI under a name of ours: ask the publisher of this model for the source"
+NOT_OURS = "This project has no package on PyPI: ask the publisher of this model for the source of hfgen"
 SCHEME = re.compile(r"(?:git\+)?(?:https|ssh|file)")
 ALLOWED = (
     "a URL (https://..., git+https://..., git+ssh://..., file://...) or a requirement of pip that is not the bare name "
-    "hfgen, which on PyPI is not ours"
+    "hfgen, which this project does not own on PyPI"
 )
 
 
@@ -51,11 +51,14 @@ def _is_public(url: str) -> bool:
 
 
 def _is_requirement(text: str) -> bool:
+    """Return whether `text` is a requirement of pip with another name than hfgen, or with a public URL."""
     try:
-        found = Requirement(text)
+        requirement = Requirement(text)
     except InvalidRequirement:
         return False
-    return canonicalize_name(found.name) != "hfgen" if found.url is None else _is_public(found.url)
+    if requirement.url is None:
+        return canonicalize_name(requirement.name) != "hfgen"
+    return _is_public(requirement.url)
 
 
 def install_command(source: str) -> str:
@@ -66,15 +69,15 @@ def install_command(source: str) -> str:
 def install_lines(source: str | None) -> list[str]:
     """Return the Markdown lines on the installation of hfgen for a card."""
     if source is None:
-        return [f"{NOT_OURS}, and do not install the name from an index."]
-    text = "hfgen is installed from the source that the publisher of this model names; the name on PyPI is not ours:"
+        return [f"{NOT_OURS}, and do not install the name hfgen from an index."]
+    text = "The publisher of this model names the source of hfgen. Do not install the name hfgen from an index:"
     return [text, "", "```bash", install_command(source), "```"]
 
 
 def shim(name: str, source: str | None) -> str:
-    """Return the code of a shim, through which diffusers finds hfgen's class `name`.
+    """Return the code of a shim, a module through which diffusers imports hfgen's class `name`.
 
-    Python prints the line of a failed import, so its comment tells the reader how to install hfgen.
+    Python prints the line of a failed import, so the comment in that line names the source of hfgen.
     """
     hint = NOT_OURS if source is None else install_command(source)
     return f"# Needs hfgen. {hint}\nfrom hfgen import {name}  # {hint}\n"

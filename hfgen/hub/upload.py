@@ -1,6 +1,6 @@
 """Upload of a folder as one commit of a repository on the Hub, verified by download.
 
-The Hub's client finds the token: `hf auth login` or HF_TOKEN. Its errors become one line with the next step.
+The token is that of `hf auth login` or HF_TOKEN. Errors of the Hub's client become one line with the next step.
 """
 
 import filecmp
@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx
 
 from hfgen.cards.metadata import CARD
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, ResourceError, UnsafeContentError
-from hfgen.loading.resolve import HUB_ID, download, variants_of, wanted_files
+from hfgen.loading.resolve import HUB_ID, HubOptions, download, readable_files, variants_of
 
 TEMPORARY = "hfgen-publish-"
 TEXT_FILES = (".json", ".md", ".py", ".txt")
@@ -38,14 +38,14 @@ class Published:
     public: bool
 
     def __str__(self) -> str:
-        where = f"{self.repo_id} ({'public' if self.public else 'private'})"
-        what = f"published {where}" if self.changed else f"unchanged {where}, no new commit"
-        return f"{what}\ncommit    {self.commit_url}\nread back at this commit: every bit is the same"
+        repository = f"{self.repo_id} ({'public' if self.public else 'private'})"
+        result = f"published {repository}" if self.changed else f"unchanged {repository}, no new commit"
+        return f"{result}\ncommit    {self.commit_url}\nread back at this commit: every bit is the same"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub when it was opened: its newest commit `head`, and the names of its `files`."""
+    """A repository on the Hub at the time it was opened: its newest commit `head`, and the names of its `files`."""
 
     name: str
     kind: Literal["model", "dataset"]
@@ -93,11 +93,11 @@ def open_repository(name: str, kind: Literal["model", "dataset"] = "model", publ
         api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
         info = api.dataset_info(name) if kind == "dataset" else api.model_info(name)
     if not public and not info.private:
-        raise ConfigError(f"{name}: exists and is public; if it is yours, add --public to upload there in the open, "
-                          "else choose another name")
+        raise ConfigError(f"{name}: exists and is public; if it is yours, add --public to publish in it, "
+                          "otherwise choose another name")
     if public and info.private:
-        raise ConfigError(f"{name}: exists and is private; leave --public out, or open it first in its settings on the "
-                          "Hub")
+        raise ConfigError(f"{name}: exists and is private; leave --public out, or make it public first in its settings "
+                          "on the Hub")
     if info.sha is None:
         raise ResourceError(f"{name}: the Hub names no commit of it")
     files = frozenset(file.rfilename for file in info.siblings or [])
@@ -108,7 +108,7 @@ def commit_folder(repository: Repository, folder: Path, message: str, stale: Ite
     """Return the one commit that adds every file of `folder` to the repository and deletes the `stale` ones.
 
     Unchanged files are not uploaded again; if all are unchanged, there is no commit. Raises UnsafeContentError if a
-    file holds the user's token, ResourceError if another commit was made in between.
+    file holds the user's token, ResourceError if another commit was made since the repository was opened.
     """
     refuse_token(folder)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -141,17 +141,20 @@ def publish_folder(
     `commit_folder`, and CheckpointError if the downloaded files differ.
     """
     staged, cache = temporary / "model", temporary / "cache"
+    # card
     repository = open_repository(repo_id, "model", public)
     if card := repository.fetch(CARD, cache):
         shutil.copyfile(card, staged / CARD)
     describe(staged)
+    # commit
     done = commit_folder(repository, staged, message, stale(repository))
+    # download, load and compare
     names = files_of(staged)
     try:
         for variant in variants_of(names):
-            arrived = download(done.repo_id, done.oid, cache_dir=cache, variant=variant, alone=True)
+            arrived = download(done.repo_id, HubOptions(done.oid, cache_dir=cache, variant=variant), alone=True)
             load(arrived, variant)
-            compare(staged, arrived, wanted_files(done.repo_id, names, None, variant, alone=True))
+            compare(staged, arrived, readable_files(done.repo_id, names, None, variant, alone=True))
     except HfgenError as error:
         raise type(error)(f"committed as {done.oid}, but not confirmed. {error}") from error
     return done
@@ -167,14 +170,14 @@ def refuse_token(folder: Path) -> None:
     token = (get_token() or "").encode()
     for name in files_of(folder):
         if token and name.endswith(TEXT_FILES) and token in (folder / name).read_bytes():
-            raise UnsafeContentError(f"{name} holds your access token; take it out, and renew the token on the Hub")
+            raise UnsafeContentError(f"{name} holds your access token; remove it, and renew the token on the Hub")
 
 
 def compare(sent: Path, arrived: Path, names: Iterable[str]) -> None:
     """Raise CheckpointError naming the files that differ between two folders."""
     differing = [name for name in names if not _same(sent / name, arrived / name)]
     if differing:
-        raise CheckpointError(f"what arrived on the Hub is not what was sent: {', '.join(differing)}")
+        raise CheckpointError(f"these files on the Hub differ from those that were sent: {', '.join(differing)}")
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -182,22 +185,25 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def on_disk(
-    what: str | Path, repo_id: str, public: bool = False, message: str | None = None, source: str | None = None
+    model: str | Path, repo_id: str, public: bool = False, message: str | None = None, source: str | None = None
 ) -> str:
-    """Return the sentence that everything is on disk, with the command that publishes `what` again."""
-    words = ["hfgen", "publish", str(what), repo_id, *(["--public"] if public else [])]
+    """Return the sentence that everything is on disk, with the command that publishes `model` again."""
+    words = ["hfgen", "publish", str(model), repo_id]
+    if public:
+        words.append("--public")
     for option, value in (("--message", message), ("--source", source)):
-        words += [option, value] if value else []
+        if value:
+            words += [option, value]
     return f"Everything is on disk; try again with: {shlex.join(words)}"
 
 
 @contextmanager
-def saying(more: str) -> Iterator[None]:
+def adding_to_errors(sentence: str) -> Iterator[None]:
     """Context that adds a sentence to the message of an HfgenError."""
     try:
         yield
     except HfgenError as error:
-        raise type(error)(f"{str(error).rstrip('.')}. {more}") from error
+        raise type(error)(f"{str(error).rstrip('.')}. {sentence}") from error
 
 
 @contextmanager
@@ -212,20 +218,22 @@ def explained(name: str) -> Iterator[None]:
 
 
 def _translated(name: str, error: BaseException) -> HfgenError:
+    """Return the HfgenError, with the next step, for an error of the Hub's client on the repository `name`."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:          # the client wraps a failed upload
         error = error.__cause__
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, OfflineModeIsEnabled):
         return ResourceError(f"{name}: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
     if isinstance(error, HfHubHTTPError):
-        status, said = error.response.status_code, " ".join((error.server_message or "").split())
+        status, message = error.response.status_code, " ".join((error.server_message or "").split())
         if status in (401, 403, 404):
             return ConfigError(f"{name}: the Hub refuses it with {status}: {NOT_YOURS}. Choose a name of your own, or "
                                "run `hf auth login` again")
         if status in (409, 412):
             return ResourceError(f"{name}: changed on the Hub while it was being uploaded")
         kind = ConfigError if status == 400 else ResourceError
-        return kind(f"{name}: the Hub answers with {status}{f' ({said})' if said else ''}")
+        detail = f" ({message})" if message else ""
+        return kind(f"{name}: the Hub answers with {status}{detail}")
     if isinstance(error, ValueError):
         return ConfigError(f"{name}: the Hub refuses it: {' '.join(str(error).split())}")
     return ResourceError(f"{name}: the Hub cannot be reached or cut the connection ({type(error).__name__}: {first})")

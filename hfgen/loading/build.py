@@ -26,14 +26,15 @@ class _MetaBuild(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
         if self.calls > MAX_TORCH_CALLS:
-            raise ConfigError(f"{self.path}: asks for a network of more than {MAX_TORCH_CALLS} operations to build")
+            raise ConfigError(f"{self.path}: a network of more than {MAX_TORCH_CALLS} operations to build")
         kwargs = kwargs or {}
-        starts = getattr(func, "__module__", None) == "torch.nn.init"                   # weights come from the file
-        return kwargs["tensor"] if starts else func(*args, **kwargs)
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]                                                     # its weights come from the file
+        return func(*args, **kwargs)
 
 
 def build(path: Path, make: Callable[[], Any]) -> Any:
-    """Return `make()`; any error of a constructor becomes a ConfigError that names the file."""
+    """Return `make()`; an error of a constructor becomes a ConfigError that names the file `path`."""
     try:
         return make()
     except HfgenError as error:
@@ -61,18 +62,22 @@ def fill(
     `rename`: maps keys of the files to keys of the network. Buffers that are computed, not stored, are taken from
     `make()`. Raises ConfigError or CheckpointError before any allocation if the files do not fit the network.
     """
+    # compare the headers
     tied = getattr(net, "all_tied_weights_keys", {})                 # second names of tensors, stored once
     _compare(path, files, net, rename(read_weights(files, shape_of)), tied)
+    # read the tensors
     tensors = rename(read_weights(files, tensor_of))
     net.load_state_dict({key: _cast(tensor, dtype) for key, tensor in tensors.items()}, strict=not tied, assign=True)
     if tied:
         net.tie_weights()
+    # compute the buffers that are not stored
     if any(buffer.is_meta for buffer in net.buffers()):
         _compute_tables(path, net, make, dtype)
     return net.eval()
 
 
 def _compute_tables(path: Path, net: Any, make: Callable[[], Any], dtype: torch.dtype) -> None:
+    """Replace the buffers of `net` that are still on the meta device by those of `make()`."""
     with torch.random.fork_rng(devices=[]), _MetaBuild(path):
         computed = dict(make().named_buffers())
     for name, buffer in list(net.named_buffers()):
@@ -82,27 +87,36 @@ def _compute_tables(path: Path, net: Any, make: Callable[[], Any], dtype: torch.
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a copy in torch's own memory: the alignment of a mapped file would change the last bit of results."""
-    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+    """Return a copy in torch's own memory, floats in `dtype`.
+
+    Tensors of a mapped file have another alignment, which changes the last bit of results.
+    """
+    if tensor.is_floating_point():
+        return tensor.to(dtype, copy=True)
+    return tensor.clone()
 
 
-def _compare(path: Path, files: list[Path], net: Any, held: dict[str, Any], tied: dict[str, str]) -> None:
-    """Raise unless `held`, the shapes in the files' headers, equal the shapes of the tensors of `net`."""
-    wanted = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items() if key not in tied}
-    computed = [tuple(buffer.shape) for name, buffer in net.named_buffers() if name not in wanted]
-    asked, stored = sum(map(math.prod, [*wanted.values(), *computed])), sum(map(math.prod, held.values()))
-    if asked > MAX_PARAMETERS or asked > 10 * stored:
+def _compare(path: Path, files: list[Path], net: Any, stored: dict[str, Any], tied: dict[str, str]) -> None:
+    """Raise unless `stored`, the shapes in the files' headers, equal the shapes of the tensors of `net`."""
+    expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items() if key not in tied}
+    # size of the network
+    computed = [tuple(buffer.shape) for name, buffer in net.named_buffers() if name not in expected]
+    size, stored_size = sum(map(math.prod, [*expected.values(), *computed])), sum(map(math.prod, stored.values()))
+    if size > MAX_PARAMETERS or size > 10 * stored_size:
         raise ConfigError(
-            f"{path}: asks for a network of {asked} parameters; {files[0].parent} holds {stored}, "
+            f"{path}: a network of {size} parameters; {files[0].parent} holds {stored_size}, "
             f"and hfgen loads at most {MAX_PARAMETERS}"
         )
+    # keys and shapes
     problems = {
-        "missing": sorted(wanted.keys() - held.keys()),
-        "unexpected": sorted(held.keys() - wanted.keys()),
+        "missing": sorted(expected.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - expected.keys()),
         "misshaped": [
-            f"{key} {held[key]} instead of {shape}" for key, shape in wanted.items() if held.get(key, shape) != shape
+            f"{key} {stored[key]} instead of {shape}"
+            for key, shape in expected.items()
+            if stored.get(key, shape) != shape
         ],
     }
     if any(problems.values()):
-        lists = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        lists = "; ".join(f"{problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys)
         raise CheckpointError(f"{files[0].parent}: the weights do not belong to {path.name}. {lists}")

@@ -1,8 +1,8 @@
 """Checkpoints that exist only when they are complete.
 
-A checkpoint is a folder `step-00000500`. It is written under a hidden name, every file is flushed to disk, a manifest
-with sizes and sha256 sums is written last, and only then is the folder renamed; older ones are dropped after that, and
-never below two that verify. A folder without a manifest that verifies is not a checkpoint.
+A checkpoint is a folder `step-00000500`. It is written under a hidden name, and every file is flushed to disk. A
+manifest with sizes and sha256 sums is written last; then the folder is renamed. Older checkpoints are dropped after
+that, and at least two that verify remain. A folder without a manifest that verifies is not a checkpoint.
 """
 
 import errno
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import CheckpointError, ResourceError
+from hfgen.hashing import hash_of_file
 
 MANIFEST = "manifest.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")
@@ -32,6 +33,7 @@ def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str
     `about` (versions, hash of the settings) goes into the manifest. Afterwards the `keep` newest checkpoints that
     verify remain. Raises ResourceError if the disk is full; the older checkpoints are then unchanged.
     """
+    # write under a hidden name
     target = folder / f"step-{step:08d}"
     temporary = folder / f".tmp-{step}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -44,16 +46,19 @@ def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise _disk_full(folder, error) from error
-    if target.exists():                                     # an unverified folder of the same step: it is replaced
+    # rename; an unverified folder of the same step is replaced
+    if target.exists():
         shutil.rmtree(target)
     os.rename(temporary, target)
     _sync_folder(folder)
+    # drop older checkpoints
     _drop_old(folder, keep)
     return target
 
 
 def problem(checkpoint: Path) -> str | None:
     """Return the first error of a checkpoint folder, naming the file; None if every byte is as written."""
+    # the manifest
     path = checkpoint / MANIFEST
     try:
         written = path.read_text(encoding="utf-8")
@@ -63,13 +68,15 @@ def problem(checkpoint: Path) -> str | None:
             return f"{path}: its content changed after it was written"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path}: {type(error).__name__}: {error}"
+    # names of the files
     present = {p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*") if p.is_file()} - {MANIFEST}
     if present != set(files):
         return f"{checkpoint}: missing {sorted(set(files) - present)}, unexpected {sorted(present - set(files))}"
+    # their sizes and bytes
     for name, (size, sha256) in files.items():
         if (checkpoint / name).stat().st_size != size:
             return f"{checkpoint / name}: {(checkpoint / name).stat().st_size} bytes, {size} were written"
-        if _sha256(checkpoint / name) != sha256:
+        if hash_of_file(checkpoint / name) != sha256:
             return f"{checkpoint / name}: its content changed after it was written"
     return None
 
@@ -83,11 +90,11 @@ def newest(folder: Path) -> Path | None:
         warnings.warn(f"passed over a save that was cut off: {partial}", CheckpointWarning, stacklevel=2)
     problems = []
     for checkpoint in _all(folder):
-        wrong = problem(checkpoint)
-        if wrong is None:
+        first_error = problem(checkpoint)
+        if first_error is None:
             return checkpoint
-        problems.append(wrong)
-        warnings.warn(f"passed over a broken checkpoint: {wrong}", CheckpointWarning, stacklevel=2)
+        problems.append(first_error)
+        warnings.warn(f"passed over a broken checkpoint: {first_error}", CheckpointWarning, stacklevel=2)
     if problems:
         raise CheckpointError(f"{folder}: none of {len(problems)} checkpoints verifies: " + "; ".join(problems))
     return None
@@ -99,18 +106,21 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _all(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of, reverse=True)
+    """Return the folders of checkpoints in `folder`, the newest first."""
+    checkpoints = [path for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name)]
+    return sorted(checkpoints, key=step_of, reverse=True)
 
 
 def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
+    """Flush every file and folder in `folder` to the disk, then write their manifest."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, hash_of_file(path)]
             _sync(path)
-    for path in [p for p in folder.rglob("*") if p.is_dir()]:
-        _sync_folder(path)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
     (folder / MANIFEST).write_text(_signed({"step": step, **about, "files": files}), encoding="utf-8")
     _sync(folder / MANIFEST)
     _sync_folder(folder)
@@ -128,13 +138,8 @@ def _drop_old(folder: Path, keep: int) -> None:
         shutil.rmtree(partial)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _signed(manifest: dict[str, Any]) -> str:
-    """Return the manifest as text that holds its own sha256, so that a flipped bit anywhere in it shows."""
+    """Return the manifest as text that holds its own sha256, which detects every flipped bit."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "sha256": sha256}, indent=1, sort_keys=True) + "\n"
@@ -147,7 +152,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, on systems that open folders; Windows does not, and journals them."""
+    """Flush the names in a folder to the disk. Windows does not open folders, and journals their names."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -159,10 +164,16 @@ def _sync_folder(path: Path) -> None:
 
 
 def _disk_full(folder: Path, error: OSError) -> ResourceError:
+    """Return the error of a full disk, with the bytes that are free and those of the largest checkpoint."""
     free = shutil.disk_usage(folder).free
-    newest_size = max((sum(p.stat().st_size for p in c.rglob("*") if p.is_file()) for c in _all(folder)), default=0)
-    needed = f"the last one took {newest_size:,} bytes, " if newest_size else ""
+    largest = max(map(_size, _all(folder)), default=0)
+    needed = f"the last one took {largest:,} bytes, " if largest else ""
     return ResourceError(
         f"{folder}: no room to save a checkpoint: {needed}{free:,} bytes are free ({error.strerror}). "
         "The older checkpoints are intact: free some space and start again with --resume."
     )
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -59,7 +59,7 @@ def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[st
     """Return the components in `entries` as `{name: (library, class name)}`, and the settings of pipeline `cls`.
 
     A setting is an entry for which `cls` has a default; every other entry must be a pair of strings, or of nulls for a
-    missing optional component. Raises ConfigError for any other entry, and for a setting whose value `cls` refuses.
+    missing optional component. Raises ConfigError for any other entry, and for a setting of the wrong type.
     """
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
@@ -74,21 +74,22 @@ def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[st
         elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
             components[name] = (value[0], value[1])
         else:
-            raise ConfigError(f"{path}: {name!r} must be a pair of strings [library, class name], found {value!r}")
+            raise ConfigError(f"{path}: {name!r} must be a pair of strings [library, class name], got {value!r}")
     return components, settings
 
 
-def _pipeline_name(path: Path, found: Any) -> str:
-    if isinstance(found, list):
-        if len(found) == 2 and found[0] == PIPELINE_SHIM and found[1] in PIPELINES:
-            return str(found[1])
-        raise UnsafeContentError(f"{path}: '_class_name' {found!r} asks to run code from the model's folder")
+def _pipeline_name(path: Path, saved: Any) -> str:
+    """Return the name of the hfgen pipeline that loads a folder whose `_class_name` is `saved`."""
+    if isinstance(saved, list):
+        if len(saved) == 2 and saved[0] == PIPELINE_SHIM and saved[1] in PIPELINES:
+            return str(saved[1])
+        raise UnsafeContentError(f"{path}: '_class_name' {saved!r} would run code from the model's folder")
     for ours, stock in PIPELINES.items():
-        if isinstance(found, str) and found == stock:
+        if isinstance(saved, str) and saved == stock:
             return ours
     supported = ", ".join(sorted(stock for stock in PIPELINES.values() if stock))
     raise ConfigError(
-        f"{path}: '_class_name' is {found!r}, which hfgen does not load. It loads the stock pipelines {supported} "
+        f"{path}: '_class_name' is {saved!r}, which hfgen does not load. It loads the stock pipelines {supported} "
         f"and its own {', '.join(sorted(PIPELINES))}"
     )
 
@@ -106,14 +107,20 @@ def component_class(path: Path, name: str, library: str, saved: str) -> type:
     raise ConfigError(f"{path}: {name!r} is a {library}.{saved}, which hfgen does not have")
 
 
+def component_folder(pipeline: Path, name: str) -> Path:
+    """Return the folder of a component of a pipeline; in old flat folders that of the pipeline itself."""
+    home = pipeline / name
+    return home if home.is_dir() else pipeline
+
+
 def load_component(
     folder: Path, name: str, cls: type, saved: str, *, dtype: torch.dtype | None = None, variant: str | None = None
 ) -> Any:
-    """Return component `name` of the pipeline in `folder`, in evaluation mode; `saved` is its `_class_name`.
+    """Return component `name` of the pipeline in `folder`, in evaluation mode.
 
-    Old flat folders keep a component's files beside `model_index.json`. `dtype`. Default: float32.
+    `saved`: its `_class_name`. `dtype` of a network. Default: float32. Raises as `load_alone`.
     """
-    home = folder / name if (folder / name).is_dir() else folder
+    home = component_folder(folder, name)
     if saved in TRANSFORMERS_TOKENIZERS:
         return transformers_models.load_tokenizer(home, cls)
     if saved in TRANSFORMERS_MODELS:
@@ -134,13 +141,15 @@ def load_alone(
     Its `_class_name` must be one of `names`. `dtype` of a network. Default: float32. Raises ConfigError for settings
     that `cls` does not have, CheckpointError for weights that do not fit, UnsafeContentError for pickles.
     """
+    # settings
     path = home / cls.config_name  # type: ignore[attr-defined]
     config = read_json(path)
-    if (found := config.get("_class_name")) not in names:
-        raise ConfigError(f"{path}: '_class_name' is {found!r}; expected {' or '.join(map(repr, names))}")
+    if (saved := config.get("_class_name")) not in names:
+        raise ConfigError(f"{path}: '_class_name' is {saved!r}; expected {' or '.join(map(repr, names))}")
     settings = check_settings(path, cls, config)
     if issubclass(cls, SchedulerMixin):
         return build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]
+    # network, then its weights
     net = build_without_memory(path, lambda: cls(**settings))
     files = weight_files(home, DIFFUSERS_WEIGHTS, variant)
     return fill(path, net, lambda: cls(**settings), files, rename_old_attention_keys, dtype or torch.float32)
@@ -157,8 +166,7 @@ def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, A
             continue
         if key not in parameters and key not in _keys_of_relatives(cls):
             raise ConfigError(f"{path}: unknown key {key!r}; {cls.__name__} has {', '.join(list(parameters)[1:])}")
-        default = parameters[key].default if key in parameters else None
-        if value != default and key in parameters:
+        if key in parameters and value != parameters[key].default:
             _check_value(path, key, value, hints.get(key, Any))
         settings[key] = value
     return settings
@@ -173,14 +181,16 @@ def _keys_of_relatives(cls: type) -> set[str]:
 
 
 def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
+    """Raise ConfigError unless a JSON value fits the annotation `hint`, is finite, and keeps the bounds of `key`."""
     if not _fits(value, hint):
-        raise ConfigError(f"{path}: {key!r} must be {_words(hint)}, found {value!r}")
-    for number in value if isinstance(value, list) else [value]:
+        raise ConfigError(f"{path}: {key!r} must be {_words(hint)}, got {value!r}")
+    numbers = value if isinstance(value, list) else [value]
+    for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
-            raise ConfigError(f"{path}: {key!r} must be finite, found {value!r}")
+            raise ConfigError(f"{path}: {key!r} must be finite, got {value!r}")
         whole = isinstance(number, int) and not _fits(0.5, hint) and not _fits([0.5], hint)
         if whole and not 0 <= number <= LARGEST.get(key, number):
-            raise ConfigError(f"{path}: {key!r} must be in [0, {LARGEST.get(key, 'inf')}], found {value!r}")
+            raise ConfigError(f"{path}: {key!r} must be in [0, {LARGEST.get(key, 'inf')}], got {value!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -24,37 +24,51 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: {size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); a model folder needs this file") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error}); save or download the model again") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a JSON object, got {type(content).__name__}")
     for key in ("auto_map", "custom_pipeline"):
-        if key in found:
-            raise UnsafeContentError(f"{path}: {key!r} asks to run code from the model's folder; hfgen never does")
-    return found
+        if key in content:
+            raise UnsafeContentError(f"{path}: {key!r} would run code from the model's folder; hfgen never does that")
+    return content
 
 
 def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
-    """Return the safetensors files `stem`... of the network in `folder`: its shards in order, or the one file."""
-    dotted = f".{variant}" if variant else ""
-    index = folder / f"{stem}.safetensors.index{dotted}.json"
+    """Return the safetensors files `stem`... of the network in `folder`: its shards in order, or the single file.
+
+    Raises CheckpointError if there are none, UnsafeContentError for pickles and for shards with other names.
+    """
+    index = weight_index(folder, stem, variant)
+    dotted = _dotted(variant)
+    # shards
     if index.is_file():
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
-            raise ConfigError(f"{index}: 'weight_map' must be an object {{key: file}}, found {shards!r}")
+            raise ConfigError(f"{index}: 'weight_map' must be an object {{key: file}}, got {shards!r}")
         pattern = re.compile(rf"{re.escape(stem + dotted)}-\d{{5}}-of-\d{{5}}\.safetensors")
         for shard in shards.values():
             if not (isinstance(shard, str) and pattern.fullmatch(shard)):
                 raise UnsafeContentError(f"{index}: {shard!r} is not the name of a shard, {stem}-00001-of-00002...")
         return [folder / shard for shard in sorted(set(shards.values()))]
+    # a single file
     single = folder / f"{stem}{dotted}.safetensors"
     if not single.is_file():
         refuse_pickles(folder)
-        raise CheckpointError(f"{single}: no such file; found {sorted(p.name for p in folder.iterdir())}")
+        raise CheckpointError(f"{single}: no such file; the folder has {sorted(p.name for p in folder.iterdir())}")
     return [single]
+
+
+def weight_index(folder: Path, stem: str, variant: str | None = None) -> Path:
+    """Return the path of the file that lists the shards of a network; the file need not exist."""
+    return folder / f"{stem}.safetensors.index{_dotted(variant)}.json"
+
+
+def _dotted(variant: str | None) -> str:
+    return f".{variant}" if variant else ""
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -78,15 +92,15 @@ def tensor_of(handle: Any, key: str) -> torch.Tensor:
     return handle.get_tensor(key)
 
 
-def read_weights(files: list[Path], what: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """Return `{key: what(handle, key)}` over the tensors of safetensors files; CheckpointError names a corrupt file."""
-    found: dict[str, Any] = {}
+def read_weights(files: list[Path], read: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """Return `{key: read(handle, key)}` over the tensors of safetensors files; CheckpointError names a corrupt file."""
+    values: dict[str, Any] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as handle:
-                found |= {key: what(handle, key) for key in handle.offset_keys()}
+                values |= {key: read(handle, key) for key in handle.offset_keys()}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file}: cannot be read as safetensors ({error}); cut short or corrupt, save or download it again"
             ) from error
-    return found
+    return values

@@ -1,7 +1,7 @@
 """Base classes of networks and schedulers: loading, saving and publishing of safetensors and JSON, as in pipelines.
 
-`ModelMixin` and `SchedulerMixin` are those of diffusers with `Component` in front. Other methods of diffusers are
-unchanged: `from_config`, `num_parameters`, `enable_gradient_checkpointing`.
+`ModelMixin` and `SchedulerMixin` inherit first from `Component`, then from their namesakes in diffusers. Other methods
+of diffusers are unchanged: `from_config`, `num_parameters`, `enable_gradient_checkpointing`.
 """
 
 import difflib
@@ -18,14 +18,13 @@ import torch
 from diffusers import ConfigMixin
 
 import hfgen
-from hfgen.cards.component import write_component_card
 from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import TEMPORARY, Published, Repository, check_repo_id, files_of, publish_folder
 from hfgen.loading.components import INDEX, load_alone
-from hfgen.loading.files import DIFFUSERS_WEIGHTS, weight_files
-from hfgen.loading.resolve import COMPONENT_FILE, resolve_alone
+from hfgen.loading.files import DIFFUSERS_WEIGHTS, weight_files, weight_index
+from hfgen.loading.resolve import COMPONENT_FILE, HubOptions, resolve_alone
 from hfgen.registry import saved_name
 
 STOCK_KEYWORDS: dict[str, tuple[Any, ...]] = {
@@ -46,9 +45,9 @@ STOCK_KEYWORDS: dict[str, tuple[Any, ...]] = {
 
 
 class Component:
-    """Loading, saving and publishing of a network or scheduler, under the names of the table.
+    """Loading, saving and publishing of a network or scheduler, under the names in `hfgen.registry`.
 
-    It precedes diffusers' mixins and has no base of its own, so that `nn.Module` still comes before `ConfigMixin`.
+    It precedes diffusers' mixins among the bases and has no base itself: `nn.Module` must come before `ConfigMixin`.
     """
 
     config_name: Any
@@ -72,26 +71,28 @@ class Component:
     ) -> Self:
         """Return the network, in evaluation mode, or the scheduler saved in `model`. No code and no pickle is read.
 
-        `model`: its folder, a pipeline or run folder that holds it, or a Hub id of any of these. `subfolder`: the part;
-        it may be left out if only one is of this class. `variant`: weight files such as "fp16". `dtype` (`torch_dtype`
-        in diffusers). Default: float32. `device` (`device_map={"": device}` in diffusers). Default: the CPU. A
-        scheduler ignores both.
-        Raises ConfigError, CheckpointError (keys that are missing, extra or misshaped) or UnsafeContentError (only
-        pickled weights).
+        `model`: its folder, a pipeline or run folder that holds it, or a Hub id of any of these. `subfolder`: name of
+        the component; needed only if several are of this class. `variant`: weight files such as "fp16". `dtype`
+        (`torch_dtype` in diffusers) and `device` (`device_map={"": device}` in diffusers) of a network. Default:
+        float32 on the CPU. Raises ConfigError, CheckpointError (keys that are missing, extra or misshaped) or
+        UnsafeContentError (only pickled weights).
         """
+        # keywords of hfgen and of diffusers
         _check_keywords(cls, stock)
         if dtype is not None and torch_dtype not in (None, dtype):
             raise ConfigError(f"dtype is {dtype} and torch_dtype {torch_dtype}; give one of them")
         if device_map is not None:
             device = _whole_device(device_map, device)
+        # the folder
         pair = saved_name(cls.__name__)
-        home = resolve_alone(
-            model, cls.config_name, pair, revision, subfolder, cache_dir, local_files_only, token, variant
-        )
+        options = HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant)
+        home = resolve_alone(model, cls.config_name, pair, options)
+        # the component
         names = dict.fromkeys([pair[1], *getattr(cls, "_compatibles", [])])
         component = load_alone(home, cls, names, dtype=dtype or torch_dtype, variant=variant)
-        movable = device is not None and isinstance(component, torch.nn.Module)
-        return component.to(device) if movable else component
+        if device is not None and isinstance(component, torch.nn.Module):
+            component.to(device)
+        return component
 
     def save_pretrained(
         self,
@@ -101,8 +102,9 @@ class Component:
         safe_serialization: bool = True,
         max_shard_size: int | str = "10GB",
     ) -> None:
-        """Write settings as JSON and weights as safetensors to a folder; stock diffusers loads what has a twin there.
+        """Write settings as JSON and weights as safetensors to a folder.
 
+        diffusers loads the folder of a class that it has too, such as its `UNet2DModel` for a `UNet`.
         Raises ConfigError for `safe_serialization=False`, which would write a pickle.
         """
         if not safe_serialization:
@@ -114,8 +116,7 @@ class Component:
         if not isinstance(self, torch.nn.Module):
             stock.save_pretrained(folder)
             return
-        dotted = f".{variant}" if variant else ""
-        (folder / f"{DIFFUSERS_WEIGHTS}.safetensors.index{dotted}.json").unlink(missing_ok=True)
+        weight_index(folder, DIFFUSERS_WEIGHTS, variant).unlink(missing_ok=True)
         stock.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
         mode = (folder / self.config_name).stat().st_mode                          # safetensors ignores the umask
         for file in weight_files(folder, DIFFUSERS_WEIGHTS, variant):
@@ -139,10 +140,13 @@ class Component:
     ) -> Published:
         """Return the published commit of the component: `oid`, `repo_id` and `commit_url`.
 
-        As in pipelines: private by default; one commit with a card, none for an unchanged component; downloaded and
-        compared bit for bit. The card names `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no install
-        line if it is not set). Raises ConfigError if the user may not write there, or the repository holds a pipeline.
+        The repository is created if it does not exist, private by default. One commit holds the component and its
+        card; an unchanged component makes no commit. The published files are downloaded and compared bit for bit. The
+        card names `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set).
+        Raises ConfigError if the user may not write there, or if the repository holds a pipeline.
         """
+        from hfgen.cards.write import write_component_card
+
         check_repo_id(repo_id)
         cls, source = type(self), checked_source(source)
         with TemporaryDirectory(prefix=TEMPORARY) as temporary:
@@ -159,7 +163,7 @@ class Component:
             )
 
     def to_json_string(self) -> str:
-        """Return the settings as JSON; `_class_name` is the name in diffusers, if any. Local paths are removed."""
+        """Return the settings as JSON without local paths; `_class_name` is the name in diffusers, if there is one."""
         stock: Any = super()
         config = json.loads(stock.to_json_string())
         config["_class_name"] = saved_name(type(self).__name__)[1]
@@ -189,10 +193,11 @@ def _check_keywords(cls: type, given: dict[str, Any]) -> None:
         where = f"{cls.__name__}.from_pretrained"
         if key not in STOCK_KEYWORDS:
             near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigTypeError(f"{where} has no argument {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigTypeError(f"{where} has no argument {key!r}{hint}")
         if not any(value is allowed for allowed in STOCK_KEYWORDS[key]):
             words = " or ".join(map(repr, STOCK_KEYWORDS[key]))
-            raise ConfigError(f"{where}: {key} must be {words}, got {value!r}; hfgen does not do that")
+            raise ConfigError(f"{where}: {key} must be {words}, got {value!r}, which hfgen does not support")
 
 
 def _replaced(repository: Repository, new: Iterable[str]) -> list[str]:

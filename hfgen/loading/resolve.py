@@ -6,6 +6,7 @@ Only safetensors, JSON and tokenizer files of one commit are downloaded from the
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
@@ -22,8 +23,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
+from hfgen import runs
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
-from hfgen.loading.components import INDEX, read_index
+from hfgen.loading.components import INDEX, component_folder, read_index
 from hfgen.loading.files import PICKLES, refuse_pickles
 from hfgen.registry import SHIM
 
@@ -48,55 +50,60 @@ COMPONENT_FILE = re.compile(
 )  # fmt: skip
 
 
-def resolve(
-    model: str | Path,
-    revision: str | None = None,
-    subfolder: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    variant: str | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class HubOptions:
+    """Options of a place on the Hub or on disk, as in diffusers.
+
+    `revision`: branch, tag or commit. Default: the main branch. `subfolder`: folder of the model in its repository or
+    local folder. `cache_dir`: folder of downloaded files. `local_files_only`: no request is sent. `token`: access
+    token; True for the stored one. `variant`: weight files such as "fp16".
+    """
+
+    revision: str | None = None
+    subfolder: str | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+    variant: str | None = None
+
+
+DEFAULT = HubOptions()
+
+
+def resolve(model: str | Path, options: HubOptions = DEFAULT) -> Path:
     """Return the local pipeline folder of `model`: a pipeline folder, a run folder or a Hub id, tried in this order.
 
     In a run folder it is `model/`, or the newest checkpoint's before `model/` is written. A Hub id is resolved to one
-    commit of `revision`, whose files are downloaded once. Raises ConfigError if there is no such model,
+    commit of the revision, whose files are downloaded once. Raises ConfigError if there is no such model,
     UnsafeContentError if there are only pickles, ResourceError if the Hub cannot be reached.
     """
-    folder = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant)
-    return _pipeline_folder(folder / (subfolder or ""))
+    folder = _local(model, options)
+    return _pipeline_folder(folder / (options.subfolder or ""))
 
 
-def resolve_alone(
-    model: str | Path,
-    config: str,
-    saved: tuple[str, str],
-    revision: str | None = None,
-    subfolder: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    variant: str | None = None,
-) -> Path:
-    """Return the local folder of one network or scheduler, given by `model` and `subfolder`.
+def resolve_alone(model: str | Path, config: str, saved: tuple[str, str], options: HubOptions = DEFAULT) -> Path:
+    """Return the local folder of one network or scheduler, given by `model` and the subfolder in `options`.
 
     It is a folder with the file `config` and without a pipeline's index; the part `subfolder` of a run; or the only
     part of a pipeline or run that is saved as `saved`, a pair [library, class name]. Raises as `resolve`, and
     ConfigError if there is none, or more than one.
     """
-    home = _local(model, revision, subfolder, cache_dir, local_files_only, token, variant, alone=True)
-    folder = home / (subfolder or "")
-    for candidate in (folder, home / "model" / (subfolder or "")):
-        if (candidate / config).is_file() and not (candidate / INDEX).is_file():
+    subfolder = options.subfolder or ""
+    home = _local(model, options, alone=True)
+    # a folder of the component alone
+    for candidate in (home / subfolder, home / runs.MODEL / subfolder):
+        if _is_alone(candidate, config):
             return candidate
-    if subfolder and not folder.is_dir():
+    # a part of a run
+    if subfolder and not (home / subfolder).is_dir():
         return _pipeline_folder(home) / subfolder
-    pipeline = _pipeline_folder(folder)
+    # the only part of a pipeline with the class
+    pipeline = _pipeline_folder(home / subfolder)
     parts = [part for part, value in read_index(pipeline)[1].items() if value == list(saved)]
     if len(parts) != 1:
-        found = ", ".join(parts) or "none"
-        raise ConfigError(f"{folder}: name with subfolder= the part to load; saved there as {saved[1]}: {found}")
-    return pipeline / parts[0] if (pipeline / parts[0]).is_dir() else pipeline
+        raise ConfigError(f"{home / subfolder}: name with subfolder= the part to load; saved there as {saved[1]}: "
+                          f"{', '.join(parts) or 'none'}")  # fmt: skip
+    return component_folder(pipeline, parts[0])
 
 
 def resolve_component(model: str | Path, part: str) -> Path:
@@ -108,27 +115,23 @@ def resolve_component(model: str | Path, part: str) -> Path:
     folder = Path(model).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(str(model)):
         folder = download(str(model), alone=True)
-    if (folder / CONFIG).is_file() and not (folder / INDEX).is_file():
+    if _is_alone(folder, CONFIG):
         return folder
     home = resolve(folder)
     if not (home / part).is_dir():
-        raise ConfigError(f"{model}: holds no {part}, found {', '.join(sorted(one.name for one in home.iterdir()))}")
+        raise ConfigError(f"{model}: holds no {part}; it holds {', '.join(sorted(one.name for one in home.iterdir()))}")
     return home / part
 
 
-def _local(
-    model: str | Path,
-    revision: str | None,
-    subfolder: str | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
-    token: str | bool | None,
-    variant: str | None,
-    alone: bool = False,
-) -> Path:
+def _is_alone(folder: Path, config: str) -> bool:
+    """Return whether a folder holds a single component, with its settings in the file `config`."""
+    return (folder / config).is_file() and not (folder / INDEX).is_file()
+
+
+def _local(model: str | Path, options: HubOptions, alone: bool = False) -> Path:
     """Return the folder `model`, or the folder of the files downloaded from the Hub; errors as in `resolve`."""
     path = Path(model).expanduser()
-    _check_inside("subfolder", subfolder)
+    _check_inside("subfolder", options.subfolder or "")
     if path.is_dir():
         return path
     if path.exists():
@@ -137,88 +140,96 @@ def _local(
     name = str(model)
     if not HUB_ID.fullmatch(name):
         raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
-    return download(name, revision, subfolder, cache_dir, local_files_only, token, variant, alone)
+    return download(name, options, alone)
 
 
-def _check_inside(what: str, path: str | None) -> None:
-    parts = PurePosixPath(path or "")
-    if parts.is_absolute() or ".." in parts.parts or "\\" in (path or ""):
-        raise UnsafeContentError(f"{what} {path!r} points outside of the model's folder")
+def _check_inside(argument: str, path: str) -> None:
+    """Raise UnsafeContentError for a path that leads out of the folder that it is relative to."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise UnsafeContentError(f"{argument} {path!r} points outside of the model's folder")
 
 
 def _pipeline_folder(folder: Path) -> Path:
     """Return `folder` if it is a pipeline folder, else the pipeline folder of the run in it."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
-    for candidate in (folder, folder / "model"):
+    for candidate in (folder, folder / runs.MODEL):
         if (candidate / INDEX).is_file():
             return candidate
-    if (folder / "checkpoints").is_dir():
-        from hfgen.loading.checkpoint import newest
-
-        if checkpoint := newest(folder / "checkpoints"):
-            return checkpoint / "model"
+    if (folder / runs.CHECKPOINTS).is_dir():
+        if checkpoint := runs.newest_checkpoint(folder):
+            return checkpoint / runs.MODEL
         raise ConfigError(f"{folder}: this run has not saved anything yet; let it reach its first checkpoint")
     refuse_pickles(folder)
     raise ConfigError(f"{folder}: neither a pipeline folder (no {INDEX}) nor a run folder (no model/, no checkpoints/)")
 
 
-def download(
-    name: str,
-    revision: str | None = None,
-    subfolder: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    variant: str | None = None,
-    alone: bool = False,
-) -> Path:
+def download(name: str, options: HubOptions = DEFAULT, alone: bool = False) -> Path:
     """Return the folder of one commit of the Hub's model `name` with the files that hfgen reads; errors as `resolve`.
 
     A local folder called `name` is ignored. `alone`: the model may also be a single component.
     """
-    api = HfApi(token=token)
-    with _explained(name, revision):
-        found = api.resolve_revision(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        commit = found.resolved                                     # found itself is a str too, but of the branch
+    api, cache = HfApi(token=options.token), options.cache_dir
+    with _explained(name, options.revision):
+        # one commit
+        branch = api.resolve_revision(
+            name, revision=options.revision, cache_dir=cache, local_files_only=options.local_files_only
+        )
+        commit = branch.resolved                                    # `branch` itself is a str too: its name
+        # the names of its files
         try:
-            files = [file.path for file in get_cached_repo_tree(name, revision=commit, cache_dir=cache_dir)]
+            names = [file.path for file in get_cached_repo_tree(name, revision=commit, cache_dir=cache)]
         except CachedRepoTreeNotFoundError:
-            files = api.list_repo_files(name, revision=commit)
-        wanted = wanted_files(name, files, subfolder, variant, alone)
+            names = api.list_repo_files(name, revision=commit)
+        # the files that hfgen reads
         return Path(snapshot_download(
-            name, revision=commit, cache_dir=cache_dir, token=token, allow_patterns=wanted,
-            local_files_only=local_files_only,
+            name, revision=commit, cache_dir=cache, token=options.token,
+            allow_patterns=readable_files(name, names, options.subfolder, options.variant, alone),
+            local_files_only=options.local_files_only,
         ))
 
 
-def wanted_files(
+def readable_files(
     name: str, names: list[str], subfolder: str | None = None, variant: str | None = None, alone: bool = False
 ) -> list[str]:
     """Return the files among a repository's `names` that hfgen reads: those of the pipeline folder and its components.
 
     `alone`: the repository may also hold a single component, with settings and no index, at its root or in a run.
     """
+    files = _near(name, names, subfolder, alone)
+    # weights: in each folder those of the variant, or the plain ones
+    variants = {file: match["variant"] for file in files if (match := WEIGHT_FILE.fullmatch(file.name))}
+    special = {file.parent for file, one in variants.items() if variant and one == variant}
+    chosen = [file for file, one in variants.items() if one == (variant if file.parent in special else None)]
+    # settings and tokenizers
+    chosen += [file for file in files if PLAIN_FILE.fullmatch(file.name)]
+    return sorted(str(file) for file in chosen if SAFE_PATH.fullmatch(str(file)))
+
+
+def _near(name: str, names: list[str], subfolder: str | None, alone: bool) -> list[PurePosixPath]:
+    """Return the files in the pipeline folder of a repository and in the folders of its components.
+
+    Raises UnsafeContentError if all their weights are pickled, ConfigError if there is no pipeline folder.
+    """
     root = PurePosixPath(subfolder or "")
-    places = [root / INDEX, root / "model" / INDEX]
+    # the pipeline folder: that of the first index or settings
+    places = [root / INDEX, root / runs.MODEL / INDEX]
     if alone:
-        places += [folder / config for folder in (root, "model" / root) for config in CONFIGS]
+        places += [folder / config for folder in (root, runs.MODEL / root) for config in CONFIGS]
     first = next((place for place in places if str(place) in names), None)
-    home = None if first is None else first.parent
-    deep = first is None or first.name == INDEX                     # a component has no folders of its own
-    near = [file for file in map(PurePosixPath, names)
-            if home in (None, file.parent) or (deep and home == file.parent.parent)]  # fmt: skip
-    pickles = [str(file) for file in near if file.name.endswith(PICKLES)]
-    if pickles and not any(file.name.endswith(".safetensors") for file in near):
+    files = [PurePosixPath(file) for file in names]
+    if first is not None:
+        depth = 2 if first.name == INDEX else 1                     # a component has no folders of its own
+        files = [file for file in files if first.parent in file.parents[:depth]]
+    # pickles are refused
+    pickles = [str(file) for file in files if file.name.endswith(PICKLES)]
+    if pickles and not any(file.name.endswith(".safetensors") for file in files):
         raise UnsafeContentError(f"{name}: holds only pickled weights ({', '.join(pickles[:5])}), which can run code "
                                  "when opened; ask its owner for safetensors")
-    if home is None:
+    if first is None:
         raise ConfigError(f"{name}: no {INDEX} in {subfolder or 'its root'}; not a pipeline")
-    weights = {file: match["variant"] for file in near if (match := WEIGHT_FILE.fullmatch(file.name))}
-    special = {file.parent for file, found in weights.items() if variant and found == variant}
-    chosen = [file for file, found in weights.items() if found == (variant if file.parent in special else None)]
-    plain = [file for file in near if PLAIN_FILE.fullmatch(file.name)]
-    return sorted(str(file) for file in chosen + plain if SAFE_PATH.fullmatch(str(file)))
+    return files
 
 
 def variants_of(files: Iterable[str]) -> list[str | None]:
@@ -236,7 +247,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except HfgenError:
         raise
     except GatedRepoError as error:
-        raise ConfigError(f"{name}: access must be granted first; ask for it on the model's page, then log in with "
+        raise ConfigError(f"{name}: access must be granted first; request it on the model's page, then log in with "
                           "`hf auth login` or pass token=") from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"{name}: no revision {revision!r}; give a branch, a tag or a commit of it") from error

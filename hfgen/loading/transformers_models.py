@@ -1,7 +1,7 @@
 """Loading of networks of transformers from `config.json` and `model.safetensors`, without its `from_pretrained`.
 
-The configuration's class is given by the network's class in the static table; no code and no kernel named in a file is
-fetched, and only weights whose headers were compared are loaded.
+The network's class comes from `hfgen.registry` and determines the class of its configuration. No code and no kernel
+that a file names is fetched. Weights are loaded only after their headers were compared with the network.
 """
 
 import math
@@ -55,7 +55,7 @@ def load_half(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
     config = read_json(path)
     half = config.get(key)
     if config.get("architectures") != ["CLIPModel"] or not isinstance(half, dict):
-        raise ConfigError(f"{path}: 'architectures' must be ['CLIPModel'] and {key!r} an object, found "
+        raise ConfigError(f"{path}: 'architectures' must be ['CLIPModel'] and {key!r} an object, got "
                           f"{config.get('architectures')!r} and {type(half).__name__}")
     given = {name: value for name, value in half.items() if name in _settings(cls)}
     given |= {name: config[name] for name in ("projection_dim",) if name in config}
@@ -76,8 +76,8 @@ def _filled(
     net = build_without_memory(path, make)
     rename, keys = _renamer(net, read_weights(files, shape_of).keys()), net.state_dict().keys()
 
-    def renamed(found: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in rename(found).items() if key in keys or not own}
+    def renamed(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in rename(tensors).items() if key in keys or not own}
 
     return fill(path, net, make, files, renamed, dtype)
 
@@ -89,37 +89,46 @@ def load_tokenizer(folder: Path, cls: Any) -> Any:
     """
     where = folder / TOKENIZER_CONFIG
     config = read_json(where)
+    # vocabulary and merges
     vocabulary, merges, path = _tables(folder)
-    numbers = sorted(vocabulary.values()) if all(type(n) is int for n in vocabulary.values()) else []
-    if not numbers or numbers != list(range(len(numbers))) or len(numbers) > MAX_TOKENS:
+    numbers, count = vocabulary.values(), len(vocabulary)
+    if not all(type(n) is int for n in numbers) or {*numbers} != {*range(count)} or not 0 < count <= MAX_TOKENS:
         raise ConfigError(f"{path}: 'vocab' must number at most {MAX_TOKENS} tokens from 0 on")
+    # special tokens
     special = {key: _text(config[key]) for key in SPECIAL_TOKENS if key in config}
     for key, token in special.items():
         if token not in vocabulary:
-            raise ConfigError(f"{where}: {key!r} must be a token of the vocabulary, found {token!r}")
+            raise ConfigError(f"{where}: {key!r} must be a token of the vocabulary, got {token!r}")
+    # length of a text
     length = config.get("model_max_length")
     if type(length) is not int or not 2 < length <= MAX_NUMBER:
-        raise ConfigError(f"{where}: 'model_max_length' must be in [3, {MAX_NUMBER}], found {length!r}")
+        raise ConfigError(f"{where}: 'model_max_length' must be in [3, {MAX_NUMBER}], got {length!r}")
     return build(path, lambda: cls(vocab=vocabulary, merges=merges, model_max_length=length, **special))
 
 
-def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, ...]], Path]:
+def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]], Path]:
     """Return the vocabulary, the merges as pairs of tokens, and the file of the vocabulary."""
     path = folder / TOKENIZER
     if path.is_file():
         model = read_json(path).get("model")
-        found = model if isinstance(model, dict) else {}
-        vocabulary, merges = found.get("vocab"), found.get("merges")
+        if not isinstance(model, dict):
+            raise ConfigError(f"{path}: 'model' must be an object, got {model!r:.80}")
+        vocabulary, merges = model.get("vocab"), model.get("merges")
     else:
         path = folder / "vocab.json"
         vocabulary, lines = read_json(path), read_lines(folder / "merges.txt")
         merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     if not isinstance(vocabulary, dict) or not isinstance(merges, list):
         raise ConfigError(f"{path}: 'vocab' must be an object and 'merges' a list")
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
-    if not all(len(pair) == 2 and all(isinstance(token, str) for token in pair) for pair in pairs):
-        raise ConfigError(f"{path}: each of 'merges' must be two tokens")
-    return vocabulary, pairs, path
+    return vocabulary, [_pair(path, merge) for merge in merges], path
+
+
+def _pair(path: Path, merge: Any) -> tuple[str, str]:
+    """Return the two tokens of a merge, given as "a b" or as a list."""
+    tokens = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(tokens, list) or len(tokens) != 2 or not all(isinstance(token, str) for token in tokens):
+        raise ConfigError(f"{path}: each of 'merges' must be two tokens, got {merge!r:.80}")
+    return tokens[0], tokens[1]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -133,15 +142,15 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _text(token: Any) -> Any:
-    """Return a special token, given as a text or as an object with `content`."""
+    """Return a special token as text; `token` is the text, or an object with `content`."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def check_model_settings(path: Path, cls: Any, config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the network in `config`; ConfigError names one that `cls` does not have."""
-    for key, wanted in (("architectures", [cls.__name__]), ("model_type", cls.config_class.model_type)):
-        if config.get(key) != wanted:
-            raise ConfigError(f"{path}: {key!r} must be {wanted!r} for a {cls.__name__}, found {config.get(key)!r}")
+    for key, expected in (("architectures", [cls.__name__]), ("model_type", cls.config_class.model_type)):
+        if config.get(key) != expected:
+            raise ConfigError(f"{path}: {key!r} must be {expected!r} for a {cls.__name__}, got {config.get(key)!r}")
     settings = {}
     for key, value in config.items():
         if key not in known_keys(cls) and not key.startswith("_"):
@@ -167,15 +176,15 @@ def known_keys(cls: Any) -> frozenset[str]:
 def _check_value(path: Path, key: str, value: Any) -> None:
     """Raise ConfigError for values that the configuration's class does not check, and for numbers out of bounds."""
     if key in ("id2label", "label2id") and not isinstance(value, dict | None):
-        raise ConfigError(f"{path}: {key!r} must be an object, found {value!r}")
+        raise ConfigError(f"{path}: {key!r} must be an object, got {value!r}")
     if key == "problem_type" and value not in PROBLEMS:
-        raise ConfigError(f"{path}: {key!r} must be one of {PROBLEMS}, found {value!r}")
+        raise ConfigError(f"{path}: {key!r} must be one of {PROBLEMS}, got {value!r}")
     numbers = list(_numbers(value))
     largest = MAX_REPEATS if any(word in key for word in REPEATS) else MAX_NUMBER
     total = sum(abs(number) for number in numbers if isinstance(number, int))
     if not all(map(math.isfinite, numbers)) or total > largest or len(numbers) > MAX_REPEATS:
         raise ConfigError(f"{path}: {key!r} must be finite, at most {largest} in all, and a list of at most "
-                          f"{MAX_REPEATS}; found {str(value)[:200]}")
+                          f"{MAX_REPEATS}; got {str(value)[:200]}")
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
@@ -188,21 +197,23 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def _renamer(net: Any, stored: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a function that maps keys of transformers' files to keys of `net`, which newer releases have renamed.
+    """Return a function that maps the keys in transformers' files to the keys of `net`.
 
     transformers renames keys when it saves, and keeps the tensor objects, which identify the pairs. The halves of CLIP
-    are saved with the prefix of the complete model (`text_model.`); buffers that are computed today were once stored.
+    are saved with the prefix of the complete model (`text_model.`). Old files store buffers that are computed today.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
     state = net.state_dict()
     if stored <= state.keys():
         return dict
+    # keys in files by keys of the network
     owner = {id(tensor): key for key, tensor in state.items()}
     names = {old: owner[id(tensor)] for old, tensor in revert_weight_conversion(net, dict(state)).items()}
     computed = {name for name, _ in net.named_buffers()} - state.keys()
+    # the prefix of a half of CLIP
     if half := net.config_class.base_config_key:
         prefix = half.removesuffix("config") + "model."
         names |= {prefix + key: key for key in (*state, *computed) if not key.startswith(prefix)}
     pairs = {key: names.get(key, key) for key in stored}
-    return lambda found: {pairs[key]: value for key, value in found.items() if pairs[key] not in computed}
+    return lambda tensors: {pairs[key]: value for key, value in tensors.items() if pairs[key] not in computed}

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import json
 import statistics
 import sys
 import threading
@@ -14,10 +13,9 @@ from typing import Any, Self
 
 import psutil
 import torch
-import yaml
 from torch import Tensor, nn
 
-from hfgen.loading.files import read_json
+from hfgen import runs
 
 IMAGES = 64
 """Default number of images of a measurement."""
@@ -220,20 +218,13 @@ def training_cost(model: str | Path) -> TrainingCost:
     Batch size and budget are read from `config.yaml`, the rest from `run.json`; without it the steps are read from the
     last complete line of `metrics.jsonl`. All fields are None for a Hub id and for other folders.
     """
-    path = Path(model).expanduser()
-    folder = next((home for home in (path, path.parent) if (home / "config.yaml").is_file()), None)
-    if folder is None or not path.is_dir():
+    run = runs.find(model)
+    if run is None:
         return TrainingCost()
-    config: Any = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
-    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    steps = record["step"] if "step" in record else _last_step(folder / "metrics.jsonl")
-    told = {key: record.get(key) for key in ("seconds", "hardware", "parameters")}
-    told |= {name: config.get(name) for name in ("batch_size", "budget", "autoencoder")}
-    return TrainingCost(steps, **told)
-
-
-def _last_step(log: Path) -> int | None:
-    """Return the step of the last complete line of a log, or None."""
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    return int(json.loads(whole[-1])["step"]) if whole else None
+    settings, record = runs.settings(run), runs.record(run)
+    steps = record.get("step")
+    if "step" not in record and (log := runs.metrics(run)):
+        steps = log[-1]["step"]
+    known = {key: record.get(key) for key in ("seconds", "hardware", "parameters")}
+    known |= {name: settings.get(name) for name in ("batch_size", "budget", "autoencoder")}
+    return TrainingCost(steps, **known)

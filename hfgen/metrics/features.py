@@ -4,7 +4,6 @@ A distance between features has a meaning only for one extractor: report its nam
 resizing with every number.
 """
 
-import hashlib
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfgen.errors import ConfigError
+from hfgen.hashing import hash_of_weights
 from hfgen.images import fitted, unit_of, with_channels
 from hfgen.loading import components
 from hfgen.loading.resolve import resolve
@@ -47,7 +47,7 @@ class Extractor:
 
     def _take(self, net: nn.Module) -> None:
         self.net = net.eval().requires_grad_(False).to(self.device)
-        self.weights_hash = hash_of(net)
+        self.weights_hash = hash_of_weights(net)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -202,13 +202,3 @@ def features_of(extractor: Extractor, images: Tensor | Iterable[Tensor], batch_s
     """
     batches = images.split(batch_size) if isinstance(images, Tensor) else images
     return torch.cat([extractor(batch).cpu() for batch in batches])
-
-
-def hash_of(net: nn.Module) -> str:
-    """Return the sha256 (hex) of names, types, shapes and bytes of a network's tensors, in the order of names."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(net.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 import hfgen
-from hfgen.cards.card import write_card
+from hfgen.cards.write import write_card
 from hfgen.models.text import build_text_encoder, build_tokenizer
 
 NAMES = ['it\'s "quoted"', "a: b # c", "line\nbreak\r\n---\n", "---"]

@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hfgen.cards import markdown
-from hfgen.cards.card import write_card
 from hfgen.cards.families import FAMILIES
+from hfgen.cards.write import write_card
 from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
 from hfgen.registry import PIPELINES
@@ -77,7 +77,7 @@ def test_the_code_in_the_card_of_every_family_loads_and_samples_it(kind: str, tm
     assert ("trust_remote_code=True" in second) is not stock
     assert data.pipeline_tag == TASKS.get(kind, "unconditional-image-generation")
     assert "hfgen" in data.tags and data.datasets is None and data.license is None and "model-index" not in data
-    assert "Not known: this folder came without its run." in text
+    assert "Not known: the model was published without its run folder." in text
 
 
 def test_every_pipeline_has_a_row_in_the_table_and_is_tried_here() -> None:

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hfgen.cards import markdown
-from hfgen.cards.card import write_card
 from hfgen.cards.metadata import END
+from hfgen.cards.write import write_card
 from tests.cards.helpers import MAKERS, NAMES, blocks, card_of, make_run
 
 HOSTILE = [

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hfgen.cards.card import write_card
 from hfgen.cards.metadata import BEGIN, END
+from hfgen.cards.write import write_card
 from hfgen.errors import ConfigError
 from tests.cards.helpers import MAKERS, make_run
 

@@ -77,7 +77,7 @@ def test_where_hfgen_cannot_be_imported_plain_diffusers_takes_what_is_stock_and_
                     diffusers.DiffusionPipeline.from_pretrained(where, trust_remote_code=True)
                 except ImportError as error:
                     lines = traceback.format_exc().splitlines()
-                    print(where, "|", error, "|", [line.strip() for line in lines if "not on PyPI" in line])
+                    print(where, "|", error, "|", [line.strip() for line in lines if "no package on PyPI" in line])
                 else:
                     raise SystemExit(f"{where} loaded")
         assert not any(name.split(".")[0] == "hfgen" for name in sys.modules)

@@ -17,7 +17,7 @@ from tests.hub.worker import worker
 
 LOAD = """
 import hfgen, torch
-from hfgen import hub
+from hfgen.loading.resolve import resolve_component
 from hfgen.errors import HfgenError
 from huggingface_hub import HfApi
 from tests.hub.models import digest
@@ -31,7 +31,7 @@ def load(name, loader="AutoPipeline", upload=None, part=None, **settings):
         api.upload_folder(repo_id=name, folder_path=upload)
     try:
         if part:
-            return {"files": sorted(file.name for file in hub.resolve_component(name, part).iterdir())}
+            return {"files": sorted(file.name for file in resolve_component(name, part).iterdir())}
         pipe = getattr(hfgen, loader).from_pretrained(name, **settings)
     except HfgenError as error:
         return {"error": type(error).__name__, "says": str(error)}

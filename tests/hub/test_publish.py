@@ -196,7 +196,7 @@ def test_a_read_back_that_fails_or_differs_by_a_bit_is_never_called_done(gan, as
 
     hub.before(f"HEAD /user/flipped/resolve/.*{file}", flip)
     said = ask(["publish", gan, "user/flipped"], code=1)
-    assert "not confirmed" in said and f"what arrived on the Hub is not what was sent: {file}" in said
+    assert "not confirmed" in said and f"these files on the Hub differ from those that were sent: {file}" in said
     hub.fail("GET /user/unread/resolve/.*safetensors", status=500, times=100)
     said = ask(["publish", gan, "user/unread"], code=1)
     assert f"committed as {hub.commits('user/unread')[0].oid}, but not confirmed" in said
@@ -258,7 +258,7 @@ def test_the_source_that_a_publisher_names_stands_in_card_and_shims_and_the_bare
     assert not any(b"pip install" in files[name] for name in told)
     before = len(hub.requests)
     said = ask(["publish", gan, "user/x", "--source", "hfgen"], code=2)
-    assert "the bare name hfgen, which on PyPI is not ours" in said
+    assert "the bare name hfgen, which this project does not own on PyPI" in said
     assert len(hub.requests) == before
 
 

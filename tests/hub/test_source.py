@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hfgen.cards.card import write_card
-from hfgen.cards.component import write_component_card
+from hfgen.cards.write import write_card, write_component_card
 from hfgen.errors import ConfigError
 from hfgen.hub.source import VARIABLE, checked_source, install_command, shim
 from hfgen.hub.upload import files_of, on_disk
@@ -34,9 +33,9 @@ def test_no_card_and_no_shim_of_any_family_names_a_package_index_by_default(fami
     write_card(tmp_path / "saved", repo_id="user/name")
     found = texts(tmp_path / "saved")
     assert "README.md" in found and len(found) == 1 + sum(path.suffix == ".py" for path in tmp_path.rglob("*"))
+    expected = "This project has no package on PyPI: ask the publisher of this model for the source of hfgen"
     for name, text in found.items():
-        assert "pip install" not in text, name
-        assert "not on PyPI under a name of ours: ask the publisher of this model for the source" in text, name
+        assert "pip install" not in text and expected in text, name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,7 +56,7 @@ def test_the_card_of_a_component_follows_the_same_rule_and_its_code_is_that_of_i
     assert "pip install" not in plain and "ask the publisher of this model for the source" in plain
     assert f'hfgen.{name}.from_pretrained("user/part")' in blocks(plain, "python")[0]
     text = write_component_card(tmp_path, cls, "user/part", SOURCE).read_text()
-    assert blocks(text, "bash") == [f"pip install {SOURCE}"] and "the name on PyPI is not ours" in text
+    assert blocks(text, "bash") == [f"pip install {SOURCE}"] and "Do not install the name hfgen from an index" in text
     assert write_component_card(tmp_path, cls, "user/part", None).read_text() == plain
 
 
@@ -69,7 +68,7 @@ def test_the_environment_names_the_source_and_a_keyword_goes_before_it(tmp_path,
     other = "our-generators>=1"
     assert blocks(write_card(tmp_path / "saved", source=other).read_text(), "bash") == [f"pip install '{other}'"]
     monkeypatch.setenv(VARIABLE, "hfgen")
-    with pytest.raises(ConfigError, match="the bare name hfgen, which on PyPI is not ours"):
+    with pytest.raises(ConfigError, match="the bare name hfgen, which this project does not own on PyPI"):
         write_card(tmp_path / "saved")
     monkeypatch.setenv(VARIABLE, "")
     assert checked_source() is None

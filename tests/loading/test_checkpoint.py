@@ -87,7 +87,7 @@ def test_a_missing_or_foreign_file_makes_a_checkpoint_invalid(tmp_path: Path, na
 CUT_OFF = textwrap.dedent("""
     import os, sys
     from pathlib import Path
-    from hfgen import checkpoint
+    from hfgen.loading import checkpoint
     folder, point = Path(sys.argv[1]), int(sys.argv[2])
     calls = 0
     def dying(original):

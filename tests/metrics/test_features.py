@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from hfgen.errors import ConfigError, UnsafeContentError
+from hfgen.hashing import hash_of_weights
 from hfgen.images import fitted, from_pil, to_pil, unit_of, with_channels
-from hfgen.metrics.features import ClassifierFeatures, Pixels, features_of, hash_of, load_extractor
+from hfgen.metrics.features import ClassifierFeatures, Pixels, features_of, load_extractor
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.classifier import ClassifierPipeline
 
@@ -157,7 +158,7 @@ def test_a_saved_classifier_gives_its_penultimate_features_and_labels(tmp_path):
         torch.testing.assert_close(extractor(images), net.features(images), atol=0, rtol=0)
         assert torch.equal(extractor.labels(images), net(images).argmax(1))
     assert (extractor.dim, extractor.num_classes) == (16, 4)
-    assert extractor.weights_hash == hash_of(net) != hash_of(classifier())
+    assert extractor.weights_hash == hash_of_weights(net) != hash_of_weights(classifier())
     assert extractor.describe().keys() == {"name", "weights_hash", "resizer", "dim"}
 
 

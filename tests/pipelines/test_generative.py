@@ -49,6 +49,17 @@ def test_both_denoising_pipelines_have_one_argument_list() -> None:
     assert first.kind is first.POSITIONAL_ONLY and {one.kind for one in others} == {first.KEYWORD_ONLY}
 
 
+def test_the_call_shows_the_arguments_of_states_and_two_of_its_own_and_refuses_others(make_pipeline: Any) -> None:
+    shared, call = signature(DenoisingPipeline.states).parameters, signature(DenoisingPipeline.__call__).parameters
+    assert dict(shared) == {name: one for name, one in call.items() if name not in ("output_type", "return_dict")}
+    assert call["output_type"].default == "pil" and call["return_dict"].default is True
+    assert list(call)[-2:] == ["output_type", "return_dict"]
+    pipe = make_pipeline()
+    assert list(signature(pipe.__call__).parameters) == list(call)[1:]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
+        pipe(steps=3)
+
+
 def test_the_first_argument_is_the_batch_size_or_the_prompt(make_pipeline: Any) -> None:
     pipe = make_pipeline()
     assert pipe(3, num_steps=1, output_type="pt").images.shape[0] == 3

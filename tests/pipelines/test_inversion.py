@@ -7,7 +7,7 @@ from PIL import Image
 
 from hfgen import DDPMPipeline, GANPipeline, MLPDenoiser, MLPGenerator, VPSDEScheduler
 from hfgen.errors import ConfigError
-from hfgen.pipelines.inversion import interpolate, invert, to_model
+from hfgen.pipelines.inversion import interpolate, invert, states_of
 from hfgen.pipelines.latents import slerp
 
 
@@ -39,7 +39,7 @@ def test_the_noise_of_an_image_makes_it_again_in_the_pipeline(make_pipeline, pic
 def test_points_of_the_plane_are_inverted_in_data_coordinates():
     pipe = DDPMPipeline(MLPDenoiser(data_mean=[1.0, -2.0], data_std=[0.5, 3.0]).eval(), VPSDEScheduler())
     points = torch.tensor([[1.0, -2.0], [1.5, 1.0]])
-    torch.testing.assert_close(to_model(pipe, points), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    torch.testing.assert_close(states_of(pipe, points), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     assert float(invert(pipe, points, 100).error.max()) < 1e-5
     path = interpolate(pipe, points, 5, 100, output_type="pt")
     torch.testing.assert_close(path[[0, -1]], points, atol=0.02, rtol=0)

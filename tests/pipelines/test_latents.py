@@ -115,7 +115,7 @@ def test_each_of_several_classes_has_its_own_normal_in_ascending_order():
 
 
 def test_one_class_alone_has_no_normal():
-    with pytest.raises(ConfigError, match=r"labels .* found only \[3\]"):
+    with pytest.raises(ConfigError, match=r"labels .* got only \[3\]"):
         class_normals(torch.randn(5, 2), torch.full((5,), 3))
 
 

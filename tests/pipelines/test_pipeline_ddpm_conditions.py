@@ -226,7 +226,7 @@ def test_inversion_knows_the_null_class(make_unet: Any) -> None:
         ({"negative_prompt": "a"}, "negative_prompt must be None, this model is not conditioned on texts"),
         ({"guidance_scale": 2.0}, "guidance_scale must be 1: this model was not trained without conditions"),
         ({"guidance_interval": (1, 0)}, "guidance_interval must be"),
-        ({"strength": 0.5}, "mask and strength go with an image"),
+        ({"strength": 0.5}, "mask and strength require an image"),
         ({"image": torch.zeros(1, 1, 8, 8), "strength": 2}, r"strength must be a number in \(0, 1\], got 2"),
         ({"image": torch.zeros(3, 1, 8, 8), "batch_size": 2}, "these must agree: image 3, batch_size 2"),
     ],

@@ -173,7 +173,7 @@ def test_a_text_encoder_names_no_code_and_no_kernel_to_fetch(tmp_path: Path, mon
     with pytest.raises(ConfigError, match=r"alone/config\.json: unknown key 'attn_implementation'; [^\n]*$"):
         load_text(tmp_path / "alone")
     change(config, auto_map={"AutoModel": "evil.Evil"})
-    with pytest.raises(UnsafeContentError, match="'auto_map' asks to run code"):
+    with pytest.raises(UnsafeContentError, match="'auto_map' would run code"):
         load_text(tmp_path / "alone")
     whole_clip(tmp_path / "whole")
     given = json.loads((tmp_path / "whole" / "config.json").read_text())

@@ -245,7 +245,7 @@ def test_small_latents_have_one_block_a_level_unless_it_is_said(side: int, layer
 
 def test_a_pipeline_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"holds no vae, found model_index\.json"):
+    with pytest.raises(ConfigError, match=r"holds no vae; it holds model_index\.json"):
         load_autoencoder(str(tmp_path))
 
 

@@ -12,6 +12,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from hfgen.runs import complete_lines
+
 BEAT = 5.0
 """Seconds after which a progress bar is shown again although nothing has moved but its clock."""
 
@@ -99,8 +101,7 @@ class Log:
 
     def _cut(self, step: int) -> dict[str, Any]:
         """Drop lines that lie after `step`, which the resumed run writes again; return the last that stays."""
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [line for line in complete_lines(self.path) if json.loads(line)["step"] <= step]
         self.path.write_text("".join(kept), encoding="utf-8")
         last: dict[str, Any] = json.loads(kept[-1]) if kept else {}
         return last

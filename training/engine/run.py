@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from hfgen import runs
 from hfgen.data import require_batch
 from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
 from hfgen.hub.publish import publish_finished
@@ -120,7 +121,7 @@ def stored_checkpoint(settings: Settings) -> Path | None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ResourceError(f"{folder}: cannot be written, {existing} is not a folder that you may write to")
-    return checkpoint.newest(folder / "checkpoints") if settings.resume else None
+    return runs.newest_checkpoint(folder) if settings.resume else None
 
 
 def make_folder(folder: Path) -> None:
