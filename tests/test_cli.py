@@ -105,7 +105,9 @@ def test_the_keyword_arguments_of_evaluate_and_compare_are_the_options_of_the_co
     for function in (package.evaluate, package.compare):
         parameters = inspect.signature(function).parameters
         assert fields <= set(parameters) and parameters["neighbours"].default == 5
-        assert all(f"    {name}: {text}" in (function.__doc__ or "") for name, text in texts.items())
+        described = " ".join((function.__doc__ or "").split())
+        assert all(f"{name}: {text}" in described for name, text in texts.items())
+        assert "Annotated" not in str(inspect.signature(function))
     shown = " ".join(hfgen("evaluate", "--help").stdout.replace("│", " ").split())
     for name in fields - {"progress", "cache"}:
         assert f"--{name.replace('_', '-')}" in shown and texts[name] in shown

@@ -8,11 +8,12 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from types import SimpleNamespace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -218,11 +219,17 @@ def with_arguments(function: Function) -> Function:
 
     Its last parameter must be `**settings`: the fields, and further arguments of `load_dataset`.
     """
+    # signature
     signature = inspect.signature(function)
     *named, last = signature.parameters.values()
+    types = get_type_hints(EvaluationArguments)
     fields = inspect.signature(EvaluationArguments).parameters.values()
-    function.__dict__["__signature__"] = signature.replace(parameters=[*named, *fields, last])
-    lines = [f"    {name}: {text}" for name, text in field_texts(EvaluationArguments).items()]
-    further = "    settings: Further arguments of `load_dataset`."
-    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Keyword arguments:", *lines, further])
+    keywords = [field.replace(annotation=types[field.name]) for field in fields]
+    function.__dict__["__signature__"] = signature.replace(parameters=[*named, *keywords, last])
+
+    # docstring
+    texts = field_texts(EvaluationArguments) | {last.name: "Further arguments of `load_dataset`."}
+    wrapper = textwrap.TextWrapper(115, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    lines = [wrapper.fill(f"{name}: {text}") for name, text in texts.items()]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Keyword arguments:", *lines])
     return function
