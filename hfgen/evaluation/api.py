@@ -94,15 +94,16 @@ def compare(
 
 def _arguments(settings: Mapping[str, Any]) -> tuple[EvaluationArguments, dict[str, Any]]:
     """Return the arguments of an evaluation, and the remaining settings, which are for `load_dataset`."""
-    names = names_of(EvaluationArguments)
-    known = {name: value for name, value in settings.items() if name in names}
-    return EvaluationArguments(**known), {name: value for name, value in settings.items() if name not in names}
+    options = dict(settings)
+    known = {name: options.pop(name) for name in names_of(EvaluationArguments) if name in options}
+    return EvaluationArguments(**known), options
 
 
 def _named(name: Any, model: Any) -> EvaluatedModel:
     """Return the model under its name in a mapping; a model of a list keeps its own name."""
     opened = load_model(model)
-    opened.name = name if isinstance(name, str) else opened.name
+    if isinstance(name, str):
+        opened.name = name
     return opened
 
 
@@ -116,11 +117,12 @@ def evaluate_to(model: str, dataset: str, output: Path | None, arguments: Evalua
     result = evaluate(model, dataset, **vars(arguments))
     run = run_of(Path(model))
     path = output if output is not None or run is None else run / "evaluation.json"
-    first = is_first()
+    first, text = is_first(), result.table()
     if first and path is not None:
         result.to_json(path)
+        text += f"\nwritten to {path}"
     finish()
-    return "" if not first else result.table() + (f"\nwritten to {path}" if path else "")
+    return text if first else ""
 
 
 def compare_to(models: Sequence[str], dataset: str, output: Path, arguments: EvaluationArguments) -> str:

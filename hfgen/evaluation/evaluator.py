@@ -15,7 +15,7 @@ from hfgen.evaluation.features import GRID_IMAGES, FeatureExtraction, Features
 from hfgen.evaluation.generate import SampleGenerator, conditions_for, identity_of, reporting
 from hfgen.evaluation.likelihood import is_timed
 from hfgen.evaluation.metric_groups import METRICS
-from hfgen.evaluation.model import load_model
+from hfgen.evaluation.model import EvaluatedModel, load_model
 from hfgen.evaluation.pictures import draw
 from hfgen.evaluation.progress import Progress
 from hfgen.evaluation.reference import ReferenceData, open_data, open_held_out
@@ -60,11 +60,10 @@ class Evaluator:
         # feature extractor and classifier
         if self.reference.points and (settings.features != "pixels" or settings.classifier is not None):
             raise ConfigError(f"{data.name} is a set of points: its features are pixels, and no classifier sees them")
-        extractor = load_extractor(settings.features, device())
-        classifier = extractor
+        self.extractor = classifier = load_extractor(settings.features, device())
         if settings.classifier is not None:
             classifier = load_extractor(f"classifier:{settings.classifier}", device())
-        self.extractor, self.classifier = extractor, classifier if isinstance(classifier, ClassifierFeatures) else None
+        self.classifier = classifier if isinstance(classifier, ClassifierFeatures) else None
         self.extraction = FeatureExtraction(
             self.extractor, self.classifier, data.shape, self.processes, self.cache, self.progress
         )
@@ -84,9 +83,7 @@ class Evaluator:
 
         # reference features
         reference = self._reference_features("real data", self.reference)
-        held_out = None
-        if self.held_out is not None and OF_HELD_OUT & {*self.settings.groups}:
-            held_out = self._reference_features("held-out data", self.held_out)
+        held_out = self._reference_features("held-out data", self.held_out)
 
         # metrics, in the first process
         def evaluation() -> Evaluation:
@@ -112,13 +109,14 @@ class Evaluator:
 
         # arguments of its call
         choices: dict[str, Any] = {"num_steps": s.num_steps, "guidance_scale": s.guidance_scale, "sampler": s.sampler}
-        if lenient:
-            choices |= {"num_steps": None} if evaluated.steps is None else {}
-            choices |= {"sampler": None} if "sampler" not in evaluated.parameters else {}
-            choices |= {"guidance_scale": 1.0} if not evaluated.guidable else {}
-        shape = evaluated.shape
-        if shape is not None:
-            evaluated.check_shape(shape, data)
+        if lenient and evaluated.steps is None:
+            choices.pop("num_steps")
+        if lenient and "sampler" not in evaluated.parameters:
+            choices.pop("sampler")
+        if lenient and not evaluated.guidable:
+            choices.pop("guidance_scale")
+        if evaluated.shape is not None:
+            evaluated.check_shape(evaluated.shape, data)
         conditions = conditions_for(evaluated, data, max(count, GRID_IMAGES), s.seed)
         generator = SampleGenerator(evaluated, conditions, s.seed, s.batch_size, **choices)
         generator.check()
@@ -129,7 +127,9 @@ class Evaluator:
         # sampling
         generator, count = self.generator(model, lenient)
         evaluated, s = generator.model, self.settings
-        evaluations = 1 if evaluated.steps is None else generator.steps or 50
+        evaluations = 1
+        if evaluated.steps is not None:
+            evaluations = generator.steps or 50
         sampling = evaluations * count * SECONDS["evaluation"]
         self.progress.plan("sampling", sampling)
 
@@ -143,16 +143,22 @@ class Evaluator:
             self.progress.plan(name, seconds)
 
         # features of reference data, once for all models
-        networks = [self.extractor, self.classifier]
-        slow = 0.02 if any(one is not None and one.weights_hash != "none" for one in networks) else 1e-5
-        stages = {"real data": self.reference, "held-out data": self.held_out if OF_HELD_OUT & {*s.groups} else None}
-        for stage, reference in stages.items():
-            if reference is not None and stage not in self._planned:
-                self.progress.plan(stage, slow * reference.count)
+        seconds = 1e-5
+        if self.extractor.weights_hash != "none" or self.classifier is not None:
+            seconds = 0.02
+        for stage, reference in (("real data", self.reference), ("held-out data", self.held_out)):
+            if reference is not None and self._needs(reference) and stage not in self._planned:
+                self.progress.plan(stage, seconds * reference.count)
                 self._planned.add(stage)
 
-    def _reference_features(self, name: str, reference: ReferenceData) -> Features | None:
-        """Return the features of reference data, extracted once for all models."""
+    def _needs(self, reference: ReferenceData) -> bool:
+        """Return whether features of these data are computed: held-out data serve some groups only."""
+        return reference is self.reference or bool(OF_HELD_OUT & {*self.settings.groups})
+
+    def _reference_features(self, name: str, reference: ReferenceData | None) -> Features | None:
+        """Return the features of reference data, extracted once for all models; None if they are not needed."""
+        if reference is None or not self._needs(reference):
+            return None
         if name not in self._features:
             self._features[name] = self.extraction.of_reference(reference, self.settings.seed, name)
         return self._features[name]
@@ -164,12 +170,12 @@ class Evaluator:
         identity = self.processes.from_first(lambda: identity_of(generator))
         if identity is None:
             return None
-        s, data, given = self.settings, self.reference.data, generator.conditions
-        conditioned = given.labels is not None or given.captions is not None
+        s, data, conditions = self.settings, self.reference.data, None
+        if generator.conditions.labels is not None or generator.conditions.captions is not None:
+            conditions = [data.fingerprint, generator.conditions.source]
         return key_of(
             "samples", model=identity, on=generator.model.device, told=generator.arguments, seed=s.seed, count=count,
-            batch_size=s.batch_size, conditions=[data.fingerprint, given.source] if conditioned else None,
-            shape=list(data.shape), **self.extraction.identity,
+            batch_size=s.batch_size, conditions=conditions, shape=list(data.shape), **self.extraction.identity,
         )  # fmt: skip
 
     def _evaluation(self, context: MetricContext, key: str | None) -> Evaluation:
@@ -192,28 +198,30 @@ class Evaluator:
             "items": len(data), "looked_at": self.reference.count, "compared": len(context.compared),
             "fingerprint": data.fingerprint,
         }  # fmt: skip
-        held_out: dict[str, Any] | None = None
+        held_out = classifier = None
         if self.held_out is not None:
             data = self.held_out.data
             held_out = {"name": data.name, "count": self.held_out.count, "fingerprint": data.fingerprint}
+        if self.classifier is not None:
+            classifier = self.classifier.describe()
         return Evaluation(
             model.name, model.family, self.dataset, self.settings.split, metrics, none, self.extractor.describe(),
-            None if self.classifier is None else self.classifier.describe(), samples, real, held_out,
-            self.settings.decisive, versions(), self.processes.count, pictures,
+            classifier, samples, real, held_out, self.settings.decisive, versions(), self.processes.count, pictures,
         )  # fmt: skip
 
     def _result(self, name: str, context: MetricContext, key: str | None) -> MetricResult:
         """Return the result of a group, from the cache or computed now."""
         # key: everything that the group depends on
         metric = METRICS[name]
-        parts: dict[str, Any] = {field: getattr(self.settings, field) for field in metric.settings}
+        visible = self.settings.only(("seed", *metric.settings))
+        parts: dict[str, Any] = {**vars(visible), "held_out": None}
+        if self.held_out is not None:
+            parts["held_out"] = self.held_out.key()
         if name == "cost":
-            run = context.model.run
-            hardware = [device_name(one) for one in (torch.device("cpu"), device())]
-            parts["trained"] = None if run is None else dataclasses.asdict(training_cost(run))
-            parts |= {"threads": torch.get_num_threads(), "hardware": hardware}
-        parts |= {"held_out": None if self.held_out is None else self.held_out.key(), "seed": self.settings.seed}
-        entry_key = None if key is None else key_of(name, samples=key, real=self.reference.key(), **parts)
+            parts |= _cost_parts(context.model)
+        entry_key = None
+        if key is not None:
+            entry_key = key_of(name, samples=key, real=self.reference.key(), **parts)
 
         # from the cache
         if entry := self.cache.get(entry_key):
@@ -221,9 +229,8 @@ class Evaluator:
             return MetricResult(**entry[0])
 
         # computed now
-        visible = dataclasses.replace(context, settings=self.settings.only(("seed", *metric.settings)))
         with self.progress.stage(name, f"{context.model.name}: {name}"):
-            result = metric.compute(visible)
+            result = metric.compute(dataclasses.replace(context, settings=visible))
         self.cache.put(entry_key, dataclasses.asdict(result))
         return result
 
@@ -231,8 +238,7 @@ class Evaluator:
         self, context: MetricContext, key: str | None, near_copies: dict[str, Any] | None
     ) -> dict[str, Image.Image]:
         """Return the pictures, from the cache or drawn now."""
-        pairs = None if near_copies is None else near_copies["pairs"]
-        entry_key = None
+        entry_key, pairs = None, (near_copies or {}).get("pairs")
         if key is not None:
             entry_key = key_of("pictures", samples=key, real=self.reference.key(), pairs=pairs)
         if entry := self.cache.get(entry_key):
@@ -241,3 +247,12 @@ class Evaluator:
         arrays = {name: torch.from_numpy(np.array(picture)) for name, picture in pictures.items()}
         self.cache.put(entry_key, {}, arrays)
         return pictures
+
+
+def _cost_parts(model: EvaluatedModel) -> dict[str, Any]:
+    """Return everything beside settings and samples that the cost of a model depends on: its training, the machine."""
+    parts: dict[str, Any] = {"trained": None, "threads": torch.get_num_threads()}
+    parts["hardware"] = [device_name(torch.device("cpu")), device_name(device())]
+    if model.run is not None:
+        parts["trained"] = dataclasses.asdict(training_cost(model.run))
+    return parts

@@ -122,10 +122,11 @@ class FeatureExtraction:
         """Return the results of this process, by the first index of each batch."""
         # number of features and of images that stay in memory
         size = math.prod(self.shape)
-        count = batches[-1].stop if batches else 0
+        count = batches[-1].stop
         dim = self.extractor.dim or size
-        kept = min(count, FEATURE_BYTES // (4 * dim))
-        shown = min(count, max(GRID_IMAGES, IMAGE_BYTES // (4 * size))) if keep_images else 0
+        kept, shown = min(count, FEATURE_BYTES // (4 * dim)), 0
+        if keep_images:
+            shown = min(count, max(GRID_IMAGES, IMAGE_BYTES // (4 * size)))
 
         # extract the features of this process's batches
         local: dict[str, Any] = {"features": {}, "images": {}, "seen": {}, "moments": None}
@@ -139,18 +140,24 @@ class FeatureExtraction:
                 local["seen"][rows.start] = self.classifier.labels(batch).cpu()
             if moments is not None:
                 moments.update(features)
-        local["moments"] = None if moments is None else moments.packed()
+        if moments is not None:
+            local["moments"] = moments.packed()
         return local
 
 
 def _joined(parts: list[dict[str, Any]], count: int) -> Features:
     """Return the features of `count` items from the results of all processes."""
-    moments = [Moments.unpacked(part["moments"]) for part in parts if part["moments"] is not None]
-    for other in moments[1:]:
-        moments[0].merge(other)
+    moments = None
+    for part in parts:
+        if part["moments"] is not None:
+            local = Moments.unpacked(part["moments"])
+            if moments is None:
+                moments = local
+            else:
+                moments.merge(local)
     features, images = _in_order(parts, "features"), _in_order(parts, "images")
     assert features is not None and images is not None
-    return Features(count, features, moments[0] if moments else None, images, _in_order(parts, "seen"))
+    return Features(count, features, moments, images, _in_order(parts, "seen"))
 
 
 def _in_order(parts: list[dict[str, Any]], name: str) -> Tensor | None:

@@ -26,7 +26,6 @@ from hfgen.evaluation.features import Items
 from hfgen.evaluation.model import CLASSES, EvaluatedModel, attributes_of, quiet
 from hfgen.evaluation.progress import Progress, each_call
 from hfgen.images import from_integers, from_pil
-from hfgen.metrics.cost import networks_of
 from hfgen.schedulers.samplers import SAMPLERS
 
 PROBES, PROBE_STEPS = 16, 2
@@ -94,7 +93,7 @@ class SampleGenerator:
         with _seeded(seed), torch.no_grad(), quiet(model.pipeline):
             samples = tensor_of(model.pipeline(**arguments))
         if len(samples) != len(rows):
-            raise DataError(f"{model.name}: gave {len(samples)} samples where {len(rows)} were asked for")
+            raise DataError(f"{model.name}: gave {len(samples)} samples where {len(rows)} were requested")
         return samples
 
     def batches(self, count: int) -> list[range]:
@@ -103,8 +102,11 @@ class SampleGenerator:
 
     def at(self, indices: list[int], count: int) -> Tensor:
         """Return the samples `indices` of `count`, in their order, each generated in its own batch."""
-        batches = self.batches(count)
-        generated = {b: self(batches[b]) for b in sorted({i // self.batch_size for i in indices})}
+        batches, generated = self.batches(count), dict[int, Tensor]()
+        for i in sorted(indices):
+            batch = i // self.batch_size
+            if batch not in generated:
+                generated[batch] = self(batches[batch])
         return torch.stack([generated[i // self.batch_size][i % self.batch_size] for i in indices])
 
     def _conditions(self, rows: range) -> dict[str, Any]:
@@ -129,9 +131,10 @@ class SampleGenerator:
             raise ConfigError(f"{model.name}: a call of {model.family} must take batch_size, it takes "
                               f"{', '.join(model.parameters) or 'nothing'}")  # fmt: skip
         if "generator" in model.parameters:
-            each = [torch.Generator().manual_seed(derive_seed(self.seed, i)) for i in rows]
-            one = torch.Generator().manual_seed(derive_seed(self.seed, rows.start))
-            arguments["generator"] = each if model.takes_generators else one
+            if model.takes_generators:
+                arguments["generator"] = [torch.Generator().manual_seed(derive_seed(self.seed, i)) for i in rows]
+            else:
+                arguments["generator"] = torch.Generator().manual_seed(derive_seed(self.seed, rows.start))
         return arguments
 
 
@@ -146,7 +149,8 @@ def common_arguments(
     arguments: dict[str, Any] = {}
     if num_steps is not None and model.steps is None and num_steps != 1:
         raise ConfigError(f"num_steps must be 1, {model.name} makes samples in one step; got {num_steps}")
-    sampler = model.sampler if sampler is None else sampler
+    if sampler is None:
+        sampler = model.sampler
     if num_steps is None and model.own and sampler in SAMPLERS and "sampler" in model.parameters:
         num_steps = min(SAMPLERS[sampler].steps, int(model.pipeline.scheduler.config.num_train_timesteps))
     if num_steps is not None and model.steps is not None:
@@ -173,8 +177,7 @@ def reporting(generator: SampleGenerator, count: int, data: Dataset, progress: P
 
     Raises ConfigError for samples whose shape is not that of the data.
     """
-    pipeline = generator.model.pipeline
-    networks = networks_of(pipeline) if hasattr(pipeline, "components") else {}
+    networks = generator.model.networks
     evaluations = generator.steps or (1000 if generator.model.steps else 1)             # of one batch
 
     def samples(rows: range) -> Tensor:
@@ -249,7 +252,7 @@ def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) 
                               "label_column (--label-column)")  # fmt: skip
         return Conditions(torch.arange(count) % classes, captions, "classes in equal shares")
     if classes is not None and data.num_classes != classes:
-        raise ConfigError(f"{model.name} makes {classes} classes, {data.name} has {data.num_classes}; judge it with "
+        raise ConfigError(f"{model.name} makes {classes} classes, {data.name} has {data.num_classes}; evaluate it with "
                           "data of its own classes, or with label_column='none' in equal shares")  # fmt: skip
     source = "classes and captions of the data" if captions else "classes of the data"
     return Conditions(labels[items], captions, source)
@@ -273,15 +276,19 @@ def tensor_of(output: Any) -> Tensor:
     PIL images, an array (B, H, W, C) or a tensor (B, C, H, W), in [0, 1] or uint8. Raises DataError for anything else.
     """
     # the images of the output
-    images = output[0] if isinstance(output, tuple) else output
-    images = output.images if hasattr(output, "images") else images
+    images = output
+    if hasattr(output, "images"):
+        images = output.images
+    elif isinstance(output, tuple):
+        images = output[0]
     if isinstance(images, list) and images and all(isinstance(image, Image.Image) for image in images):
-        return from_pil([image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB") for image in images])
+        return from_pil([_converted(image) for image in images])
 
     # as a tensor, channels first
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
-        images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images
+        if images.ndim == 4:
+            images = images.permute(0, 3, 1, 2)
     if not isinstance(images, Tensor) or images.ndim not in (2, 4):
         raise DataError(f"a model must give images as PIL images, an array (B, H, W, C) or a tensor (B, C, H, W), or "
                         f"points (B, 2); got {type(images).__name__}{tuple(getattr(images, 'shape', ()))}")  # fmt: skip
@@ -290,4 +297,11 @@ def tensor_of(output: Any) -> Tensor:
     images = images.detach().cpu()
     if images.dtype == torch.uint8:
         return from_integers(images)
-    return images.float() if images.ndim == 2 else images.float() * 2 - 1
+    if images.ndim == 2:
+        return images.float()
+    return images.float() * 2 - 1
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """Return a PIL image in grey, RGB or RGBA."""
+    return image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")

@@ -61,10 +61,12 @@ Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
 def likelihood(context: MetricContext) -> MetricResult:
     """Return the likelihoods that the family of the model has, and for a toy set the density at the samples."""
     # likelihoods of the family
-    items = context.held_out or context.reference
+    items, words = context.reference, "the real data that samples are compared with"
+    if context.held_out is not None:
+        items, words = context.held_out, "held-out data"
     result = family_likelihood(context.model.pipeline, context, items)
-    words = "held-out data" if context.held_out is not None else "the real data that samples are compared with"
-    result.metrics = {name: row | {"items": words} for name, row in result.metrics.items()}
+    for row in result.metrics.values():
+        row["items"] = words
 
     # density of a toy set
     data = context.reference.data
@@ -106,9 +108,9 @@ def _missing(context: MetricContext, items: ReferenceData) -> str | None:
     """Return the reason if the items lack the conditions of the model; None if they have them."""
     conditions, classes = context.generator.conditions, items.data.num_classes
     if conditions.labels is not None and (classes is None or classes != context.reference.data.num_classes):
-        return f"{items.data.name} does not have the labels that the model must be told"
+        return f"{items.data.name} does not have the labels that the model is conditioned on"
     if conditions.captions is not None and items.data.captions is None:
-        return f"{items.data.name} does not have the captions that the model must be told"
+        return f"{items.data.name} does not have the captions that the model is conditioned on"
     return None
 
 
@@ -129,7 +131,8 @@ def _interval(values: Tensor, context: MetricContext) -> dict[str, Any]:
 
 def _standardised(x: Tensor, config: Any) -> tuple[Tensor, float]:
     """Return points (B, 2) in the coordinates of a model, and the difference of log-densities to data coordinates."""
-    mean, std = (torch.as_tensor(config[key], dtype=torch.float32) for key in ("data_mean", "data_std"))
+    mean = torch.as_tensor(config["data_mean"], dtype=torch.float32)
+    std = torch.as_tensor(config["data_std"], dtype=torch.float32)
     return (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
 
 
@@ -236,21 +239,24 @@ class DiffusionItems:
     @classmethod
     def of(cls, pipeline: DDPMPipeline, context: MetricContext, items: ReferenceData) -> "DiffusionItems":
         """Return the first items: `likelihood_images` of them. Default: at most 64, as many as the time allows."""
+        # items in model coordinates
         images = context.settings.likelihood_images
         number = min(images or ITEMS, items.count)
-        x, levels, log_scale = items(range(number)), items.data.top + 1, 0.0
+        x, log_scale, levels = items(range(number)), 0.0, None
         if pipeline.points:
             x, log_scale = _standardised(x, pipeline.unet.config)
-        captions = None if context.generator.conditions.captions is None else items.captions(number)
-        return cls(
-            context, pipeline, x, _labels(context, items, number), captions, None if pipeline.points else levels,
-            log_scale, limited=images is None,
-        )  # fmt: skip
+        else:
+            levels = items.data.top + 1
+        # their conditions
+        labels, captions = _labels(context, items, number), None
+        if context.generator.conditions.captions is not None:
+            captions = items.captions(number)
+        return cls(context, pipeline, x, labels, captions, levels, log_scale, limited=images is None)
 
     def bound(self, trained: Any) -> Estimator:
         """Return the estimator by the variational bound (Ho et al. 2020, eq. 5)."""
         chain = trained.discretised() if isinstance(trained, VPSDEScheduler) else trained
-        draws, T = DRAWS if self.limited else None, len(chain.betas)
+        T, draws = len(chain.betas), DRAWS if self.limited else None
         terms = len(stretches(T, draws))
 
         def compute(predict: Predict, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -262,8 +268,10 @@ class DiffusionItems:
     def ode(self, trained: Any) -> Estimator:
         """Return the estimator by the probability-flow ODE (Song et al. 2021, eq. 39)."""
         sde = trained if isinstance(trained, VPSDEScheduler) else make_sampler("ode_heun", trained)
-        usual = {name: one.default for name, one in signature(ode_log_likelihood).parameters.items()}
-        tolerances = {name: TOLERANCE if self.limited else usual[name] for name in ("rtol", "atol")}
+        usual = signature(ode_log_likelihood).parameters
+        tolerances = {"rtol": usual["rtol"].default, "atol": usual["atol"].default}
+        if self.limited:
+            tolerances = dict.fromkeys(tolerances, TOLERANCE)
 
         def compute(predict: Predict, x: Tensor, generator: torch.Generator) -> Tensor:
             if self.levels:
@@ -272,13 +280,12 @@ class DiffusionItems:
 
         facts = {"probes": None, "dequantisation": "none"}
         if self.levels:
-            facts = {"probes": usual["probes"], "dequantisation": "uniform"}
+            facts = {"probes": usual["probes"].default, "dequantisation": "uniform"}
         return Estimator(compute, ODE_EVALUATIONS, {**tolerances, **facts, "t_min": sde.t_min})
 
     def values(self, estimator: Estimator, done: float) -> Tensor:
         """Return the likelihoods of the items, (n,). `done`: the share of the stage of the bar that is done before."""
-        seconds = self.context.settings.likelihood_seconds if self.limited else None
-        parts, clock = list[Tensor](), Clock(seconds)
+        parts, clock = list[Tensor](), Clock(self.context.settings.likelihood_seconds if self.limited else None)
         for rows in pieces(len(self.x), self.limited):
             if parts and not clock.allows(rows):
                 break
@@ -290,9 +297,14 @@ class DiffusionItems:
     def _predictor(self, rows: slice) -> Predict:
         """Return the network, conditioned on the classes and captions of items, as a function of x_t and t; no
         guidance."""
-        labels = None if self.labels is None else self.labels[rows]
-        captions = None if self.captions is None else self.captions[rows]
-        count = len(labels) if labels is not None else len(captions or [0])
+        labels = captions = None
+        count = 1
+        if self.captions is not None:
+            captions = self.captions[rows]
+            count = len(captions)
+        if self.labels is not None:
+            labels = self.labels[rows]
+            count = len(labels)
         cond = self.pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
         net: Any = self.pipeline.unet
         return lambda x_t, t: net(x_t, t, return_dict=False, **cond)[0]
@@ -348,10 +360,10 @@ def pieces(number: int, limited: bool) -> list[slice]:
 
     The last batch has at least two items, since one item has no interval.
     """
-    sizes = [4, 4, 8] if limited else []
+    sizes = itertools.chain([4, 4, 8] if limited else [], itertools.repeat(BATCH_SIZE))
     edges = [0]
     while edges[-1] < number:
-        edges.append(min(number, edges[-1] + (sizes.pop(0) if sizes else BATCH_SIZE)))
+        edges.append(min(number, edges[-1] + next(sizes)))
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         edges.pop(-2)
     return [slice(first, end) for first, end in itertools.pairwise(edges)]

@@ -16,7 +16,7 @@ from hfgen.metrics.bootstrap import (
     kid_estimate,
     prdc_estimates,
 )
-from hfgen.metrics.cost import TrainingCost, networks_of, sampling_cost, training_cost
+from hfgen.metrics.cost import TrainingCost, sampling_cost, training_cost
 from hfgen.metrics.distances import Moments, frechet_distance_of_moments
 from hfgen.metrics.halving import HALVINGS
 from hfgen.metrics.memorisation import memorisation
@@ -108,21 +108,20 @@ def privacy(context: MetricContext) -> MetricResult:
         return MetricResult(none={"privacy": "points are no pictures of anybody"})
 
     # nearest training items
-    held_out = None if context.held_out_features is None else context.held_out_features.features
-    training, s, samples = context.reference_features.features, context.settings, context.samples.features
-    result = memorisation(samples, training, held_out, resamples=context.resamples, seed=s.seed)
+    training, samples, held_out = context.reference_features.features, context.samples.features, None
+    used, nearest = {"samples": len(samples), "real": len(training)}, "training data, each to another"
+    if context.held_out_features is not None:
+        held_out, nearest = context.held_out_features.features, "held-out data"
+        used["held_out"] = len(held_out)
+    result = memorisation(samples, training, held_out, resamples=context.resamples, seed=context.settings.seed)
     items = context.reference.indices
     pairs = [[sample, int(items[near]), distance] for sample, near, distance in result.pairs]
-    used = {"samples": len(samples), "real": len(training)}
-    if held_out is not None:
-        used["held_out"] = len(held_out)
 
     # near-copies, distances, and the ratio if there are held-out data
     rows: dict[str, dict[str, Any]] = {
         "near_copies": {
             "value": result.near_copies, "floor": result.expected, "threshold": result.threshold, "pairs": pairs,
-            "used": used,
-            "threshold_of": "held-out data" if held_out is not None else "training data, each to another",
+            "used": used, "threshold_of": nearest,
         },
         "nearest_distance": {"value": float(result.distances.median()), "of": "median over samples", "used": used},
     }  # fmt: skip
@@ -194,8 +193,7 @@ def cost(context: MetricContext) -> MetricResult:
     """Return the cost of a model: parameters, evaluations, seconds and memory of 64 samples, and its training."""
     # sampling
     model = context.model
-    networks = networks_of(model.pipeline) if hasattr(model.pipeline, "components") else {}
-    sampled = sampling_cost(lambda n: context.generator(range(n)), networks)
+    sampled = sampling_cost(lambda n: context.generator(range(n)), model.networks)
     rows: dict[str, dict[str, Any]] = {
         "seconds_per_64": {"value": sampled.seconds, "device": sampled.device, "threads": torch.get_num_threads()},
         "peak_bytes_per_64": {"value": sampled.peak_bytes, "of": sampled.peak_of, "device": sampled.device},

@@ -19,6 +19,7 @@ from hfgen.cards.markdown import last_name
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.hub.package import run_of
+from hfgen.metrics.cost import networks_of
 from hfgen.metrics.features import hash_of
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.generative import GenerativePipeline
@@ -55,8 +56,10 @@ class EvaluatedModel:
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
         self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
         self.generative = pipeline if isinstance(pipeline, GenerativePipeline) else None
-        self.num_classes = None if self.generative is None else self.generative.num_classes
-        self.num_targets = None if self.generative is None else self.generative.num_targets
+        self.num_classes: int | None = None
+        self.num_targets: int | None = None
+        if self.generative is not None:
+            self.num_classes, self.num_targets = self.generative.num_classes, self.generative.num_targets
 
     @property
     def own(self) -> bool:
@@ -83,6 +86,11 @@ class EvaluatedModel:
     def shape(self) -> tuple[int, ...] | None:
         """Return the shape of a sample, (C, H, W) or (2,); None if it is known only from a sample."""
         return None if self.generative is None else self.generative.sample_shape
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks of the model by name; {} for an object without components."""
+        return networks_of(self.pipeline) if hasattr(self.pipeline, "components") else {}
 
     @property
     def takes_generators(self) -> bool:
@@ -158,15 +166,18 @@ def load_model(model: Any) -> EvaluatedModel:
 
     `stock:MODEL` is a folder or Hub id of any pipeline of diffusers, which diffusers itself loads.
     """
+    if isinstance(model, EvaluatedModel):
+        return model
     if not isinstance(model, str | Path):
-        return model if isinstance(model, EvaluatedModel) else EvaluatedModel(model)
+        return EvaluatedModel(model)
     if str(model).startswith(STOCK):
         return load_stock(str(model).removeprefix(STOCK))
     pipeline, path = open_model(model), Path(model).expanduser()
     if not path.is_dir():
         return EvaluatedModel(pipeline, str(model), loaded=True)
-    path = path.absolute()
-    home = path.parent if path.name == "model" and run_of(path) else path
+    path = home = path.absolute()
+    if path.name == "model" and run_of(path):
+        home = path.parent
     return EvaluatedModel(pipeline, last_name(str(home)), path, loaded=True)
 
 
@@ -230,9 +241,10 @@ def _comparable(value: Any) -> Any:
     """Return plain JSON that is equal for equal values. Raises TypeError for values without such a form."""
     if isinstance(value, nn.Module):
         return hash_of(value)
-    if isinstance(value, torch.Tensor | np.ndarray):
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     if isinstance(value, Mapping):
         return [[_comparable(key), _comparable(item)] for key, item in value.items()]
     if isinstance(value, list | tuple):
@@ -247,8 +259,9 @@ def _settings(part: Any) -> dict[str, Any]:
     config: Any = getattr(part, "config", None)
     if hasattr(config, "to_dict"):
         config = config.to_dict()
-    settings = dict(config) if isinstance(config, Mapping) else {}
-    return {key: settings[key] for key in sorted(settings) if not key.startswith("_") and "version" not in key}
+    if not isinstance(config, Mapping):
+        return {}
+    return {key: config[key] for key in sorted(config) if not key.startswith("_") and "version" not in key}
 
 
 @contextmanager

@@ -92,45 +92,56 @@ class Report:
 
     def _samplers(self) -> str:
         """Return the sentence on the sampler and the steps of each model; "" if every model takes one step."""
-        sampled = {row.model: sampled_by(row.samples) for row in self.rows}
-        named = "; ".join(f"{markdown(model)}{words}" for model, words in sampled.items() if words)
-        return f"Sampled: {named}." if named else ""
+        named = []
+        for row in self.rows:
+            if words := sampled_by(row.samples):
+                named.append(f"{markdown(row.model)}{words}")
+        return f"Sampled: {'; '.join(named)}." if named else ""
 
     def _table(self) -> list[tuple[str, ...]]:
         """Return the head of the table, a line for each model, and the line of reference data."""
-        known = [name for name in COLUMNS if any(name in row.metrics for row in self.rows)]
-        head = ("rank", "model", "family", *(COLUMNS[name] for name in known))
-        lines = [
-            (rank, markdown(row.model), markdown(row.family), *(_cell(row.metrics.get(name)) for name in known))
-            for rank, row in zip(self.ranks(), self.rows, strict=True)
-        ]
-        return [head, *lines, ("", "real data", "", *(self._floor(name) for name in known))]
+        computed = set(itertools.chain(*(row.metrics for row in self.rows)))
+        names = [name for name in COLUMNS if name in computed]
+        lines = [("rank", "model", "family", *(COLUMNS[name] for name in names))]
+        for rank, row in zip(self.ranks(), self.rows, strict=True):
+            cells = [_cell(row.metrics.get(name)) for name in names]
+            lines.append((rank, markdown(row.model), markdown(row.family), *cells))
+        return [*lines, ("", "real data", "", *map(self._floor, names))]
 
     def _floor(self, name: str) -> str:
         """Return the value of reference data for a metric, "below" if it stands in the table at equal counts."""
-        metrics = [row.metrics.get(name, {}) for row in self.rows]
-        if any("matched" in metric for metric in metrics):
+        if self._estimates(name):
             return "below"
-        floors = [metric["floor"] for metric in metrics if metric.get("floor") is not None]
-        return number(floors[0]) if floors else ""
+        for row in self.rows:
+            floor = row.metrics.get(name, {}).get("floor")
+            if floor is not None:
+                return number(floor)
+        return ""
+
+    def _estimates(self, name: str) -> list[dict[str, Any]]:
+        """Return the estimates of a metric at equal counts, of the models that have one."""
+        metrics = [row.metrics.get(name, {}) for row in self.rows]
+        return [metric for metric in metrics if "matched" in metric]
 
     def _matched(self) -> list[str]:
         """Return a sentence and a table of estimates at equal counts, with the values of reference data."""
         # metrics with such estimates
-        names = [name for name in COLUMNS if any("matched" in row.metrics.get(name, {}) for row in self.rows)]
+        names = [name for name in COLUMNS if self._estimates(name)]
         if not names:
             return []
         # values of reference data, and counts
-        rows_of = {name: [row.metrics[name] for row in self.rows if name in row.metrics] for name in names}
-        floors = [with_interval(floor_of(metrics[0])) for metrics in rows_of.values()]
-        counts = {metric["count"] for metric in itertools.chain(*rows_of.values())}
+        estimates = list(map(self._estimates, names))
+        floors = [with_interval(floor_of(first)) for first, *_ in estimates]
+        counts = sorted({estimate["count"] for estimate in itertools.chain(*estimates)})
         # sentence and table
-        lines = [(markdown(row.model), *(_at_count(row.metrics.get(name)) for name in names)) for row in self.rows]
+        lines = [("model", *(COLUMNS[name] for name in names))]
+        for row in self.rows:
+            lines.append((markdown(row.model), *(_at_count(row.metrics.get(name)) for name in names)))
         words = (
-            f"At equal counts, {' / '.join(f'{count:,}' for count in sorted(counts))} items a side, where the bias is "
+            f"At equal counts, {' / '.join(map('{:,}'.format, counts))} items a side, where the bias is "
             "the same; real data are one half of them against the other, with the middle 95 % of 20 halvings:"
         )
-        return [words, table(("model", *(COLUMNS[name] for name in names)), *lines, ("real data", *floors))]
+        return [words, table(*lines, ("real data", *floors))]
 
     def _ties_in_words(self) -> str:
         """Return a sentence on the order of the models and their ties."""
@@ -164,9 +175,12 @@ def _cell(metric: dict[str, Any] | None) -> str:
     """Return a metric as a cell of the table."""
     if metric is None:
         return "none"
-    missing = f" (without {markdown(', '.join(map(str, metric['missing'])))})" if metric.get("missing") else ""
-    star = " *" if metric.get("at_floor") else ""
-    return f"{with_interval(metric)}{star}{missing}"
+    text = with_interval(metric)
+    if metric.get("at_floor"):
+        text += " *"
+    if metric.get("missing"):
+        text += f" (without {markdown(', '.join(map(str, metric['missing'])))})"
+    return text
 
 
 def _at_count(metric: dict[str, Any] | None) -> str:
@@ -194,7 +208,9 @@ def _interval(row: Evaluation) -> tuple[float, float] | None:
     if metric is None:
         return None
     low, high = metric.get("low"), metric.get("high")
-    return (metric["value"], metric["value"]) if low is None or high is None else (low, high)
+    if low is None or high is None:
+        return metric["value"], metric["value"]
+    return low, high
 
 
 def _overlap(a: Evaluation, b: Evaluation) -> bool:
@@ -214,7 +230,8 @@ def unique_names(rows: list[Evaluation]) -> list[Evaluation]:
     seen: dict[str, int] = {}
     for row in rows:
         seen[row.model] = seen.get(row.model, 0) + 1
-        row.model = row.model if seen[row.model] == 1 else f"{row.model}-{seen[row.model]}"
+        if seen[row.model] > 1:
+            row.model = f"{row.model}-{seen[row.model]}"
     return rows
 
 

@@ -79,8 +79,12 @@ def sampled_by(samples: dict[str, Any]) -> str:
     """Return the sampler and the steps of the samples in words, such as " by dpmpp_2m in 20 steps"; "" without both."""
     arguments = samples.get("told", {})
     steps = arguments.get("num_steps", arguments.get("num_inference_steps"))
-    words = f" by {arguments['sampler']}" if "sampler" in arguments else ""
-    return words if steps is None else f"{words} in {steps:,} steps"
+    words = ""
+    if "sampler" in arguments:
+        words += f" by {arguments['sampler']}"
+    if steps is not None:
+        words += f" in {steps:,} steps"
+    return words
 
 
 def number(value: Any) -> str:
@@ -114,7 +118,9 @@ def _beside(row: dict[str, Any]) -> str:
         return f"  at {row['count']:,} a side {number(row['matched'])}, real data {floor}"
     if row.get("standard_error") is not None:
         return f"  {error_of(row)}"
-    return f"  real data {number(row['floor'])}" if row.get("floor") is not None else ""
+    if row.get("floor") is not None:
+        return f"  real data {number(row['floor'])}"
+    return ""
 
 
 def _plain(value: Any) -> Any:

@@ -151,8 +151,11 @@ class EvaluationSettings:
     def check_counts(self, items: int) -> None:
         """Raise ConfigError if there are too few samples, or too few reference items, for the metrics."""
         samples, k, groups = self.count(items), self.neighbours, self.groups
-        smallest = k + 1 if "prdc" in groups else 2
-        smallest = max(4, smallest) if {"frechet", "kid", "prdc"} & {*groups} else 1
+        smallest = 1
+        if {"frechet", "kid"} & {*groups}:
+            smallest = 4
+        if "prdc" in groups:
+            smallest = max(4, k + 1)
         if samples < smallest or items // 2 < smallest:
             raise ConfigError(
                 f"num_samples must be at least {smallest} and the real items at least {2 * smallest}, for "
@@ -180,8 +183,9 @@ def most_samples() -> int:
 
 def known_groups(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return groups of metrics in order. Raises ConfigError, with the nearest name, for an unknown group."""
-    given = metrics.split(",") if isinstance(metrics, str) else DEFAULT_GROUPS if metrics is None else metrics
-    names = [name.strip() for name in given]
+    if isinstance(metrics, str):
+        metrics = metrics.split(",")
+    names = [name.strip() for name in (DEFAULT_GROUPS if metrics is None else metrics)]
     for name in names:
         if name not in GROUPS:
             near = difflib.get_close_matches(name, GROUPS, 1)

@@ -226,7 +226,7 @@ def test_pil_images_arrays_and_bytes_are_understood_and_other_answers_refused(di
     assert max(values) - min(values) < 1e-3
     for bad, message in (
         (lambda batch_size: "nothing", "a model must give images as PIL images, .*; got str"),
-        (lambda batch_size: x[:3] / 2 + 0.5, "gave 3 samples where 64 were asked for"),
+        (lambda batch_size: x[:3] / 2 + 0.5, "gave 3 samples where 64 were requested"),
     ):
         with pytest.raises(DataError, match=message):
             hfgen.evaluate(bad, digits, num_samples=64, **QUICK)
