@@ -12,8 +12,8 @@ from hfgen.pipelines.base import Pipeline
 class GenerativePipeline(Pipeline):
     """A pipeline that samples: `__call__` returns samples, `states(...)` yields x_T, ..., x_0.
 
-    Its properties describe it without a sample being made: `sample_shape`, `points`, `num_classes`,
-    `num_targets`, `reads_text` and `guidable`.
+    Its properties describe it without a sample being made: `sample_shape`, `points`, `num_classes`, `reads_text` and
+    `guidable`.
     """
 
     model_cpu_offload_seq: str | None = None

@@ -42,6 +42,7 @@ from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.pipelines.vae import VAEPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.samplers import make_sampler
+from hfgen.schedulers.traits import traits_of
 from hfgen.schedulers.vp_sde import VPSDEScheduler
 
 VAE_ITEMS, BATCH_SIZE = 1000, 16
@@ -255,7 +256,7 @@ class DiffusionItems:
 
     def bound(self, trained: Any) -> Estimator:
         """Return the estimator by the variational bound (Ho et al. 2020, eq. 5)."""
-        chain = trained.discretised() if isinstance(trained, VPSDEScheduler) else trained
+        chain = trained.discretised() if traits_of(trained).continuous else trained
         T, draws = len(chain.betas), DRAWS if self.limited else None
         terms = len(stretches(T, draws))
 
@@ -267,7 +268,7 @@ class DiffusionItems:
 
     def ode(self, trained: Any) -> Estimator:
         """Return the estimator by the probability-flow ODE (Song et al. 2021, eq. 39)."""
-        sde = trained if isinstance(trained, VPSDEScheduler) else make_sampler("ode_heun", trained)
+        sde = trained if traits_of(trained).continuous else make_sampler("ode_heun", trained)
         usual = signature(ode_log_likelihood).parameters
         tolerances = {"rtol": usual["rtol"].default, "atol": usual["atol"].default}
         if self.limited:
