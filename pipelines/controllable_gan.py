@@ -241,6 +241,11 @@ class ControllableGANPipeline(GANPipeline):
         return not isinstance(getattr(self.classifier, "_orig_mod", self.classifier), Classifier)
 
     @property
+    def num_targets(self) -> int:
+        """Return the number of classes of the classifier, which `target` may name."""
+        return self._num_labels
+
+    @property
     def _num_labels(self) -> int:
         config = self.classifier.config
         return int(config.num_labels if self._of_transformers else config.num_classes)

@@ -38,6 +38,11 @@ class GenerativePipeline(Pipeline):
         return None
 
     @property
+    def num_targets(self) -> int | None:
+        """Return the number of classes that `target` may name; None for a pipeline without this argument."""
+        return None
+
+    @property
     def reads_text(self) -> bool:
         """Return whether the network is conditioned on texts, the argument `prompt`."""
         return False

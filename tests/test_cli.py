@@ -1,5 +1,7 @@
 """The command line: help, errors without tracebacks, exit codes, samples."""
 
+import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -10,6 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hfgen import __version__
+from hfgen.cli import Publish
+from hfgen.evaluation.settings import EvaluationArguments, field_texts
+from hfgen.sampling.request import SampleRequest
 from tests.training.runs import ROOT, SHARED, TINY, environment
 
 TINY_DDPM = [*SHARED, *TINY["ddpm"]]
@@ -17,9 +23,8 @@ TINY_DDPM = [*SHARED, *TINY["ddpm"]]
 
 def hfgen(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command line; fail unless it ends with `code`, and never with a traceback."""
-    program = "import sys; sys.argv[0] = 'hfgen'; from hfgen.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], env=environment(), cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "hfgen", *words], env=environment(), cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
@@ -60,6 +65,85 @@ def test_import_and_help_are_quick_and_import_nothing_heavy() -> None:
     assert seconds("-c", "import hfgen") - empty <= 0.1
     shown = seconds("-c", "import sys; sys.argv = ['hfgen', '--help']; from hfgen.cli import main; main()")
     assert shown <= 0.3 + 0.2 * (os.getloadavg()[0] > 1.5)    # a busy machine gets a little more
+
+
+COMMANDS = ("sample", "publish", "evaluate", "compare")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_shows_its_options_without_torch(flag: str) -> None:
+    program = "import sys; from contextlib import suppress; from hfgen.cli import main\n"
+    program += f"for name in {COMMANDS}:\n    with suppress(SystemExit):\n        main([name, {flag!r}])\n"
+    program += "print([name for name in ('torch', 'numpy', 'diffusers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in COMMANDS:
+        assert f"usage: hfgen {name}" in done.stdout
+
+
+def test_options_keep_their_names_short_flags_and_defaults() -> None:
+    from hfgen.cli import parse
+
+    sample = parse(["sample", "run", "-o", "x.png", "-n", "3"])
+    assert sample.output == Path("x.png") and sample.request == SampleRequest(model="run", number=3)
+    publish = parse(["publish", "run", "me/it", "--public", "--message", "Hello", "--source", "x"])
+    assert publish == Publish(model="run", repo_id="me/it", public=True, message="Hello", source="x")
+    evaluate = parse(["evaluate", "--resolution", "8", "run", "--dataset", "digits", "--no-cache", "-o", "x.json"])
+    assert (evaluate.model, evaluate.dataset, evaluate.output) == ("run", "digits", Path("x.json"))
+    assert evaluate.arguments == EvaluationArguments(resolution=8, cache=False)
+    compare = parse(["compare", "a", "b", "--dataset", "d", "-o", "x", "--resolution", "8", "4", "--skip-bad-images"])
+    assert compare.models == ("a", "b") and compare.output == Path("x")
+    assert compare.arguments == EvaluationArguments(resolution=(8, 4), skip_bad_images=True)
+
+
+def test_the_keyword_arguments_of_evaluate_and_compare_are_the_options_of_the_commands() -> None:
+    import hfgen as package
+
+    fields = {one.name for one in dataclasses.fields(EvaluationArguments)}
+    texts = field_texts(EvaluationArguments)
+    assert fields == set(texts) and all(texts.values())
+    for function in (package.evaluate, package.compare):
+        parameters = inspect.signature(function).parameters
+        assert fields <= set(parameters) and parameters["neighbours"].default == 5
+        described = " ".join((function.__doc__ or "").split())
+        assert all(f"{name}: {text}" in described for name, text in texts.items())
+        assert "Annotated" not in str(inspect.signature(function))
+    shown = " ".join(hfgen("evaluate", "--help").stdout.replace("│", " ").split())
+    for name in fields - {"progress", "cache"}:
+        assert f"--{name.replace('_', '-')}" in shown and texts[name] in shown
+    assert "--no-cache" in shown and "progress" not in shown
+
+
+def test_the_version_is_printed() -> None:
+    assert hfgen("--version").stdout == f"hfgen {__version__}\n"
+    assert f"Version {__version__}" in hfgen("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", ""),
+        ("nonsense", "nonsense"),
+        ("sample", "MODEL"),
+        ("evaluate run --dataset digits --nonsense 3", "--nonsense"),
+        ("evaluate run", "--dataset"),
+        ("compare run --dataset digits", "--output"),
+        ("publish run", "REPO-ID"),
+        ("sample run -n x", "--number"),
+        ("evaluate run --dataset digits --resolution x", "--resolution"),
+        ("sample run -o x.png -n 0", "error: --number must be an int in [1, 16777216], got 0"),
+        ("evaluate run --dataset digits --batch-size 0", "error: batch_size must be an int >= 1, got 0"),
+    ],
+)
+def test_wrong_words_end_in_one_page_of_usage(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hfgen.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and message in said and len(said.splitlines()) < 30
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ LAYERS = [
     {"cards", "hub", "loading.mixins"},
     {"models", "schedulers"},
     {"pipelines"},
-    {"metrics", "sampling", "sample_dataset"},
+    {"metrics", "sampling"},
     {"training"},
     {"evaluation", "figures"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 """Modules and packages of hfgen, the lowest first; a module named here is apart from the package that it lies in."""
 

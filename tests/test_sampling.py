@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from hfgen import (
     Autoencoder,
@@ -18,13 +17,14 @@ from hfgen import (
     MLPGenerator,
     VPSDEScheduler,
 )
-from hfgen.cli import app
 from hfgen.data.order import derive_seed
 from hfgen.errors import ConfigError
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.text import build_text_encoder, build_tokenizer
-from hfgen.sampling import write_samples
+from hfgen.sampling.generate import write_samples
+from hfgen.sampling.request import SampleRequest
 from hfgen.schedulers.samplers import SAMPLERS
+from tests import command_line
 
 
 @pytest.fixture(params=[DDPMScheduler, VPSDEScheduler])
@@ -41,7 +41,7 @@ def test_the_command_line_gives_the_samples_of_the_pipeline(model: Path, tmp_pat
     out = tmp_path / "points.npy"
     words = ["sample", str(model), "-o", str(out), "-n", "5", "--batch-size", "3", "--num-steps", "4", "--seed", "1"]
     extra = ["--eta", "0.5"] if sampler == "ddim" else []
-    done = CliRunner().invoke(app, [*words, "--sampler", sampler, *extra])
+    done = command_line.hfgen(*words, "--sampler", sampler, *extra)
     assert done.exit_code == 0, done.output
     pipe = DDPMPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
@@ -52,7 +52,7 @@ def test_the_command_line_gives_the_samples_of_the_pipeline(model: Path, tmp_pat
 
 
 def test_the_table_of_samplers_needs_no_model() -> None:
-    done = CliRunner().invoke(app, ["sample", "--list-samplers"])
+    done = command_line.hfgen("sample", "--list-samplers")
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.output.splitlines()] == list(SAMPLERS)
 
@@ -60,10 +60,10 @@ def test_the_table_of_samplers_needs_no_model() -> None:
 def test_a_sampler_for_a_model_of_one_step_and_an_unknown_one_are_refused(model: Path, tmp_path: Path) -> None:
     GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
     with pytest.raises(ConfigError, match="--sampler: a GANPipeline does not take it; leave it out"):
-        write_samples(str(tmp_path / "gan"), tmp_path / "x.npy", 1, None, 0, None, 1, "ddim")
-    done = CliRunner().invoke(app, ["sample", str(tmp_path / "gan"), "-o", str(tmp_path / "x.npy"), "--eta", "0.5"])
+        write_samples(SampleRequest(model=str(tmp_path / "gan"), number=1, sampler="ddim"), tmp_path / "x.npy")
+    done = command_line.hfgen("sample", str(tmp_path / "gan"), "-o", str(tmp_path / "x.npy"), "--eta", "0.5")
     assert done.exit_code == 2 and "--eta: a GANPipeline does not take it; leave it out" in done.output
-    done = CliRunner().invoke(app, ["sample", str(model), "-o", str(tmp_path / "x.npy"), "--sampler", "nothing"])
+    done = command_line.hfgen("sample", str(model), "-o", str(tmp_path / "x.npy"), "--sampler", "nothing")
     assert done.exit_code == 2 and "sampler must be one of ddpm, ddim" in done.output
 
 
@@ -81,7 +81,7 @@ def test_a_prompt_a_label_and_guidance_reach_the_pipeline_and_are_refused_by_mod
     pipe.save_pretrained(tmp_path / "told")
     start = ["-o", str(out), "-n", "3", "--num-steps", "3", "--batch-size", "2"]
     told = ["--prompt", "a red circle", "--label", "1", "--guidance-scale", "2.5", "--negative-prompt", "white"]
-    done = CliRunner().invoke(app, ["sample", str(tmp_path / "told"), *start, *told])
+    done = command_line.hfgen("sample", str(tmp_path / "told"), *start, *told)
     assert done.exit_code == 0, done.output
     generators = [torch.Generator().manual_seed(derive_seed(0, i)) for i in range(3)]
     expected = pipe(
@@ -96,12 +96,12 @@ def test_a_prompt_a_label_and_guidance_reach_the_pipeline_and_are_refused_by_mod
         ("model", told[:2], "error: prompt must be None, this model is not conditioned on texts; got 'a red circle'"),
         ("model", told[4:6], "error: guidance_scale must be 1: this model was not trained without conditions, got 2.5"),
     ):
-        done = CliRunner().invoke(app, ["sample", str(tmp_path / name), "-o", str(out), "--num-steps", "1", *extra])
+        done = command_line.hfgen("sample", str(tmp_path / name), "-o", str(out), "--num-steps", "1", *extra)
         assert done.exit_code == 2 and done.output.strip() == message
 
 
 def test_a_model_that_needs_images_is_refused_by_name(tmp_path: Path) -> None:
     AutoencoderPipeline(Autoencoder(resolution=8, hidden=(4,), latent_dim=2)).save_pretrained(tmp_path / "model")
-    done = CliRunner().invoke(app, ["sample", str(tmp_path / "model"), "-o", str(tmp_path / "x.png")])
+    done = command_line.hfgen("sample", str(tmp_path / "model"), "-o", str(tmp_path / "x.png"))
     assert done.exit_code == 2
     assert "AutoencoderPipeline makes no images from noise alone, it needs images" in done.output

@@ -1,7 +1,7 @@
 """A cache of results, keyed by the hash of everything that they depend on.
 
-Entries lie in the folder HFGEN_CACHE, by default `hfgen` in XDG_CACHE_HOME (~/.cache): one safetensors file each, with
-facts as JSON and a checksum in its header. They can be deleted at any time; one that is damaged is computed anew.
+Entries lie in the folder HFGEN_CACHE (default: `hfgen` in XDG_CACHE_HOME, ~/.cache): one safetensors file each, with
+plain JSON and a checksum in its header. They can be deleted at any time; damaged entries are computed anew.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ import hfgen
 from hfgen.hashing import hash_of_tensors
 
 FORMAT = 4
-"""Raised whenever what is computed changes, so that older entries are not found any more."""
+"""Version of the computations. A change of a result increases it, and older entries are not found any more."""
 
 Entry = tuple[dict[str, Any], dict[str, Tensor]]
-"""Facts, which are plain JSON, and tensors."""
+"""An entry: plain JSON, and tensors by name."""
 
 
 def folder() -> Path:
@@ -37,25 +37,25 @@ def folder() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes: samplers are diffusers' too, extractors and readers transformers'."""
+    """Return the versions of the packages that compute results, by name."""
     return {package.__name__: package.__version__ for package in (hfgen, torch, diffusers, transformers)}
 
 
 def key_of(kind: str, **parts: Any) -> str:
-    """Return the sha256 of what an entry depends on: plain JSON, and the versions that compute it."""
+    """Return the sha256 of everything that an entry depends on: its kind, `parts` (plain JSON), and versions."""
     by = {"format": FORMAT, **versions()}
     text = json.dumps({"kind": kind, "versions": by, **parts}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Cache:
-    """Entries by key; without `on` it holds none."""
+    """Entries by key; none if it is not `on`."""
 
     def __init__(self, on: bool = True) -> None:
         self.on = on
 
     def get(self, key: str | None) -> Entry | None:
-        """Return an entry; None where there is none, it is damaged, or there is no `key`."""
+        """Return an entry; None for a missing or damaged one, and without a `key`."""
         path = self._path(key)
         if path is None or not path.is_file():
             return None
@@ -69,7 +69,7 @@ class Cache:
         return (json.loads(facts), tensors) if _hash(facts, tensors) == header.get("sha256") else None
 
     def put(self, key: str | None, facts: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Keep an entry; not without a `key`. A folder that cannot be written to keeps nothing."""
+        """Write an entry, unless there is no `key` or the folder cannot be written to."""
         path = self._path(key)
         if path is None:
             return

@@ -1,4 +1,4 @@
-"""Several processes that judge together: each makes its share of the samples, the first one computes, all know."""
+"""Processes of one evaluation: each generates some of the samples, the first one computes, all get the result."""
 
 import os
 from collections.abc import Callable
@@ -11,14 +11,16 @@ import torch.distributed as dist
 from hfgen.errors import HfgenError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)
-"""How long the others wait for the first process, which computes alone what does not divide."""
+Failure = tuple[type[HfgenError], str]
+
+TIMEOUT = timedelta(days=7)
+"""Time that the other processes wait for the first, which computes the metrics alone."""
 
 
 class Processes:
-    """The processes of this evaluation, `count` of them, this one being number `rank`: those of `accelerate launch`.
+    """The processes of this evaluation, those of `accelerate launch`: `count` of them, this one with number `rank`.
 
-    They talk over gloo whatever their devices. An HfgenError in one of them is raised in all.
+    They communicate over gloo on any device. An HfgenError in one of them is raised in all.
     """
 
     def __init__(self) -> None:
@@ -26,46 +28,48 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
             from accelerate import PartialState
 
-            PartialState(timeout=PATIENCE)
+            PartialState(timeout=TIMEOUT)
         if dist.is_initialized() and dist.get_world_size() > 1:
             self.rank, self.count = dist.get_rank(), dist.get_world_size()
-            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
 
     @property
     def first(self) -> bool:
-        """Return whether this is the process that computes, prints and writes."""
+        """Return whether this process computes, prints and writes."""
         return self.rank == 0
 
-    def gathered(self, make: Callable[[], T]) -> list[T] | None:
-        """Return what `make()` gave in every process, in the order of ranks, in the first; None in the others."""
+    def gathered(self, compute: Callable[[], T]) -> list[T] | None:
+        """Return the results of `compute()` in all processes, by rank, in the first process; None in the others."""
         if self.count == 1:
-            return [make()]
-        made, error = _attempted(make)
-        errors: list[Any] = [None] * self.count
-        dist.all_gather_object(errors, error, group=self._group)
-        _raise_first(errors)
-        found: list[Any] | None = [None] * self.count if self.first else None
-        dist.gather_object(made, found, dst=0, group=self._group)
-        return found
+            return [compute()]
+        # an error in one process is raised in all
+        result, failure = _attempted(compute)
+        failures: list[Any] = [None] * self.count
+        dist.all_gather_object(failures, failure, group=self._group)
+        _raise_first(failures)
+        # gather the results
+        results: list[Any] | None = [None] * self.count if self.first else None
+        dist.gather_object(result, results, dst=0, group=self._group)
+        return results
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """Return what `make()` gives in the first process, in all of them; the others do not call it."""
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """Return the result of `compute()` in the first process, in all of them; the others do not call it."""
         if self.count == 1:
-            return make()
-        answer: list[Any] = list(_attempted(make)) if self.first else [None, None]
-        dist.broadcast_object_list(answer, src=0, group=self._group)
-        _raise_first(answer[1:])
-        found: T = answer[0]
-        return found
+            return compute()
+        outcome: list[Any] = list(_attempted(compute)) if self.first else [None, None]
+        dist.broadcast_object_list(outcome, src=0, group=self._group)
+        _raise_first(outcome[1:])
+        result: T = outcome[0]
+        return result
 
 
 def is_first() -> bool:
-    """Return whether this is the process that prints and writes."""
+    """Return whether this process prints and writes."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def finish() -> None:
-    """Let all processes end together: one that left early would abort the others."""
+    """Wait for all processes: one that ends early would abort the others."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -76,14 +80,17 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _attempted(make: Callable[[], T]) -> tuple[T | None, tuple[type[HfgenError], str] | None]:
+def _attempted(compute: Callable[[], T]) -> tuple[T | None, Failure | None]:
+    """Return the result of `compute()`, or the HfgenError that it raised."""
     try:
-        return make(), None
+        return compute(), None
     except HfgenError as error:
         return None, (type(error), str(error))
 
 
-def _raise_first(errors: list[tuple[type[HfgenError], str] | None]) -> None:
-    for found in errors:
-        if found is not None:
-            raise found[0](found[1])
+def _raise_first(failures: list[Failure | None]) -> None:
+    """Raise the first error, if there is one."""
+    for failure in failures:
+        if failure is not None:
+            kind, message = failure
+            raise kind(message)

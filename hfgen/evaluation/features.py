@@ -1,4 +1,4 @@
-"""Items that stream through extractors in bounded memory, in one process or in several: features stay, images go."""
+"""Features of items that stream through extractors in bounded memory, in one process or several; images are dropped."""
 
 import math
 from collections.abc import Callable
@@ -8,26 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.evaluation.distributed import Processes
+from hfgen.evaluation.cache import Cache, key_of
+from hfgen.evaluation.distributed import Processes, device
+from hfgen.evaluation.progress import Progress
+from hfgen.evaluation.reference import ReferenceData
 from hfgen.metrics.distances import Moments
 from hfgen.metrics.features import ClassifierFeatures, Extractor
 
 FEATURE_BYTES, IMAGE_BYTES = 2**30, 2**28
 """Bytes that features, and images, may take in memory."""
 
-SHOWN = 64
-"""Samples that always stay, for pictures."""
+GRID_IMAGES = 64
+"""Number of samples whose images always stay in memory, for pictures."""
+
+BATCH_SIZE = 256
+"""Number of reference items in one batch."""
 
 LARGEST_DIM = 4096
-"""Dimensions of features beyond which their covariance is not computed."""
+"""Largest dimension of features whose covariance is computed."""
+
+Items = Callable[[range], Tensor]
+"""A function that returns the items of a range of indices: images (B, C, H, W) in [-1, 1], or points (B, 2)."""
 
 
 @dataclass
-class Collected:
+class Features:
     """Features of `count` items.
 
-    `features` (k, D): of the first k, as many as fit in memory; `moments`: of all, if k is less; `images`: the first
-    few; `seen` (count,): the classes that a classifier predicts.
+    `features` (k, D): those of the first k items, as many as fit in memory; `moments`: those of all items if k is less
+    than `count`; `images`: the first few items; `seen` (count,): the classes that a classifier predicts.
     """
 
     count: int
@@ -38,66 +47,122 @@ class Collected:
 
     def packed(self) -> dict[str, Tensor]:
         """Return everything as tensors by name."""
-        found = {"features": self.features, "images": self.images}
+        tensors = {"features": self.features, "images": self.images}
         if self.moments is not None:
-            found["moments"] = self.moments.packed()
-        return found | ({} if self.seen is None else {"seen": self.seen})
+            tensors["moments"] = self.moments.packed()
+        if self.seen is not None:
+            tensors["seen"] = self.seen
+        return tensors
 
     @classmethod
-    def unpacked(cls, count: int, tensors: dict[str, Tensor]) -> "Collected":
-        """Return what `packed` has packed."""
+    def unpacked(cls, count: int, tensors: dict[str, Tensor]) -> "Features":
+        """Return the features of `packed` tensors."""
         moments = Moments.unpacked(tensors["moments"]) if "moments" in tensors else None
         return cls(count, tensors["features"], moments, tensors["images"], tensors.get("seen"))
 
 
 @dataclass
-class Collector:
-    """How items become features: by an `extractor`, and by a `classifier` their classes; items have `shape`."""
+class FeatureExtraction:
+    """Extraction of features by an `extractor`, and of classes by a `classifier`, from items of one `shape`."""
 
     extractor: Extractor
     classifier: ClassifierFeatures | None
     shape: tuple[int, ...]
     processes: Processes
+    cache: Cache
+    progress: Progress
 
-    def __call__(
-        self, make: Callable[[range], Tensor], batches: list[range], keep_images: bool
-    ) -> Collected | None:
-        """Return what is known of the items of all `batches`, in the first process; None in the others.
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the extractor, the classifier and the device, as plain JSON for keys of the cache."""
+        networks = {"extractor": self.extractor, "classifier": self.classifier}
+        known: dict[str, Any] = dict.fromkeys(networks)
+        for name, one in networks.items():
+            if one is not None:
+                known[name] = [type(one).__name__, one.weights_hash, one.resizer]
+        return known | {"device": device().type}
 
-        Batch b is made in process b modulo their number. `keep_images`: as many as fit; otherwise none stay.
+    def of_reference(self, reference: ReferenceData, seed: int, name: str) -> Features | None:
+        """Return the features of reference data, in the first process; None in the others. `name`: for the bar."""
+        count = reference.count
+        key = key_of("real", seed=seed, real=reference.key(), fresh=reference.fresh, **self.identity)
+        batches = [range(i, min(i + BATCH_SIZE, count)) for i in range(0, count, BATCH_SIZE)]
+
+        def items(rows: range) -> Tensor:
+            self.progress.tick(rows.start / count)
+            return reference(rows)
+
+        return self.cached(key, items, batches, name, name, keep_images=False)
+
+    def cached(
+        self, key: str | None, items: Items, batches: list[range], stage: str, title: str, keep_images: bool
+    ) -> Features | None:
+        """Return features from the cache, or extracted now in a stage of the bar, in the first process; None in the
+        others."""
+        entry = self.cache.get(key) if self.processes.first else None
+        if self.processes.from_first(lambda: entry is not None):
+            self.progress.skip(stage)
+            return None if entry is None else Features.unpacked(entry[0]["count"], entry[1])
+        with self.progress.stage(stage, title):
+            features = self(items, batches, keep_images)
+        if features is not None:
+            self.cache.put(key, {"count": features.count}, features.packed())
+        return features
+
+    def __call__(self, items: Items, batches: list[range], keep_images: bool) -> Features | None:
+        """Return the features of the items of all `batches`, in the first process; None in the others.
+
+        Batch b is processed by process b modulo their number. `keep_images`: keep as many images as fit in memory;
+        otherwise none.
         """
-        parts = self.processes.gathered(lambda: self._share(make, batches, keep_images))
-        return None if parts is None else self._joined(parts, batches)
+        parts = self.processes.gathered(lambda: self._local(items, batches, keep_images))
+        return None if parts is None else _joined(parts, batches[-1].stop)
 
-    def _share(self, make: Callable[[range], Tensor], batches: list[range], keep_images: bool) -> dict[str, Any]:
-        """Return what this process has found, by the first index of each batch."""
+    def _local(self, items: Items, batches: list[range], keep_images: bool) -> dict[str, Any]:
+        """Return the results of this process, by the first index of each batch."""
+        # number of features and of images that stay in memory
         size = math.prod(self.shape)
-        count = batches[-1].stop if batches else 0
+        count = batches[-1].stop
         dim = self.extractor.dim or size
-        kept = min(count, FEATURE_BYTES // (4 * dim))
-        shown = min(count, max(SHOWN, IMAGE_BYTES // (4 * size))) if keep_images else 0
-        found: dict[str, Any] = {"features": {}, "images": {}, "seen": {}, "moments": None}
+        kept, shown = min(count, FEATURE_BYTES // (4 * dim)), 0
+        if keep_images:
+            shown = min(count, max(GRID_IMAGES, IMAGE_BYTES // (4 * size)))
+
+        # extract the features of this process's batches
+        local: dict[str, Any] = {"features": {}, "images": {}, "seen": {}, "moments": None}
         moments = Moments(dim) if kept < count and dim <= LARGEST_DIM else None
         for rows in batches[self.processes.rank :: self.processes.count]:
-            items = make(rows)
-            features = self.extractor(items).cpu()
-            found["features"][rows.start] = features[: max(0, kept - rows.start)].clone()
-            found["images"][rows.start] = items[: max(0, shown - rows.start)].clone()
-            if self.classifier is not None and items.ndim == 4:
-                found["seen"][rows.start] = self.classifier.labels(items).cpu()
+            batch = items(rows)
+            features = self.extractor(batch).cpu()
+            local["features"][rows.start] = features[: max(0, kept - rows.start)].clone()
+            local["images"][rows.start] = batch[: max(0, shown - rows.start)].clone()
+            if self.classifier is not None and batch.ndim == 4:
+                local["seen"][rows.start] = self.classifier.labels(batch).cpu()
             if moments is not None:
                 moments.update(features)
-        found["moments"] = None if moments is None else moments.packed()
-        return found
+        if moments is not None:
+            local["moments"] = moments.packed()
+        return local
 
-    def _joined(self, parts: list[dict[str, Any]], batches: list[range]) -> Collected:
-        def in_order(name: str) -> Tensor | None:
-            pieces = {start: piece for part in parts for start, piece in part[name].items()}
-            return torch.cat([pieces[start] for start in sorted(pieces)]) if pieces else None
 
-        packed = [Moments.unpacked(part["moments"]) for part in parts if part["moments"] is not None]
-        for other in packed[1:]:
-            packed[0].merge(other)
-        features, images = in_order("features"), in_order("images")
-        assert features is not None and images is not None
-        return Collected(batches[-1].stop, features, packed[0] if packed else None, images, in_order("seen"))
+def _joined(parts: list[dict[str, Any]], count: int) -> Features:
+    """Return the features of `count` items from the results of all processes."""
+    moments = None
+    for part in parts:
+        if part["moments"] is not None:
+            local = Moments.unpacked(part["moments"])
+            if moments is None:
+                moments = local
+            else:
+                moments.merge(local)
+    features, images = _in_order(parts, "features"), _in_order(parts, "images")
+    assert features is not None and images is not None
+    return Features(count, features, moments, images, _in_order(parts, "seen"))
+
+
+def _in_order(parts: list[dict[str, Any]], name: str) -> Tensor | None:
+    """Return the tensors of all batches in the order of their first indices, joined; None if there are none."""
+    pieces: dict[int, Tensor] = {}
+    for part in parts:
+        pieces |= part[name]
+    return torch.cat([pieces[start] for start in sorted(pieces)]) if pieces else None

@@ -1,15 +1,17 @@
-"""Log-likelihoods of real items, by family; for a family that has none the reason.
+"""Log-likelihoods of items by family; for a family without likelihoods the reason.
 
-Of held-out data where there are any, else of the real data that samples are compared with. Classes and captions are
-those of the items: what is measured of a conditional model is log p(x|y).
+The items are held-out data if there are any, else the reference data that samples are compared with. Conditional models
+are conditioned on the classes and captions of the items: the quantity is log p(x|y).
 """
 
 import itertools
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +19,8 @@ from torch import Tensor
 from hfgen.data.order import derive_seed
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError, NonFiniteError
-from hfgen.evaluation.context import Case, Found
-from hfgen.evaluation.reference import Real
+from hfgen.evaluation.context import MetricContext, MetricResult
+from hfgen.evaluation.reference import ReferenceData
 from hfgen.losses.elbo import binarised
 from hfgen.metrics.bootstrap import mean_interval
 from hfgen.metrics.likelihood import (
@@ -37,246 +39,349 @@ from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.denoising import EVERYWHERE
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
-from hfgen.pipelines.outputs import in_plane
 from hfgen.pipelines.vae import VAEPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.samplers import make_sampler
+from hfgen.schedulers.traits import traits_of
 from hfgen.schedulers.vp_sde import VPSDEScheduler
 
-VAE_IMAGES, AT_ONCE = 1000, 16
-"""Items whose likelihood a VAE is asked for, and how many go through a diffusion model at once."""
+VAE_ITEMS, BATCH_SIZE = 1000, 16
+"""Number of items whose likelihood under a VAE is computed, and of items in one batch of a diffusion model."""
 
-USUAL = 150
-"""Evaluations that the ODE takes, about."""
+ODE_EVALUATIONS = 150
+"""Approximate number of evaluations of the network that the ODE takes."""
 
-MOST_IMAGES, DRAWS, TOLERANCE = 64, 100, 1e-4
-"""Defaults of a diffusion model: items, terms of the bound and tolerance of the ODE. The tolerance moves the bits of a
-small digits model by 0.01, which is far below the standard error."""
+ITEMS, DRAWS, TOLERANCE = 64, 100, 1e-4
+"""Defaults for a diffusion model: items, terms of the bound and tolerance of the ODE. The tolerance changes the bits of
+a small digits model by 0.01, which is far below the standard error."""
 
 Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
-"""A function that computes a diffusion model's likelihood of items, (B,)."""
+"""A function that computes the likelihood of items under a diffusion model, (B,)."""
 
 
-def likelihood(case: Case) -> Found:
-    """Return the likelihoods that the family of the model has, and of a toy set the density where samples lie."""
-    pipeline, real = case.subject.pipeline, case.held_out or case.real
-    if not isinstance(pipeline, VAEPipeline | DDPMPipeline):
-        found = Found(none={"likelihood": _reason(pipeline)})
-    elif missing := _missing(case, real):
-        found = Found(none={"likelihood": missing})
-    elif isinstance(pipeline, VAEPipeline):
-        found = _vae(case, pipeline, real)
-    else:
-        found = _diffusion(case, pipeline, real)
-    words = {"items": "held-out data" if case.held_out is not None else "the real data that samples are compared with"}
-    found.metrics = {name: row | words for name, row in found.metrics.items()}
-    if isinstance(data := case.real.data, Toy):
+def likelihood(context: MetricContext) -> MetricResult:
+    """Return the likelihoods that the family of the model has, and for a toy set the density at the samples."""
+    # likelihoods of the family
+    items, words = context.reference, "the real data that samples are compared with"
+    if context.held_out is not None:
+        items, words = context.held_out, "held-out data"
+    result = family_likelihood(context.model.pipeline, context, items)
+    for row in result.metrics.values():
+        row["items"] = words
+
+    # density of a toy set
+    data = context.reference.data
+    if isinstance(data, Toy):
         if data.sigma:
-            found.metrics["log_p"] = _density(case, data)
+            result.metrics["log_p"] = _density(context, data)
         else:
-            found.none["log_p"] = f"points of {data.name} lie on a curve without noise, which has no density"
-    return found
+            result.none["log_p"] = f"points of {data.name} lie on a curve without noise, which has no density"
+    return result
 
 
-def _missing(case: Case, real: Real) -> str | None:
-    """Return what the items lack that the model must be told; None if they lack nothing."""
-    asked = case.asking.conditions
-    classes = real.data.num_classes
-    if asked.labels is not None and (classes is None or classes != case.real.data.num_classes):
-        return f"{real.data.name} does not have the labels that the model must be told"
-    if asked.captions is not None and real.data.captions is None:
-        return f"{real.data.name} does not have the captions that the model must be told"
+@singledispatch
+def family_likelihood(pipeline: Any, context: MetricContext, items: ReferenceData) -> MetricResult:
+    """Return the likelihoods of items under a pipeline, or the reason why its family has none."""
+    return _no_likelihood(f"how {type(pipeline).__name__} makes its samples is not known")
+
+
+@family_likelihood.register(GANPipeline)
+def _(pipeline: GANPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
+    return _no_likelihood("a GAN has no likelihood: it is trained without one, and its samples fill no volume")
+
+
+@family_likelihood.register(LatentDiffusionPipeline)
+def _(pipeline: LatentDiffusionPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
+    words = "the bound of latent diffusion is on its latents; through its decoder there is none on images"
+    return _no_likelihood(words)
+
+
+def is_timed(pipeline: Any) -> bool:
+    """Return whether the likelihoods of a pipeline take the time of `likelihood_seconds`."""
+    return family_likelihood.dispatch(type(pipeline)) is diffusion_likelihood
+
+
+def _no_likelihood(reason: str) -> MetricResult:
+    return MetricResult(none={"likelihood": reason})
+
+
+def _missing(context: MetricContext, items: ReferenceData) -> str | None:
+    """Return the reason if the items lack the conditions of the model; None if they have them."""
+    conditions, classes = context.generator.conditions, items.data.num_classes
+    if conditions.labels is not None and (classes is None or classes != context.reference.data.num_classes):
+        return f"{items.data.name} does not have the labels that the model is conditioned on"
+    if conditions.captions is not None and items.data.captions is None:
+        return f"{items.data.name} does not have the captions that the model is conditioned on"
     return None
 
 
-def _reason(pipeline: Any) -> str:
-    if isinstance(pipeline, GANPipeline):
-        return "a GAN has no likelihood: it is trained without one, and its samples fill no volume"
-    if isinstance(pipeline, LatentDiffusionPipeline):
-        return "the bound of latent diffusion is on its latents; through its decoder there is none on images"
-    return f"how {type(pipeline).__name__} makes its samples is not known"
-
-
-def _density(case: Case, data: Toy) -> dict[str, Any]:
-    """Return the mean log-density of the toy set at the samples, and at points of its own."""
-    points, seed = case.samples.features, case.settings.seed
-    floor = mean_interval(data.log_prob(data.sample(len(points), derive_seed(seed, "density"))), case.resamples, seed)
-    value, low, high = mean_interval(data.log_prob(points), case.resamples, seed)
-    row = {"value": value, "low": low, "high": high, "floor": floor[0], "floor_low": floor[1], "floor_high": floor[2]}
+def _density(context: MetricContext, data: Toy) -> dict[str, Any]:
+    """Return the mean log-density of a toy set at the samples and, as the floor, at points of the set, in nats."""
+    points, seed, resamples = context.samples.features, context.settings.seed, context.resamples
+    floor = mean_interval(data.log_prob(data.sample(len(points), derive_seed(seed, "density"))), resamples, seed)
+    row = _interval(data.log_prob(points), context)
+    row |= {"floor": floor[0], "floor_low": floor[1], "floor_high": floor[2]}
     return row | {"unit": "nats", "of": "samples under the true density", "count": len(points)}
 
 
-def _vae(case: Case, pipeline: VAEPipeline, real: Real) -> Found:
-    """Return the ELBO and the importance-sampled log-likelihood of the items, in nats, of images also in bits/dim."""
+def _interval(values: Tensor, context: MetricContext) -> dict[str, Any]:
+    """Return the mean of values (N,) and its 95 % interval."""
+    mean = mean_interval(values, context.resamples, context.settings.seed)
+    return dict(zip(("value", "low", "high"), mean, strict=True))
+
+
+def _standardised(x: Tensor, config: Any) -> tuple[Tensor, float]:
+    """Return points (B, 2) in the coordinates of a model, and the difference of log-densities to data coordinates."""
+    mean = torch.as_tensor(config["data_mean"], dtype=torch.float32)
+    std = torch.as_tensor(config["data_std"], dtype=torch.float32)
+    return (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
+
+
+def _labels(context: MetricContext, items: ReferenceData, number: int) -> Tensor | None:
+    """Return the labels of the first items, (number,), for a model that is conditioned on classes."""
+    return None if context.generator.conditions.labels is None else items.labels(number)
+
+
+class VAEItems(NamedTuple):
+    """Items as the likelihood of a VAE takes them.
+
+    `x` (B, ...) in model coordinates; `log_scale`: the difference of log-densities to data coordinates; `of`: the
+    quantity, in words; `width`: of the bins of pixels in model coordinates, None for points.
+    """
+
+    x: Tensor
+    log_scale: float
+    of: str
+    width: float | None
+
+
+def vae_items(vae: Any, items: ReferenceData, number: int, seed: int) -> VAEItems:
+    """Return the first items as the likelihood of a VAE takes them: binarised, discrete, or dequantised with `seed`.
+
+    Raises ConfigError if pixels of the model and of the data have different numbers of levels.
+    """
+    x, levels = items(range(number)), items.data.top + 1
+    if items.points:
+        x, log_scale = _standardised(x, vae.config)
+        return VAEItems(x, log_scale, "density of points", None)
+    u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
+    if vae.config["likelihood"] == "bernoulli":
+        return VAEItems(binarised(x, u), 0.0, "binarised pixels", 1.0)
+    if not vae.likelihood.discrete:
+        of = f"density of pixels, {levels} levels dequantised"
+        return VAEItems(dequantised(x, u, levels), 0.0, of, 2 / (levels - 1))
+    if vae.config["levels"] != levels:
+        raise ConfigError(f"the model's pixels have {vae.config['levels']} levels, these {levels}")
+    return VAEItems(x, 0.0, f"pixels at {levels} levels", 1.0)
+
+
+@family_likelihood.register(VAEPipeline)
+def vae_likelihood(pipeline: VAEPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
+    """Return the ELBO and the importance-sampled log-likelihood of items, in nats, for images also in bits/dim."""
+    # items and labels on the device of the model
+    if missing := _missing(context, items):
+        return _no_likelihood(missing)
     vae: Any = pipeline.vae
-    number, device = min(VAE_IMAGES, real.count), vae.centre.device
-    x, labels = real(range(number)), _labels(case, real, number)
-    seed = derive_seed(case.settings.seed, "likelihood")
-    levels, change, width = _levels(real), 0.0, None
-    if real.in_plane:
-        mean, std = (torch.as_tensor(vae.config[key], dtype=torch.float32) for key in ("data_mean", "data_std"))
-        x, change, of = (x - mean) / std, -float((torch.zeros(2) + std).log().sum()), "density of points"
-    else:
-        u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
-        name = vae.config["likelihood"]
-        if name == "bernoulli":
-            x, of, width = binarised(x, u), "binarised pixels", 1.0
-        elif vae.likelihood.discrete:
-            if vae.config["levels"] != levels:
-                words = f"the model's pixels have {vae.config['levels']} levels, these {levels}"
-                return Found(none={"likelihood": words})
-            of, width = f"pixels at {levels} levels", 1.0
-        else:
-            x, width = dequantised(x, u, levels), 2 / (levels - 1)
-            of = f"density of pixels, {levels} levels dequantised"
-    x, labels = x.to(device), None if labels is None else labels.to(device)
-    k, rows = case.settings.importance_samples, {}
-    for name, draws in (("elbo", 1), ("log_likelihood", k)):
-        estimate = elbo if name == "elbo" else log_likelihood
-        generator, items, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), []
-        for start in range(0, number, items):
-            case.progress.tick(start / number if draws == k else 0.0)
-            some = slice(start, start + items)
-            told = None if labels is None else labels[some]
-            parts.append(estimate(vae, x[some], draws, generator, class_labels=told))
-        nats = torch.cat(parts) + change
-        value, low, high = mean_interval(nats, case.resamples, case.settings.seed)
-        row = {"value": value, "low": low, "high": high, "unit": "nats", "of": of, "count": number, "draws": draws}
-        if width is not None:
-            row["bits_per_dim"] = bits_per_dim(value, math.prod(real.data.shape), width)
+    number, device = min(VAE_ITEMS, items.count), vae.centre.device
+    seed = derive_seed(context.settings.seed, "likelihood")
+    try:
+        prepared = vae_items(vae, items, number, seed)
+    except ConfigError as error:
+        return _no_likelihood(str(error))
+    x, labels = prepared.x.to(device), _labels(context, items, number)
+    if labels is not None:
+        labels = labels.to(device)
+
+    # estimate in batches
+    rows: dict[str, dict[str, Any]] = {}
+    draws_of = {"elbo": (elbo, 1), "log_likelihood": (log_likelihood, context.settings.importance_samples)}
+    for name, (estimate, draws) in draws_of.items():
+        generator, batch, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), list[Tensor]()
+        for start in range(0, number, batch):
+            if name == "log_likelihood":
+                context.progress.tick(start / number)
+            some = slice(start, start + batch)
+            classes = None if labels is None else labels[some]
+            parts.append(estimate(vae, x[some], draws, generator, class_labels=classes))
+        row = _interval(torch.cat(parts) + prepared.log_scale, context)
+        row |= {"unit": "nats", "of": prepared.of, "count": number, "draws": draws}
+        if prepared.width is not None:
+            row["bits_per_dim"] = bits_per_dim(row["value"], math.prod(items.data.shape), prepared.width)
         rows[name] = row
-    return Found(rows)
+    return MetricResult(rows)
 
 
-def _diffusion(case: Case, pipeline: DDPMPipeline, real: Real) -> Found:
-    """Return the variational bound and the ODE's likelihood of the items: bits per dimension, of points nats.
+class Estimator(NamedTuple):
+    """An estimator of likelihoods: its function, evaluations of the network for one batch, and facts for its row."""
+
+    compute: Compute
+    evaluations: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DiffusionItems:
+    """Items whose likelihood under a diffusion model is computed.
+
+    `x` (N, ...) in model coordinates, with `labels` (N,) and `captions` if the model is conditioned on them; `levels`:
+    of pixels, None for points; `log_scale`: the difference of log-densities to data coordinates; `limited`: compute
+    only as many items as the time allows.
+    """
+
+    context: MetricContext
+    pipeline: DDPMPipeline
+    x: Tensor
+    labels: Tensor | None
+    captions: list[str] | None
+    levels: int | None
+    log_scale: float
+    limited: bool
+
+    @classmethod
+    def of(cls, pipeline: DDPMPipeline, context: MetricContext, items: ReferenceData) -> "DiffusionItems":
+        """Return the first items: `likelihood_images` of them. Default: at most 64, as many as the time allows."""
+        # items in model coordinates
+        images = context.settings.likelihood_images
+        number = min(images or ITEMS, items.count)
+        x, log_scale, levels = items(range(number)), 0.0, None
+        if pipeline.points:
+            x, log_scale = _standardised(x, pipeline.unet.config)
+        else:
+            levels = items.data.top + 1
+        # their conditions
+        labels, captions = _labels(context, items, number), None
+        if context.generator.conditions.captions is not None:
+            captions = items.captions(number)
+        return cls(context, pipeline, x, labels, captions, levels, log_scale, limited=images is None)
+
+    def bound(self, trained: Any) -> Estimator:
+        """Return the estimator by the variational bound (Ho et al. 2020, eq. 5)."""
+        chain = trained.discretised() if traits_of(trained).continuous else trained
+        T, draws = len(chain.betas), DRAWS if self.limited else None
+        terms = len(stretches(T, draws))
+
+        def compute(predict: Predict, x: Tensor, generator: torch.Generator) -> Tensor:
+            bound = variational_bound(predict, chain, x, self.levels, generator, draws)
+            return bound.bits_per_dim if self.levels else self.log_scale - bound.nats
+
+        return Estimator(compute, terms, {"timesteps": T, "terms": terms, "variance_type": chain.variance_type})
+
+    def ode(self, trained: Any) -> Estimator:
+        """Return the estimator by the probability-flow ODE (Song et al. 2021, eq. 39)."""
+        sde = trained if traits_of(trained).continuous else make_sampler("ode_heun", trained)
+        usual = signature(ode_log_likelihood).parameters
+        tolerances = {"rtol": usual["rtol"].default, "atol": usual["atol"].default}
+        if self.limited:
+            tolerances = dict.fromkeys(tolerances, TOLERANCE)
+
+        def compute(predict: Predict, x: Tensor, generator: torch.Generator) -> Tensor:
+            if self.levels:
+                return ode_bits_per_dim(predict, sde, x, generator, self.levels, **tolerances)
+            return ode_log_likelihood(predict, sde, x, generator, None, **tolerances).log_prob + self.log_scale
+
+        facts = {"probes": None, "dequantisation": "none"}
+        if self.levels:
+            facts = {"probes": usual["probes"].default, "dequantisation": "uniform"}
+        return Estimator(compute, ODE_EVALUATIONS, {**tolerances, **facts, "t_min": sde.t_min})
+
+    def values(self, estimator: Estimator, done: float) -> Tensor:
+        """Return the likelihoods of the items, (n,). `done`: the share of the stage of the bar that is done before."""
+        parts, clock = list[Tensor](), Clock(self.context.settings.likelihood_seconds if self.limited else None)
+        for rows in pieces(len(self.x), self.limited):
+            if parts and not clock.allows(rows):
+                break
+            predict = self._reporting(self._predictor(rows), rows, estimator.evaluations, clock, done)
+            generator = torch.Generator().manual_seed(derive_seed(self.context.settings.seed, "likelihood", rows.start))
+            parts.append(estimator.compute(predict, self.x[rows].to(self.pipeline.unet.device), generator).cpu())
+        return torch.cat(parts)
+
+    def _predictor(self, rows: slice) -> Predict:
+        """Return the network, conditioned on the classes and captions of items, as a function of x_t and t; no
+        guidance."""
+        labels = captions = None
+        count = 1
+        if self.captions is not None:
+            captions = self.captions[rows]
+            count = len(captions)
+        if self.labels is not None:
+            labels = self.labels[rows]
+            count = len(labels)
+        cond = self.pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
+        net: Any = self.pipeline.unet
+        return lambda x_t, t: net(x_t, t, return_dict=False, **cond)[0]
+
+    def _reporting(self, predict: Predict, rows: slice, evaluations: int, clock: "Clock", done: float) -> Predict:
+        """Return `predict`, which also reports the progress within the items `rows`, of some number of evaluations."""
+        calls = itertools.count(1)
+
+        def reporting(x_t: Tensor, t: Tensor) -> Tensor:
+            items = rows.start + (rows.stop - rows.start) * min(1.0, next(calls) / evaluations)
+            self.context.progress.tick(done + min(1.0, max(items / len(self.x), clock.share)) / 2)
+            return predict(x_t, t)
+
+        return reporting
+
+
+@family_likelihood.register(DDPMPipeline)
+def diffusion_likelihood(pipeline: DDPMPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
+    """Return the variational bound and the ODE's likelihood of items: bits per dimension, for points nats.
 
     Default, in bounded time: as many of 64 items as `likelihood_seconds` allow for each of the two, the bound from 100
     draws of its terms, the ODE at a tolerance of 1e-4. With `likelihood_images`: all those items, every term, 1e-5.
     """
+    # items
+    if missing := _missing(context, items):
+        return _no_likelihood(missing)
     trained: Any = pipeline.scheduler
     if not isinstance(trained, DDPMScheduler | VPSDEScheduler):
         words = f"{type(trained).__name__} is not the scheduler that the model was trained with, one of hfgen's"
-        return Found(none={"likelihood": words})
-    bounded, points = case.settings.likelihood_images is None, in_plane(pipeline.unet)
-    number = min(case.settings.likelihood_images or MOST_IMAGES, real.count)
-    x, labels, captions = real(range(number)), _labels(case, real, number), _captions(case, real, number)
-    change, levels = 0.0, _levels(real)
-    if points:
-        mean, std = (torch.as_tensor(pipeline.unet.config[key]).float() for key in ("data_mean", "data_std"))
-        x, change = (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
+        return _no_likelihood(words)
+    chosen = DiffusionItems.of(pipeline, context, items)
+    suffix, facts = "nats", dict[str, Any](unit="nats")
+    if chosen.levels is not None:
+        suffix, facts = "bits_per_dim", {"unit": "bits/dim", "levels": chosen.levels}
 
-    def over(compute: Compute, usual: int, before: float) -> Tensor:
-        parts, clock = list[Tensor](), Clock(case.settings.likelihood_seconds if bounded else None)
-        for rows in pieces(number, bounded):
-            if parts and not clock.allows(rows):
-                break
-            predict = _predictor(pipeline, None if labels is None else labels[rows], captions and captions[rows])
-            generator = torch.Generator().manual_seed(derive_seed(case.settings.seed, "likelihood", rows.start))
-            predict = _reported(predict, case, clock, before, rows, number, usual)
-            parts.append(compute(predict, x[rows].to(pipeline.unet.device), generator).cpu())
-        return torch.cat(parts)
-
-    def bound() -> tuple[Compute, dict[str, Any]]:
-        chain = trained.discretised() if isinstance(trained, VPSDEScheduler) else trained
-        draws = DRAWS if bounded else None
-
-        def compute(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
-            found = variational_bound(predict, chain, part, None if points else levels, generator, draws)
-            return change - found.nats if points else found.bits_per_dim
-
-        T = len(chain.betas)
-        return compute, {"timesteps": T, "terms": len(stretches(T, draws)), "variance_type": chain.variance_type}
-
-    def ode() -> tuple[Compute, dict[str, Any]]:
-        sde = trained if isinstance(trained, VPSDEScheduler) else make_sampler("ode_heun", trained)
-        usual = {name: one.default for name, one in signature(ode_log_likelihood).parameters.items()}
-        tolerances = {name: TOLERANCE if bounded else usual[name] for name in ("rtol", "atol")}
-        probes = None if points else usual["probes"]
-
-        def compute(predict: Predict, part: Tensor, generator: torch.Generator) -> Tensor:
-            if not points:
-                return ode_bits_per_dim(predict, sde, part, generator, levels, **tolerances)
-            return ode_log_likelihood(predict, sde, part, generator, probes, **tolerances).log_prob + change
-
-        how = {"probes": probes, "dequantisation": "none" if points else "uniform", "t_min": sde.t_min}
-        return compute, tolerances | how
-
-    result, unit = Found(), "nats" if points else "bits_per_dim"
-    facts = {"unit": "nats" if points else "bits/dim"} | ({} if points else {"levels": levels})
-    for name, prepared, before in (("bound", bound, 0.0), ("ode", ode, 0.5)):
+    # both estimates
+    result = MetricResult()
+    for name, prepare, done in (("bound", chosen.bound, 0.0), ("ode", chosen.ode, 0.5)):
         try:
-            compute, how = prepared()
-            values = over(compute, how.get("terms", USUAL), before)
-            value, low, high = mean_interval(values, case.resamples, case.settings.seed)
+            estimator = prepare(trained)
+            values = chosen.values(estimator, done)
+            row = _interval(values, context)
         except (ConfigError, NonFiniteError) as error:
-            result.none[f"{name}_{unit}"] = str(error)
+            result.none[f"{name}_{suffix}"] = str(error)
         else:
-            row = {"value": value, "low": low, "high": high, "standard_error": float(values.std()) / len(values) ** 0.5}
-            result.metrics[f"{name}_{unit}"] = {**row, "count": len(values), **facts, **how}
+            row |= {"standard_error": float(values.std()) / len(values) ** 0.5, "count": len(values)}
+            result.metrics[f"{name}_{suffix}"] = {**row, **facts, **estimator.facts}
     return result
 
 
-def _reported(
-    predict: Predict, case: Case, clock: "Clock", before: float, rows: slice, number: int, usual: int
-) -> Predict:
-    """Return `predict`, which also reports how far the items `rows` of `number` are, of some `usual` evaluations."""
-    calls = itertools.count(1)
+def pieces(number: int, limited: bool) -> list[slice]:
+    """Return the items 0 to `number` in batches of 16; in `limited` time the first ones have 4, 4 and 8 items.
 
-    def reporting(x_t: Tensor, t: Tensor) -> Tensor:
-        done = rows.start + (rows.stop - rows.start) * min(1.0, next(calls) / usual)
-        case.progress.tick(before + min(1.0, max(done / number, clock.share)) / 2)
-        return predict(x_t, t)
-
-    return reporting
-
-
-def pieces(number: int, bounded: bool) -> list[slice]:
-    """Return the items 0 to `number` in the pieces that go through a diffusion model at once: of 16, where time is
-    `bounded` first of 4, 4 and 8, so that the first one is soon done."""
-    sizes = [4, 4, 8] if bounded else []
+    The last batch has at least two items, since one item has no interval.
+    """
+    sizes = itertools.chain([4, 4, 8] if limited else [], itertools.repeat(BATCH_SIZE))
     edges = [0]
     while edges[-1] < number:
-        edges.append(min(number, edges[-1] + (sizes.pop(0) if sizes else AT_ONCE)))
-    if len(edges) > 2 and edges[-1] - edges[-2] == 1:                       # two items at least: one has no interval
+        edges.append(min(number, edges[-1] + next(sizes)))
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         edges.pop(-2)
     return [slice(first, end) for first, end in itertools.pairwise(edges)]
 
 
 class Clock:
-    """Says whether more items fit into `seconds` since it was made; None: always."""
+    """A clock that tells whether more items fit into `seconds` since it was created; None: they always do."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds, self.start = seconds, time.monotonic()
 
     @property
     def share(self) -> float:
-        """Return the share of the time that is spent; 0 of unlimited time."""
+        """Return the share of the time that has passed; 0 for unlimited time."""
         return 0.0 if self.seconds is None else (time.monotonic() - self.start) / self.seconds
 
     def allows(self, rows: slice) -> bool:
-        """Return whether the items `rows` can be done in time, at the pace of those before them."""
+        """Return whether the items `rows` can be computed in time, at the pace of those before them."""
         elapsed = time.monotonic() - self.start
         return self.seconds is None or elapsed * rows.stop / rows.start <= self.seconds
-
-
-def _predictor(pipeline: DDPMPipeline, labels: Tensor | None, captions: list[str] | None) -> Predict:
-    """Return the network, told these classes and captions, as a function of x_t and t; not guided."""
-    count = len(labels) if labels is not None else len(captions) if captions else 1
-    told = pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
-    net: Any = pipeline.unet
-    return lambda x_t, t: net(x_t, t, return_dict=False, **told)[0]
-
-
-def _levels(real: Real) -> int:
-    return real.data.top + 1
-
-
-def _labels(case: Case, real: Real, number: int) -> Tensor | None:
-    if case.asking.conditions.labels is None:
-        return None
-    return real.labels(number)
-
-
-def _captions(case: Case, real: Real, number: int) -> list[str] | None:
-    return None if case.asking.conditions.captions is None else real.captions(number)

@@ -1,14 +1,14 @@
-"""The groups of metrics by name: each looks at a case and says what it has found, or why it does not apply."""
+"""The groups of metrics by name: each computes a result from its context, or gives the reason why it does not apply."""
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from hfgen.data.toy import Toy
-from hfgen.evaluation.context import Case, Found
-from hfgen.evaluation.features import IMAGE_BYTES, LARGEST_DIM, SHOWN
+from hfgen.evaluation.context import MetricContext, MetricResult
+from hfgen.evaluation.features import GRID_IMAGES, IMAGE_BYTES, LARGEST_DIM
 from hfgen.evaluation.likelihood import likelihood
 from hfgen.metrics.bootstrap import (
     Estimate,
@@ -16,7 +16,7 @@ from hfgen.metrics.bootstrap import (
     kid_estimate,
     prdc_estimates,
 )
-from hfgen.metrics.cost import TrainingCost, networks_of, sampling_cost, training_cost
+from hfgen.metrics.cost import TrainingCost, sampling_cost, training_cost
 from hfgen.metrics.distances import Moments, frechet_distance_of_moments
 from hfgen.metrics.halving import HALVINGS
 from hfgen.metrics.memorisation import memorisation
@@ -24,66 +24,74 @@ from hfgen.metrics.modes import Coverage, label_report, toy_report
 from hfgen.metrics.usefulness import PER_CLASS, Training, Usefulness, augmentation_gain, classifier_accuracy_score
 
 
-def frechet(case: Case) -> Found:
-    """Return the Fréchet distance; without an interval, and to all real items, where features do not fit in memory."""
-    samples, real = case.samples, case.real_features
+def frechet(context: MetricContext) -> MetricResult:
+    """Return the Fréchet distance (Heusel et al. 2017), with an interval if all features are in memory."""
+    # distance of the features in memory, at equal counts and with an interval
+    samples, reference = context.samples, context.reference_features
     dim = samples.features.shape[1]
     if dim > LARGEST_DIM:
-        return Found(none={"frechet": f"a covariance of {dim:,} features is out of reach (at most {LARGEST_DIM:,}); "
-                                      "choose an extractor with --features"})  # fmt: skip
-    found = frechet_estimate(case.compared, samples.features, case.resamples, seed=case.settings.seed)
-    row = estimate_row(found, case)
-    row["without_bias"] = list(found.without_bias)
-    if samples.moments is not None:
-        other = Moments.of(case.compared) if real.moments is None else real.moments
-        both = (samples.moments.mean, samples.moments.covariance, other.mean, other.covariance)
-        whole = frechet_distance_of_moments(*both)
-        row |= dict.fromkeys(("low", "high", "bias", "without_bias")) | {"value": whole}
-        row["used"] = {"samples": samples.count, "real": len(case.compared) if real.moments is None else real.count}
-        row["interval"] = f"none: only {len(samples.features):,} of {samples.count:,} features fit in memory"
-    return Found({"frechet": row})
+        return MetricResult(none={"frechet": f"a covariance of {dim:,} features is out of reach (at most "
+                                             f"{LARGEST_DIM:,}); choose an extractor with --features"})  # fmt: skip
+    seed = context.settings.seed
+    estimate = frechet_estimate(context.compared, samples.features, context.resamples, seed=seed)
+    row = estimate_row(estimate, context)
+    row["without_bias"] = list(estimate.without_bias)
+    if samples.moments is None:
+        return MetricResult({"frechet": row})
+
+    # distance of the moments of all features instead, without an interval
+    moments, count = reference.moments, reference.count
+    if moments is None:
+        moments, count = Moments.of(context.compared), len(context.compared)
+    both = (samples.moments.mean, samples.moments.covariance, moments.mean, moments.covariance)
+    row |= dict.fromkeys(("low", "high", "bias", "without_bias")) | {"value": frechet_distance_of_moments(*both)}
+    row["used"] = {"samples": samples.count, "real": count}
+    row["interval"] = f"none: only {len(samples.features):,} of {samples.count:,} features fit in memory"
+    return MetricResult({"frechet": row})
 
 
-def kid(case: Case) -> Found:
-    """Return the kernel distance."""
-    found = kid_estimate(case.compared, case.samples.features, case.resamples, seed=case.settings.seed)
-    return Found({"kid": estimate_row(found, case)})
+def kid(context: MetricContext) -> MetricResult:
+    """Return the kernel distance (Bińkowski et al. 2018)."""
+    seed = context.settings.seed
+    estimate = kid_estimate(context.compared, context.samples.features, context.resamples, seed=seed)
+    return MetricResult({"kid": estimate_row(estimate, context)})
 
 
-def prdc(case: Case) -> Found:
-    """Return precision, recall, density and coverage."""
-    s = case.settings
-    halvings = min(case.resamples, HALVINGS)
-    found = prdc_estimates(case.compared, case.samples.features, s.neighbours, halvings, seed=s.seed)
-    return Found({name: estimate_row(one, case) | {"k": s.neighbours} for name, one in found.items()})
+def prdc(context: MetricContext) -> MetricResult:
+    """Return precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020)."""
+    s = context.settings
+    halvings = min(context.resamples, HALVINGS)
+    estimates = prdc_estimates(context.compared, context.samples.features, s.neighbours, halvings, seed=s.seed)
+    return MetricResult({name: estimate_row(one, context) | {"k": s.neighbours} for name, one in estimates.items()})
 
 
-def estimate_row(found: Estimate, case: Case) -> dict[str, Any]:
-    """Return an estimate as it stands in a result; `used`: of how many samples and real items, which fit in memory."""
-    used = {"samples": len(case.samples.features), "real": len(case.compared)}
-    return asdict(found) | {"at_floor": found.floor_low <= found.matched <= found.floor_high, "used": used}
+def estimate_row(estimate: Estimate, context: MetricContext) -> dict[str, Any]:
+    """Return an estimate as a row of a result; `used`: the numbers of samples and of reference items in memory."""
+    used = {"samples": len(context.samples.features), "real": len(context.compared)}
+    at_floor = estimate.floor_low <= estimate.matched <= estimate.floor_high
+    return asdict(estimate) | {"at_floor": at_floor, "used": used}
 
 
-def diversity(case: Case) -> Found:
-    """Return which modes of a toy set, or classes as a classifier sees them, the samples reach, and how evenly."""
-    data = case.real.data
+def diversity(context: MetricContext) -> MetricResult:
+    """Return the coverage of the modes of a toy set, or of the classes that a classifier predicts."""
+    data, samples = context.reference.data, context.samples
     if isinstance(data, Toy):
         if data.modes is None:
-            return Found(none={"diversity": f"{data.name} has no modes to count"})
-        points = case.samples.features
-        report = toy_report(points, data.modes, data.sigma, case.compared)
-        return Found(_coverage_rows(report, "modes_covered", "mode_kl", None))
-    if case.classifier is None or case.samples.seen is None or case.real_features.seen is None:
-        return Found(none={"diversity": "needs a classifier to see classes: --classifier MODEL, or --features "
-                                        "classifier:MODEL; train one with hfgen train classifier"})  # fmt: skip
-    report = label_report(case.samples.seen, case.classifier.num_classes, case.real_features.seen)
-    names = case.classifier.classifier.config.get("class_names") or data.class_names
-    return Found(_coverage_rows(report, "classes_covered", "label_kl", names))
+            return MetricResult(none={"diversity": f"{data.name} has no modes to count"})
+        report = toy_report(samples.features, data.modes, data.sigma, context.compared)
+        return MetricResult(_coverage_rows(report, "modes_covered", "mode_kl", None))
+    if context.classifier is None or samples.seen is None or context.reference_features.seen is None:
+        return MetricResult(none={"diversity": "needs a classifier to see classes: --classifier MODEL, or --features "
+                                               "classifier:MODEL; train one with hfgen train classifier"})  # fmt: skip
+    report = label_report(samples.seen, context.classifier.num_classes, context.reference_features.seen)
+    names = context.classifier.classifier.config.get("class_names") or data.class_names
+    return MetricResult(_coverage_rows(report, "classes_covered", "label_kl", names))
 
 
 def _coverage_rows(
     report: Coverage, covered: str, kl: str, names: list[str] | None
 ) -> dict[str, dict[str, Any]]:
+    """Return the coverage of modes or classes as rows; missing classes stand by name if they have `names`."""
     missing = [names[i] if names and len(names) > i else i for i in report.missing]
     rows: dict[str, dict[str, Any]] = {
         covered: {"value": report.covered, "of": report.modes, "missing": missing, "floor": report.modes},
@@ -94,81 +102,98 @@ def _coverage_rows(
     return rows
 
 
-def privacy(case: Case) -> Found:
-    """Return how near samples are to the real data that the model was trained on, against data that it has not seen."""
-    if case.real.in_plane:
-        return Found(none={"privacy": "points are no pictures of anybody"})
-    held_out = None if case.held_out_features is None else case.held_out_features.features
-    real, s = case.real_features.features, case.settings
-    found = memorisation(case.samples.features, real, held_out, resamples=case.resamples, seed=s.seed)
-    items = case.real.indices
-    pairs = [[sample, int(items[near]), distance] for sample, near, distance in found.pairs]
-    used = {"samples": len(case.samples.features), "real": len(real)}
-    used |= {} if held_out is None else {"held_out": len(held_out)}
+def privacy(context: MetricContext) -> MetricResult:
+    """Return the distances of samples to the training data, in relation to those of data that were held out."""
+    if context.reference.points:
+        return MetricResult(none={"privacy": "points are no pictures of anybody"})
+
+    # nearest training items
+    training, samples, held_out = context.reference_features.features, context.samples.features, None
+    used, nearest = {"samples": len(samples), "real": len(training)}, "training data, each to another"
+    if context.held_out_features is not None:
+        held_out, nearest = context.held_out_features.features, "held-out data"
+        used["held_out"] = len(held_out)
+    result = memorisation(samples, training, held_out, resamples=context.resamples, seed=context.settings.seed)
+    items = context.reference.indices
+    pairs = [[sample, int(items[near]), distance] for sample, near, distance in result.pairs]
+
+    # near-copies, distances, and the ratio if there are held-out data
     rows: dict[str, dict[str, Any]] = {
         "near_copies": {
-            "value": found.near_copies, "floor": found.expected, "threshold": found.threshold, "pairs": pairs,
-            "used": used,
-            "threshold_of": "held-out data" if held_out is not None else "training data, each to another",
+            "value": result.near_copies, "floor": result.expected, "threshold": result.threshold, "pairs": pairs,
+            "used": used, "threshold_of": nearest,
         },
-        "nearest_distance": {"value": float(found.distances.median()), "of": "median over samples", "used": used},
+        "nearest_distance": {"value": float(result.distances.median()), "of": "median over samples", "used": used},
     }  # fmt: skip
-    if found.ratio is None:
-        return Found(rows, {"memorisation_ratio": "needs real data that the model has not seen: --held-out or "
-                                                  "--held-out-split"})  # fmt: skip
-    ratio = {"value": found.ratio, "low": found.ratio_low, "high": found.ratio_high, "floor": 1.0, "used": used}
-    return Found(rows | {"memorisation_ratio": ratio})
+    if result.ratio is None:
+        return MetricResult(rows, {"memorisation_ratio": "needs real data that the model has not seen: --held-out or "
+                                                         "--held-out-split"})  # fmt: skip
+    ratio = {"value": result.ratio, "low": result.ratio_low, "high": result.ratio_high, "floor": 1.0, "used": used}
+    return MetricResult(rows | {"memorisation_ratio": ratio})
 
 
-def usefulness(case: Case) -> Found:
-    """Return how well classifiers do that learn from the samples, alone or beside few real images."""
-    reason = _useless(case)
-    labels, asked = case.real.labels(), case.asking.conditions.labels
-    if reason or labels is None or asked is None or case.held_out is None:
-        return Found(none={"usefulness": reason or "needs labels"})
-    number = len(case.samples.images)
-    synthetic = (case.samples.images, asked[:number])
-    real_count = min(number, case.real.count)
-    real = (case.real(range(real_count)), labels[:real_count])
-    test_count = min(case.held_out.count, max(SHOWN, IMAGE_BYTES // (4 * synthetic[0][0].numel())))
-    test_labels = case.held_out.labels(test_count)
-    assert test_labels is not None                                          # it has as many classes as the real data
-    test = (case.held_out(range(test_count)), test_labels)
-    classes, seed = case.real.data.num_classes or 0, case.settings.seed
-    training = Training(steps=case.settings.classifier_steps)
+def usefulness(context: MetricContext) -> MetricResult:
+    """Return the accuracies of classifiers that are trained on the samples alone, or beside few reference images."""
+    reference, held_out, settings = context.reference, context.held_out, context.settings
+    reason = _unusable(context)
+    labels, sample_labels = reference.labels(), context.generator.conditions.labels
+    if reason or labels is None or sample_labels is None or held_out is None:
+        return MetricResult(none={"usefulness": reason or "needs labels"})
+
+    # samples, reference images in equal number, and test images
+    number = len(context.samples.images)
+    synthetic = (context.samples.images, sample_labels[:number])
+    count = min(number, reference.count)
+    real = (reference(range(count)), labels[:count])
+    test_count = min(held_out.count, max(GRID_IMAGES, IMAGE_BYTES // (4 * synthetic[0][0].numel())))
+    test_labels = held_out.labels(test_count)
+    assert test_labels is not None                                          # it has the classes of the reference data
+    test = (held_out(range(test_count)), test_labels)
+
+    # accuracy of a classifier of samples (Ravuri and Vinyals 2019)
+    training = Training(steps=settings.classifier_steps)
+    classes, seed, shown = reference.data.num_classes or 0, settings.seed, context.progress.shown
     facts = {"synthetic": number, "steps": training.steps, "seeds": training.seeds, "test": len(test[1])}
-    score = classifier_accuracy_score(synthetic, real, test, classes, training, seed, case.progress.shown)
-    rows = {"accuracy_score": {**_interval(score.other), "floor": score.real[0], **_use(score), **facts}}
+    score = classifier_accuracy_score(synthetic, real, test, classes, training, seed, shown)
+    rows = {"accuracy_score": {**_interval(score.other), "floor": score.real[0], **_accuracies(score), **facts}}
+
+    # gain from samples beside few reference images of each class
     few_each = torch.cat([(labels == c).nonzero().flatten()[: max(PER_CLASS)] for c in labels.unique()])
-    several = (case.real(few_each.tolist()), labels[few_each])
-    gains = augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed, case.progress.shown)
+    several = (reference(few_each.tolist()), labels[few_each])
+    gains = augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed, shown)
     for few, gain in gains.items():
-        rows[f"augmentation_gain_{few}"] = {**_interval(gain.gain), "floor": 0.0, **_use(gain), **facts}
-    return Found(rows)
+        rows[f"augmentation_gain_{few}"] = {**_interval(gain.gain), "floor": 0.0, **_accuracies(gain), **facts}
+    return MetricResult(rows)
 
 
-def _interval(found: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), found, strict=True))
+def _interval(estimate: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), estimate, strict=True))
 
 
-def _use(found: Usefulness) -> dict[str, Any]:
-    return {"on_real": list(found.real), "on_other": list(found.other), "gain": list(found.gain), "real": found.images}
+def _accuracies(result: Usefulness) -> dict[str, Any]:
+    """Return the accuracies of the classifiers of both sides, and the number of reference images."""
+    return {
+        "on_real": list(result.real), "on_other": list(result.other), "gain": list(result.gain), "real": result.images,
+    }  # fmt: skip
 
 
-def _useless(case: Case) -> str | None:
-    """Return why usefulness does not apply; None if it does."""
-    if case.real.in_plane:
+def _unusable(context: MetricContext) -> str | None:
+    """Return the reason why usefulness does not apply; None if it does."""
+    reference, held_out = context.reference, context.held_out
+    if reference.points:
         return "points are not classified"
-    if case.real.data.num_classes is None or case.asking.conditions.labels is None:
+    if reference.data.num_classes is None or context.generator.conditions.labels is None:
         return "the model must make classes, and the data have labels"
-    if case.held_out is None or case.held_out.data.num_classes != case.real.data.num_classes:
+    if held_out is None or held_out.data.num_classes != reference.data.num_classes:
         return "needs labelled real images of the same classes, not trained on: --held-out or --held-out-split"
     return None
 
 
-def cost(case: Case) -> Found:
-    """Return what the model costs: parameters, evaluations, seconds and memory of 64 samples, and its training."""
-    sampled = sampling_cost(lambda n: case.asking(range(n)), _networks(case.subject.pipeline))
+def cost(context: MetricContext) -> MetricResult:
+    """Return the cost of a model: parameters, evaluations, seconds and memory of 64 samples, and its training."""
+    # sampling
+    model = context.model
+    sampled = sampling_cost(lambda n: context.generator(range(n)), model.networks)
     rows: dict[str, dict[str, Any]] = {
         "seconds_per_64": {"value": sampled.seconds, "device": sampled.device, "threads": torch.get_num_threads()},
         "peak_bytes_per_64": {"value": sampled.peak_bytes, "of": sampled.peak_of, "device": sampled.device},
@@ -178,34 +203,39 @@ def cost(case: Case) -> Found:
         rows["evaluations_per_image"] = {"value": max(sampled.evaluations.values()), "by_network": sampled.evaluations}
         rows["parameters"] = {"value": sum(sampled.parameters.values()), "by_network": sampled.parameters}
     else:
-        none = dict.fromkeys(("evaluations_per_image", "parameters"), f"{case.subject.family} tells no components")
-    folder = case.subject.run
-    trained = TrainingCost() if folder is None else training_cost(folder)
-    for name in ("steps", "seconds"):
-        if (value := getattr(trained, name)) is None:
-            none[f"training_{name}"] = "the model lies in no run folder that tells it"
+        none = dict.fromkeys(("evaluations_per_image", "parameters"), f"{model.family} tells no components")
+
+    # training, as the run folder records it
+    trained = TrainingCost() if model.run is None else training_cost(model.run)
+    for name, value in (("training_steps", trained.steps), ("training_seconds", trained.seconds)):
+        if value is None:
+            none[name] = "the model lies in no run folder that tells it"
         else:
-            rows[f"training_{name}"] = {"value": value, "hardware": trained.hardware, "budget": trained.budget}
+            rows[name] = {"value": value, "hardware": trained.hardware, "budget": trained.budget}
     if trained.autoencoder is not None and trained.seconds is not None:
         before = training_cost(trained.autoencoder).seconds
         rows["training_seconds"] |= {"value": trained.seconds + (before or 0.0), "autoencoder_seconds": before}
-    return Found(rows, none)
+    return MetricResult(rows, none)
 
 
-def _networks(pipeline: Any) -> dict[str, torch.nn.Module]:
-    return networks_of(pipeline) if hasattr(pipeline, "components") else {}
+class Metric(NamedTuple):
+    """A group of metrics: its function, and the names of the settings that it depends on beside those of the samples.
+
+    The function sees these settings and the seed alone, and the cache key of its result holds all of them.
+    """
+
+    compute: Callable[[MetricContext], MetricResult]
+    settings: tuple[str, ...] = ()
 
 
-COMPUTE: dict[str, Callable[[Case], Found]] = {
-    "frechet": frechet, "kid": kid, "prdc": prdc, "diversity": diversity, "likelihood": likelihood,
-    "usefulness": usefulness, "privacy": privacy, "cost": cost,
-}  # fmt: skip
-"""The function of each of `hfgen.evaluation.settings.GROUPS`."""
-
-DEPENDS: dict[str, tuple[str, ...]] = {
-    "frechet": ("resamples",), "kid": ("resamples",), "prdc": ("resamples", "neighbours"), "diversity": (),
-    "likelihood": ("resamples", "likelihood_images", "likelihood_seconds", "importance_samples"),
-    "usefulness": ("classifier_steps",),
-    "privacy": ("resamples",), "cost": (),
-}  # fmt: skip
-"""The settings that each depends on, beside those of the samples: it is given no others."""
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(frechet, ("resamples",)),
+    "kid": Metric(kid, ("resamples",)),
+    "prdc": Metric(prdc, ("resamples", "neighbours")),
+    "diversity": Metric(diversity),
+    "likelihood": Metric(likelihood, ("resamples", "likelihood_images", "likelihood_seconds", "importance_samples")),
+    "usefulness": Metric(usefulness, ("classifier_steps",)),
+    "privacy": Metric(privacy, ("resamples",)),
+    "cost": Metric(cost),
+}
+"""The groups of `hfgen.evaluation.settings.GROUPS`."""

@@ -1,4 +1,4 @@
-"""Who is judged: a pipeline of hfgen or of diffusers, or anything that is called and gives images."""
+"""Evaluated models: pipelines of hfgen or of diffusers, and any callable that returns images."""
 
 import hashlib
 import inspect
@@ -17,33 +17,32 @@ from torch import nn
 
 from hfgen import runs
 from hfgen.cards.markdown import last_name
+from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.hashing import hash_of_weights
+from hfgen.metrics.cost import networks_of
 from hfgen.pipelines.base import Pipeline
-from hfgen.pipelines.controllable_gan import ControllableGANPipeline
-from hfgen.pipelines.denoising import DenoisingPipeline
-from hfgen.pipelines.gan import GANPipeline
-from hfgen.pipelines.outputs import in_plane
-from hfgen.pipelines.vae import VAEPipeline
-from hfgen.sample_dataset import num_classes
-from hfgen.sampling import open_model
+from hfgen.pipelines.generative import GenerativePipeline
+from hfgen.sampling.generate import open_model
+from hfgen.schedulers.traits import traits_of
 
 CLASSES = ("class_labels", "target")
-STOCK = "stock:"
-"""The prefix of a model that diffusers loads, whatever pipeline it is."""
 STEPS = ("num_steps", "num_inference_steps")
-"""Arguments by which pipelines are told classes, and steps."""
+"""Arguments of pipelines for classes and for the number of steps."""
+
+STOCK = "stock:"
+"""Prefix of a model that diffusers itself loads, whatever pipeline it is."""
 
 RECOMMENDED = "dpmpp_2m"
-"""Sampler of a judged diffusion model whose scheduler is the one of training, which needs hundreds of steps."""
+"""Sampler of an evaluated diffusion model whose scheduler is that of training, which needs hundreds of steps."""
 
 
-class Subject:
-    """A model and what it must be told to make samples.
+class EvaluatedModel:
+    """A model and the conditions that it needs to generate samples.
 
-    Attributes: `pipeline`, what is called; `name` for people; `folder`, where it lies, None of an object; `loaded`,
-    whether it was read from files, which hold all that it depends on; `parameters` of its call; `num_classes` that it
-    must be told one of, None where it takes none.
+    Attributes: `pipeline`: the callable; `name`: its name in tables; `folder`: its folder, None for an object in
+    memory; `loaded`: whether it was read from files, which hold everything that it depends on; `parameters`: those of
+    its call; `num_classes`, `num_targets`: numbers of classes that `class_labels` and `target` may name, None without.
     """
 
     def __init__(
@@ -56,13 +55,21 @@ class Subject:
         self.name = name or type(pipeline).__name__
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
         self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
-        self.num_classes = num_classes(pipeline) if isinstance(pipeline, Pipeline) else None
-        self.num_targets = pipeline._num_labels if isinstance(pipeline, ControllableGANPipeline) else None
+        self.generative = pipeline if isinstance(pipeline, GenerativePipeline) else None
+        self.num_classes: int | None = None
+        self.num_targets: int | None = None
+        if self.generative is not None:
+            self.num_classes, self.num_targets = self.generative.num_classes, self.generative.num_targets
+
+    @property
+    def own(self) -> bool:
+        """Return whether the model is a pipeline of hfgen."""
+        return isinstance(self.pipeline, Pipeline)
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Return a sha256 of weights and settings, None of an object without components, whose results are not cached
-        unless it has a text `fingerprint`."""
+        """Return the sha256 of weights and settings; None for an object without components and without a text
+        `fingerprint`, whose results are not cached."""
         return fingerprint_of(self.pipeline)
 
     @property
@@ -77,22 +84,16 @@ class Subject:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Return the shape of a sample, (C, H, W) or (2,); None where only a sample tells."""
-        pipeline: Any = self.pipeline
-        if isinstance(pipeline, DenoisingPipeline):
-            return pipeline._image_shape()
-        if isinstance(pipeline, VAEPipeline):
-            return tuple(pipeline.vae.shape)
-        if not isinstance(pipeline, GANPipeline):
-            return None
-        config = pipeline.generator.config
-        if in_plane(pipeline.generator):
-            return (config["dim"],)
-        side = config["resolution"]
-        return (config["channels"], *((side, side) if isinstance(side, int) else side))
+        """Return the shape of a sample, (C, H, W) or (2,); None if it is known only from a sample."""
+        return None if self.generative is None else self.generative.sample_shape
 
     @property
-    def listed(self) -> bool:
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks of the model by name; {} for an object without components."""
+        return networks_of(self.pipeline) if hasattr(self.pipeline, "components") else {}
+
+    @property
+    def takes_generators(self) -> bool:
         """Return whether a call takes a list of generators, one for each sample."""
         parameter = self.parameters.get("generator")
         annotation = str(getattr(parameter, "annotation", "")).lower()
@@ -100,82 +101,106 @@ class Subject:
 
     @property
     def steps(self) -> str | None:
-        """Return the argument that takes a number of steps; None of a model of one step."""
-        if isinstance(self.pipeline, Pipeline) and not ("scheduler" in self.pipeline.components or self.num_targets):
+        """Return the argument for the number of steps; None for a model of one step."""
+        if self.own and not ("scheduler" in self.pipeline.components or self.num_targets):
             return None
         return next((name for name in STEPS if name in self.parameters), None)
 
     @property
     def sampler(self) -> str | None:
-        """Return the default sampler: the recommended one of a denoiser with the scheduler of training, else None.
+        """Return the default sampler: the recommended one for a denoiser with the scheduler of its training, else None.
 
-        A scheduler that somebody put in, such as diffusers' DDIMScheduler, stays.
+        A scheduler that was replaced, for example by DDIMScheduler of diffusers, stays.
         """
-        if not isinstance(self.pipeline, DenoisingPipeline) or "sampler" not in self.parameters:
+        if not self.own or "sampler" not in self.parameters:
             return None
-        scheduler: Any = self.pipeline.scheduler
-        method = {"DDPMScheduler": "ddpm", "VPSDEScheduler": scheduler.config.get("method")}
-        return RECOMMENDED if method.get(type(scheduler).__name__) in ("ddpm", "reverse_sde") else None
+        scheduler, traits = self.pipeline.scheduler, traits_of(self.pipeline.scheduler)
+        trained = traits.predicts_variance or (traits.continuous and scheduler.config["method"] == "reverse_sde")
+        return RECOMMENDED if trained else None
 
     @property
-    def needed(self) -> list[str]:
-        """Return the arguments that a call must be given."""
+    def required(self) -> list[str]:
+        """Return the arguments of a call that have no default."""
         some = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         return [name for name, one in self.parameters.items() if one.default is one.empty and one.kind not in some]
 
     @property
-    def guided(self) -> bool:
+    def guidable(self) -> bool:
         """Return whether the model can be guided by its classes or captions."""
-        if isinstance(self.pipeline, Pipeline):
-            return bool(self.pipeline.config.get("null_condition"))
+        if self.own:
+            return self.generative is not None and self.generative.guidable
         return "guidance_scale" in self.parameters
 
     @property
     def reads_text(self) -> bool:
-        """Return whether the model is told captions."""
-        if isinstance(self.pipeline, Pipeline):
-            return self.pipeline.components.get("text_encoder") is not None
+        """Return whether the model is conditioned on captions."""
+        if self.own:
+            return self.generative is not None and self.generative.reads_text
         return "prompt" in self.parameters
+
+    @property
+    def takes_classes(self) -> bool:
+        """Return whether a model that is not of hfgen, whose number of classes is unknown, takes classes."""
+        return not self.own and any(name in self.parameters for name in CLASSES)
 
     @property
     def device(self) -> str:
         """Return the kind of device that the model runs on."""
         return str(getattr(getattr(self.pipeline, "device", None), "type", "unknown"))
 
+    def check_shape(self, shape: tuple[int, ...], data: Dataset) -> None:
+        """Raise ConfigError for samples whose shape is not that of the data."""
+        if shape == tuple(data.shape):
+            return
+        given, expected = ("x".join(map(str, one)) for one in (shape, data.shape))
+        hint = ""
+        if len(shape) == len(data.shape) == 3:
+            channels, height, width = shape
+            side = str(height) if height == width else f"{height} {width}"
+            hint = f"; load the data with --resolution {side} --channels {channels}"
+        raise ConfigError(f"{self.name} makes {given}, {data.name} is {expected}{hint}")
 
-def open_subject(model: Any) -> Subject:
-    """Return what is judged: of a text or path the model there, on the GPU if there is one; of an object itself.
 
-    `stock:MODEL` is a folder or Hub id of any pipeline of diffusers, which reads it itself.
+def load_model(model: Any) -> EvaluatedModel:
+    """Return the model of a name or path, on the GPU if there is one, or that of an object.
+
+    `stock:MODEL` is a folder or Hub id of any pipeline of diffusers, which diffusers itself loads.
     """
+    if isinstance(model, EvaluatedModel):
+        return model
     if not isinstance(model, str | Path):
-        return model if isinstance(model, Subject) else Subject(model)
+        return EvaluatedModel(model)
     if str(model).startswith(STOCK):
-        return open_stock(str(model).removeprefix(STOCK))
+        return load_stock(str(model).removeprefix(STOCK))
     pipeline, path = open_model(model), Path(model).expanduser()
     if not path.is_dir():
-        return Subject(pipeline, str(model), loaded=True)
-    path = path.absolute()
-    home = path.parent if path.name == "model" and runs.find(path) else path
-    return Subject(pipeline, last_name(str(home)), path, loaded=True)
+        return EvaluatedModel(pipeline, str(model), loaded=True)
+    path = home = path.absolute()
+    if path.name == "model" and runs.find(path):
+        home = path.parent
+    return EvaluatedModel(pipeline, last_name(str(home)), path, loaded=True)
 
 
-def open_stock(model: str) -> Subject:
-    """Return a pipeline that plain diffusers reads from a folder or a Hub id: safetensors, no code of the model's.
+def load_stock(model: str) -> EvaluatedModel:
+    """Return a pipeline that diffusers loads from a folder or a Hub id: safetensors, no code of the model.
 
-    ConfigError with diffusers' own words where it cannot.
+    Raises ConfigError with the words of diffusers if it cannot be loaded.
     """
     try:
         pipeline = DiffusionPipeline.from_pretrained(model, use_safetensors=True)
     except (OSError, ValueError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{STOCK}{model}: diffusers cannot load it ({words[0]})") from error
-    name = last_name(model)
-    return Subject(pipeline.to("cuda") if torch.cuda.is_available() else pipeline, name, loaded=True)
+    if torch.cuda.is_available():
+        pipeline = pipeline.to("cuda")
+    return EvaluatedModel(pipeline, last_name(model), loaded=True)
 
 
 def fingerprint_of(pipeline: Any) -> str | None:
-    """Return a sha256 over the class, the weights and the settings of a pipeline, or the text that it has itself."""
+    """Return a sha256 over the class, the weights and the settings of a pipeline, or its own text `fingerprint`.
+
+    None for an object without components, and for one with a component of unknown content.
+    """
     own = getattr(pipeline, "fingerprint", None)
     if isinstance(own, str):
         return own
@@ -191,16 +216,16 @@ def fingerprint_of(pipeline: Any) -> str | None:
             parts.append(hash_of_weights(part))
         elif hasattr(part, "get_vocab"):
             parts.append(sorted(part.get_vocab().items()))
-        elif not parts[-1]:                                                 # of what else it is made is not known
+        elif not parts[-1]:
             return None
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
 def attributes_of(pipeline: Any) -> str | None:
-    """Return a sha256 over the attributes that an object of somebody's own class has beside its components.
+    """Return a sha256 over the attributes that an object of a user's class has beside its components.
 
-    A constant for classes of hfgen and of diffusers, whose weights and settings say all. None for an attribute that
-    cannot be compared, such as a function.
+    A constant for classes of hfgen and of diffusers, whose weights and settings determine everything. None for an
+    attribute that cannot be compared, such as a function.
     """
     if type(pipeline).__module__.partition(".")[0] in ("hfgen", "diffusers"):
         return hashlib.sha256().hexdigest()
@@ -213,12 +238,13 @@ def attributes_of(pipeline: Any) -> str | None:
 
 
 def _comparable(value: Any) -> Any:
-    """Return plain JSON that is equal for equal values; TypeError for those that have none."""
+    """Return plain JSON that is equal for equal values. Raises TypeError for values without such a form."""
     if isinstance(value, nn.Module):
         return hash_of_weights(value)
-    if isinstance(value, torch.Tensor | np.ndarray):
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     if isinstance(value, Mapping):
         return [[_comparable(key), _comparable(item)] for key, item in value.items()]
     if isinstance(value, list | tuple):
@@ -229,15 +255,18 @@ def _comparable(value: Any) -> Any:
 
 
 def _settings(part: Any) -> dict[str, Any]:
+    """Return the settings of a pipeline or component, without private entries and versions."""
     config: Any = getattr(part, "config", None)
-    config = config.to_dict() if hasattr(config, "to_dict") else config
-    found = dict(config) if isinstance(config, Mapping) else {}
-    return {key: found[key] for key in sorted(found) if not key.startswith("_") and "version" not in key}
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if not isinstance(config, Mapping):
+        return {}
+    return {key: config[key] for key in sorted(config) if not key.startswith("_") and "version" not in key}
 
 
 @contextmanager
 def quiet(pipeline: Any) -> Iterator[None]:
-    """Keep a pipeline from showing its own progress bars."""
+    """Hide the progress bars of a pipeline inside."""
     before = getattr(pipeline, "_progress_bar_config", {})
     if hasattr(pipeline, "set_progress_bar_config"):
         pipeline.set_progress_bar_config(**{**before, "disable": True})

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: a grid of samples, and each sample that is nearest to a training image beside it."""
+"""Pictures of an evaluation: a grid of samples, and samples beside their nearest training images."""
 
 from typing import Any
 
@@ -6,32 +6,37 @@ import torch
 from PIL import Image
 
 from hfgen import images
-from hfgen.evaluation.context import Case
-from hfgen.evaluation.features import SHOWN
+from hfgen.evaluation.context import MetricContext
+from hfgen.evaluation.features import GRID_IMAGES
 
 GAP = 12
 """Pixels between one pair and the next."""
 
 
-def draw(case: Case, privacy: dict[str, Any] | None) -> dict[str, Image.Image]:
-    """Return `samples`, and of images whose memorisation was measured `closest`."""
-    shown = case.samples.images[:SHOWN]
-    if case.real.in_plane:
-        real = case.compared
-        reach = float(real.abs().max()) * 1.2
-        return {"samples": images.scatter(case.samples.features, -reach, reach, behind=real)}
-    found = {"samples": images.grid(images.to_pil(shown))}
-    if privacy is not None:
-        found["closest"] = closest(case, privacy["pairs"])
-    return found
+def draw(context: MetricContext, pairs: list[list[Any]] | None) -> dict[str, Image.Image]:
+    """Return the pictures `samples` and, for images with closest `pairs`, `closest`."""
+    if context.reference.points:
+        compared = context.compared
+        reach = float(compared.abs().max()) * 1.2
+        return {"samples": images.scatter(context.samples.features, -reach, reach, behind=compared)}
+    pictures = {"samples": images.grid(images.to_pil(context.samples.images[:GRID_IMAGES]))}
+    if pairs is not None:
+        pictures["closest"] = closest(context, pairs)
+    return pictures
 
 
-def closest(case: Case, pairs: list[list[Any]]) -> Image.Image:
-    """Return the closest pairs in rows of four, each the sample to the left of its training image."""
-    samples = case.images([pair[0] for pair in pairs])
-    position = {int(item): place for place, item in enumerate(case.real.indices)}
-    real = case.real([position[pair[1]] for pair in pairs])
-    both = torch.stack([samples, real.to(samples)], 1)                                  # (P, 2, C, H, W)
+def closest(context: MetricContext, pairs: list[list[Any]]) -> Image.Image:
+    """Return the closest pairs in rows of four, each sample to the left of its training image.
+
+    `pairs`: for each pair the index of the sample, the index of the item in the dataset, and their distance.
+    """
+    # images of both sides
+    samples = context.images([pair[0] for pair in pairs])
+    position = {int(item): place for place, item in enumerate(context.reference.indices)}
+    items = context.reference([position[pair[1]] for pair in pairs])
+    both = torch.stack([samples, items.to(samples)], 1)                                 # (P, 2, C, H, W)
+
+    # one sheet with all pairs
     sheets = [images.grid(images.to_pil(pair), columns=2) for pair in both]
     width, height, columns = sheets[0].width + GAP, sheets[0].height, min(4, len(sheets))
     rows = -(-len(sheets) // columns)

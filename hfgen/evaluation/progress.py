@@ -11,17 +11,17 @@ from torch import nn
 from tqdm.auto import tqdm
 
 REFRESH = 0.5
-"""Seconds between two looks at the clock."""
+"""Seconds between two updates of the bar."""
 
-LIKE = {"cost": "sampling"}
-"""Kinds that are as much slower than expected as another one was."""
+SAME_PACE = {"cost": "sampling"}
+"""Kinds of stages that are slower than expected by the factor of another kind."""
 
 
 class Progress:
-    """A bar on the standard error over stages of work, `shown` while it is open and moved twice a second.
+    """A bar on the standard error over stages of work, updated twice a second while it is open, if it is `shown`.
 
-    Stages are planned by kind with the seconds that each is expected to take. The share of itself that a running stage
-    reports corrects that; when it ends, measured over expected seconds correct the planned stages of its kind.
+    Stages are planned by kind with their expected seconds. The share that a running stage reports corrects these; when
+    it ends, the ratio of measured to expected seconds corrects the planned stages of its kind.
     """
 
     def __init__(self, shown: bool = True) -> None:
@@ -32,16 +32,17 @@ class Progress:
         self._moved, self._end = 0.0, threading.Event()
 
     def plan(self, kind: str, seconds: float) -> None:
-        """Expect one more stage of a kind."""
+        """Add a stage of a kind with its expected seconds."""
         self._ahead.setdefault(kind, deque()).append(seconds)
 
     def skip(self, kind: str) -> float:
-        """Return the expected seconds of the next stage of a kind, which is planned no more; 0 for one not planned."""
+        """Remove the next stage of a kind, and return its expected seconds; 0 without such a stage."""
         planned = self._ahead.get(kind)
         return planned.popleft() * self._pace_of(kind) if planned else 0.0
 
     def _pace_of(self, kind: str) -> float:
-        return self._pace.get(LIKE.get(kind, kind), 1.0)
+        """Return the ratio of measured to expected seconds of a kind; 1 before the first measurement."""
+        return self._pace.get(SAME_PACE.get(kind, kind), 1.0)
 
     @contextmanager
     def stage(self, kind: str, title: str) -> Iterator[None]:
@@ -59,21 +60,24 @@ class Progress:
 
     @property
     def left(self) -> float:
-        """Return the seconds that running and planned stages are expected to take from now."""
+        """Return the expected seconds until all running and planned stages end."""
         elapsed, share = time.monotonic() - self._begun, self._share
-        running = 0.0                                                                   # where no stage runs
+        running = 0.0                                                       # no stage is running
         if share:
             running = elapsed * (1 - share) / share
         elif self._expected:
             running = max(0.1 * elapsed, self._expected - elapsed)
-        ahead = {kind: list(planned) for kind, planned in list(self._ahead.items())}
-        return running + sum(sum(planned) * self._pace_of(kind) for kind, planned in ahead.items())
+        return running + sum(sum(planned) * self._pace_of(kind) for kind, planned in self._copied().items())
+
+    def _copied(self) -> dict[str, list[float]]:
+        """Return the planned seconds by kind, copied, since another thread may change them."""
+        return {kind: list(planned) for kind, planned in list(self._ahead.items())}
 
     def __enter__(self) -> Self:
         self._start = self._begun = time.monotonic()
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         self._bar = tqdm(total=1000, desc="starting", bar_format=layout, leave=False, disable=not self.shown)
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._update, daemon=True)
         if self.shown:
             self._thread.start()
         return self
@@ -84,10 +88,11 @@ class Progress:
             self._thread.join()
         self._bar.close()
 
-    def _watch(self) -> None:
+    def _update(self) -> None:
+        """Update the bar until it is closed."""
         while not self._end.wait(REFRESH):
             done, left = time.monotonic() - self._start, self.left
-            self._moved = max(self._moved, done / (done + left))                        # it never goes back
+            self._moved = max(self._moved, done / (done + left))            # it never goes back
             self._bar.n = int(1000 * self._moved)
             self._bar.set_description_str(self._title, refresh=False)
             self._bar.set_postfix_str(f"{tqdm.format_interval(left)} left", refresh=False)

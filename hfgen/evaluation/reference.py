@@ -1,4 +1,4 @@
-"""Real data to judge by: items by position of a seeded order, in the coordinates that samples come in."""
+"""Reference data: items by position in a seeded order, in the coordinates of samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,30 +13,33 @@ from hfgen.data.dataset import Dataset
 from hfgen.data.order import derive_seed, permutation
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
+from hfgen.evaluation.settings import ReferenceSettings, most_samples
 
-MOST_REAL = 50_000
-"""Real items that are looked at, at most: as many as published Fréchet distances of CIFAR-10 take."""
+MOST_ITEMS = 50_000
+"""Largest number of reference items: that of published Fréchet distances of CIFAR-10."""
 
 
-class Real:
-    """A dataset in a seeded order, of which the first `count` items are looked at, at most 50,000.
+class ReferenceData:
+    """The first `count` items of a dataset in a seeded order, at most 50,000.
 
-    `indices` (count,): which items of the dataset they are. Any first few of them are a fair sample.
+    `indices` (count,) int64: the positions of these items in the dataset. Any first few items are a fair sample.
     """
+
+    fresh = False
 
     def __init__(self, data: Dataset, seed: int, count: int | None = None) -> None:
         self.data = data
         n = len(data)
-        self.count = min(n, MOST_REAL, count or n)
+        self.count = min(n, MOST_ITEMS, count or n)
         self.indices = torch.from_numpy(permutation(derive_seed(seed, "real"), 0, n)[: self.count].copy())
 
     @property
-    def in_plane(self) -> bool:
-        """Return whether items are points (2,), not images."""
+    def points(self) -> bool:
+        """Return whether items are points (2,); otherwise they are images."""
         return len(self.data.shape) == 1
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
-        """Return the items at positions `rows`: images (B, C, H, W) in [-1, 1], or points (B, 2) in their data's."""
+        """Return the items `rows`: images (B, C, H, W) in [-1, 1], or points (B, 2) in data coordinates."""
         chosen = self.indices[list(rows)].numpy()
         x: Tensor = self.data.take(0, np.zeros_like(chosen), chosen, torch.device("cpu"))["x"]
         if self.data.mean is None or self.data.std is None:
@@ -44,22 +47,24 @@ class Real:
         return x * self.data.std + self.data.mean
 
     def labels(self, count: int | None = None) -> Tensor | None:
-        """Return the labels of the first `count` items, (count,); None of data without labels."""
-        found = self.data.labels()
-        return None if found is None else found[self.indices[:count]]
+        """Return the labels of the first `count` items, (count,) int64; None for data without labels."""
+        labels = self.data.labels()
+        return None if labels is None else labels[self.indices[:count]]
 
     def captions(self, count: int) -> list[str] | None:
-        """Return the captions of the first `count` items; None of data without."""
-        found = self.data.captions
-        return None if found is None else [found[i] for i in self.indices[:count].tolist()]
+        """Return the captions of the first `count` items; None for data without captions."""
+        captions = self.data.captions
+        return None if captions is None else [captions[i] for i in self.indices[:count].tolist()]
 
     def key(self) -> dict[str, Any]:
-        """Return what identifies these items, as plain JSON."""
+        """Return the identity of these items, as plain JSON."""
         return {"data": self.data.fingerprint, "count": self.count}
 
 
-class Fresh(Real):
-    """Points of a toy set that nobody has seen: drawn anew, in data coordinates."""
+class FreshReferenceData(ReferenceData):
+    """Points of a toy set that are drawn anew, and that no model was trained on, in data coordinates."""
+
+    fresh = True
 
     def __init__(self, data: Toy, seed: int, count: int) -> None:
         super().__init__(data, seed, count)
@@ -71,7 +76,7 @@ class Fresh(Real):
 
 
 def open_data(data: Any, split: str = "train", **options: Any) -> Dataset:
-    """Return a dataset: itself, or the one that a name, folder or Hub id means; errors as of `load_dataset`."""
+    """Return a dataset: the object itself, or the one of a name, folder or Hub id; errors as in `load_dataset`."""
     if not isinstance(data, Dataset):
         if not isinstance(data, str | Path):
             raise ConfigError(f"dataset must be a name, a folder, a Hub id or a Dataset, got {type(data).__name__}")
@@ -87,8 +92,35 @@ def open_data(data: Any, split: str = "train", **options: Any) -> Dataset:
     return data
 
 
+def open_held_out(
+    dataset: Any, reference: ReferenceData, seed: int, settings: ReferenceSettings, options: dict[str, Any]
+) -> ReferenceData | None:
+    """Return the held-out data, in the shape of the reference data. Default: None (fresh points for toy sets).
+
+    `options`: arguments of `load_dataset`, which a dataset by name is read with. Raises ConfigError for the same data
+    as the reference data, and for another shape.
+    """
+    data = reference.data
+    chosen = held_out_of(dataset, settings.split, settings.held_out, settings.held_out_split)
+    if chosen is None:
+        return FreshReferenceData(data, seed, most_samples()) if isinstance(data, Toy) else None
+    source, split = chosen
+    if isinstance(source, Dataset):
+        held_out = open_data(source, split)
+    else:
+        shaped = {} if reference.points else {"resolution": tuple(data.shape[1:]), "channels": data.shape[0]}
+        held_out = open_data(source, split, **{**options, **shaped})
+    if held_out.shape != data.shape:
+        words = f"{held_out.describe()}, and the dataset is {data.describe()}"
+        raise ConfigError(f"held_out: {words}; their shapes must agree")
+    return ReferenceData(held_out, seed)
+
+
 def held_out_of(data: Any, split: str, held_out: Any, held_out_split: str | None) -> tuple[Any, str] | None:
-    """Return dataset and split of the held-out data, as asked for, or None. ConfigError where it is the same data."""
+    """Return the dataset and the split of the held-out data, None if neither is given.
+
+    Raises ConfigError for the same data as `data`.
+    """
     if held_out is None and held_out_split is None:
         return None
     chosen, part = data if held_out is None else held_out, held_out_split or "train"

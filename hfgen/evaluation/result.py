@@ -1,5 +1,6 @@
-"""The scores of a model and how they were measured: as JSON, and as a table for people."""
+"""The result of an evaluation: the metrics of a model and their settings, as JSON and as a table."""
 
+import dataclasses
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -8,19 +9,18 @@ from typing import Any
 
 from PIL import Image
 
-PICTURES = ("samples", "closest")
-
 
 @dataclass
 class Evaluation:
-    """The numbers of a model and everything they depend on.
+    """The metrics of a model and everything that they depend on.
 
-    `metrics`: for each name a `value` and, where they apply, `low` and `high`, the 95 % interval, `floor`, what real
-    data score, with `floor_low` and `floor_high`, `matched`, the value at the floor's `count`, and `at_floor`, whether
-    that is as good as real; `used`, of how many samples and real items, where features are kept of the first ones
-    only. `none`: why a metric, or a group, does not apply. `extractor`: name, weights_hash, resizer
-    and dim; `classifier` likewise, of the one that sees classes. `samples`, `real`, `held_out`: what was compared,
-    with counts. `settings`: the arguments. `pictures`: grids of `samples` and of the `closest` pairs, not in the JSON.
+    `metrics`: for each metric a dict with its `value` and, if they apply: `low` and `high`, the 95 % interval; `floor`,
+    `floor_low` and `floor_high`, the value of reference data; `matched`, the value at the `count` of the floor;
+    `at_floor`, whether the model is as good as reference data; `used`, the numbers of samples and items whose features
+    are in memory. `none`: the reason for each metric, or group, that does not apply. `extractor`, and `classifier`,
+    which predicts classes: name, weights_hash, resizer and dim. `samples`, `real`, `held_out`: the data and their
+    counts. `settings`: those that decide the numbers. `pictures`: grids of `samples` and of the `closest` pairs, which
+    the JSON does not hold.
     """
 
     model: str
@@ -41,13 +41,13 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain JSON; numbers that are not finite are texts."""
-        found = asdict(Evaluation(**{**vars(self), "pictures": {}}))
-        found.pop("pictures")
-        plain: dict[str, Any] = _plain(found)
+        values = asdict(dataclasses.replace(self, pictures={}))
+        values.pop("pictures")
+        plain: dict[str, Any] = _plain(values)
         return plain
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return the evaluation as JSON, and write it to `path`, with its pictures beside it, if one is given."""
+        """Return the evaluation as JSON; if a `path` is given, write it there, and the pictures beside it."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         if path is not None:
             path = Path(path)
@@ -60,13 +60,15 @@ class Evaluation:
         return text
 
     def table(self) -> str:
-        """Return a line for each metric, and for each that does not apply the reason."""
+        """Return a title, a line for each metric, and the reason for each metric that does not apply."""
+        # title
         real = f"{self.real['compared']:,} real items of {self.dataset} {self.split}"
-        made, kept = self.samples["count"], self.samples["features"]
-        samples = f"{made:,} samples{sampled_by(self.samples)}"
-        samples += f" (features of {kept:,} kept)" if kept < made else ""
-        title = f"{self.model} ({self.family}): {samples}, {real}"
-        lines = [f"{title}, features {self.extractor['name']}"]
+        count, kept = self.samples["count"], self.samples["features"]
+        samples = f"{count:,} samples{sampled_by(self.samples)}"
+        if kept < count:
+            samples += f" (features of {kept:,} kept)"
+        lines = [f"{self.model} ({self.family}): {samples}, {real}, features {self.extractor['name']}"]
+        # metrics
         width = max(map(len, [*self.metrics, *self.none]), default=0)
         lines += [f"{name:{width}}  {with_interval(row)}{_beside(row)}" for name, row in self.metrics.items()]
         lines += [f"{name:{width}}  none: {reason}" for name, reason in self.none.items()]
@@ -74,48 +76,55 @@ class Evaluation:
 
 
 def sampled_by(samples: dict[str, Any]) -> str:
-    """Return the sampler and the steps of the samples for people, such as " by dpmpp_2m in 20 steps"; "" of neither."""
-    told = samples.get("told", {})
-    steps = told.get("num_steps", told.get("num_inference_steps"))
-    sampler = f" by {told['sampler']}" if "sampler" in told else ""
-    return sampler + (f" in {steps:,} steps" if steps is not None else "")
+    """Return the sampler and the steps of the samples in words, such as " by dpmpp_2m in 20 steps"; "" without both."""
+    arguments = samples.get("told", {})
+    steps = arguments.get("num_steps", arguments.get("num_inference_steps"))
+    words = ""
+    if "sampler" in arguments:
+        words += f" by {arguments['sampler']}"
+    if steps is not None:
+        words += f" in {steps:,} steps"
+    return words
 
 
 def number(value: Any) -> str:
-    """Return a number for people: four digits, thousands apart."""
+    """Return a number as text: four digits, with commas between thousands."""
     if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1e4):
         return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def with_interval(row: dict[str, Any]) -> str:
-    """Return a metric's value and, where it has one, its interval, for people."""
+    """Return the value of a metric as text, with its interval if it has one."""
     if row.get("low") is None or row.get("high") is None:
         return number(row["value"])
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
 def error_of(row: dict[str, Any]) -> str:
-    """Return the standard error of a mean over items, for people."""
+    """Return the standard error of a mean over items as text."""
     return f"standard error {number(row['standard_error'])}, {row['count']:,} items"
 
 
 def floor_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what real data score where a metric is estimated at equal counts, as a metric."""
+    """Return the value of reference data for an estimate at equal counts, as a metric."""
     return {"value": row["floor"], "low": row["floor_low"], "high": row["floor_high"]}
 
 
 def _beside(row: dict[str, Any]) -> str:
-    """Return what real data score, for people, and the model at the same count where that is another one."""
+    """Return the value of reference data as text, with that of the model at the same count if it is an estimate."""
     if row.get("matched") is not None:
-        real = with_interval(floor_of(row))
-        return f"  at {row['count']:,} a side {number(row['matched'])}, real data {real}"
+        floor = with_interval(floor_of(row))
+        return f"  at {row['count']:,} a side {number(row['matched'])}, real data {floor}"
     if row.get("standard_error") is not None:
         return f"  {error_of(row)}"
-    return f"  real data {number(row['floor'])}" if row.get("floor") is not None else ""
+    if row.get("floor") is not None:
+        return f"  real data {number(row['floor'])}"
+    return ""
 
 
 def _plain(value: Any) -> Any:
+    """Return plain JSON: texts for keys and for numbers that are not finite, lists for tuples."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

@@ -17,10 +17,11 @@ import torch
 import hfgen
 from hfgen.data import load_dataset
 from hfgen.evaluation import features
+from hfgen.evaluation.cache import Cache
 from hfgen.evaluation.distributed import Processes
 from hfgen.evaluation.evaluator import Evaluator
 from hfgen.evaluation.progress import Progress
-from hfgen.evaluation.settings import Settings
+from hfgen.evaluation.settings import EvaluationArguments
 from hfgen.metrics.features import load_extractor
 from tests.cards.helpers import MAKERS
 from tests.evaluation.judged import QUICK, Given, digits_classifier, shares
@@ -158,10 +159,12 @@ def test_what_stays_of_the_samples_does_not_grow_with_their_number(monkeypatch: 
         made.append(weakref.ref(items))
         return items
 
-    collector = features.Collector(load_extractor("pixels"), None, (1, 8, 8), Processes())
+    extraction = features.FeatureExtraction(
+        load_extractor("pixels"), None, (1, 8, 8), Processes(), Cache(on=False), Progress(shown=False)
+    )
     sizes = []
     for count in (320, 3200):
-        found = collector(make, [range(i, i + 32) for i in range(0, count, 32)], keep_images=True)
+        found = extraction(make, [range(i, i + 32) for i in range(0, count, 32)], keep_images=True)
         assert found is not None and found.count == count and found.moments is not None
         sizes.append({name: tuple(tensor.shape) for name, tensor in found.packed().items()})
     assert sizes[0] == sizes[1] and sizes[1]["features"] == (300, 64) and sizes[1]["images"] == (100, 1, 8, 8)
@@ -256,14 +259,15 @@ def test_what_a_stage_took_corrects_the_planned_stages_of_its_kind() -> None:
 def test_no_time_is_left_when_every_model_is_judged_computed_or_from_the_cache() -> None:
     models = [MAKERS[name]() for name in ("DDPMPipeline", "GANPipeline", "VAEPipeline")]
     for again in (False, True):
-        settings = Settings(num_samples=20, resamples=20, num_steps=2, likelihood_images=2, importance_samples=2)
-        judge = Evaluator("digits", settings, split="train[:80]", held_out_split="train[80:120]", progress=False)
+        few = {"num_samples": 20, "resamples": 20, "num_steps": 2, "likelihood_images": 2, "importance_samples": 2}
+        splits = {"split": "train[:80]", "held_out_split": "train[80:120]"}
+        evaluator = Evaluator("digits", EvaluationArguments(**few, **splits, progress=False))  # type: ignore[arg-type]
         for model in models:
-            judge.plan(model, lenient=True)
-        planned = judge.progress.left
+            evaluator.plan(model, lenient=True)
+        planned = evaluator.progress.left
         for model in models:
-            judge(model, lenient=True)
-        assert planned > 20 and judge.progress.left == pytest.approx(0, abs=1e-6), again
+            evaluator(model, lenient=True)
+        assert planned > 20 and evaluator.progress.left == pytest.approx(0, abs=1e-6), again
 
 
 def test_no_warning_is_given_for_a_model_that_draws_from_the_global_generator() -> None:

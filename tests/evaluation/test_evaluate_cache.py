@@ -8,18 +8,17 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-import transformers
-from typer.testing import CliRunner
 
 import hfgen
 from hfgen.cards.run import read_run
-from hfgen.cli import app
 from hfgen.data import load_dataset
 from hfgen.evaluation import cache as cache_module
-from hfgen.evaluation import evaluator, metric_groups
+from hfgen.evaluation import evaluator
 from hfgen.evaluation.cache import Cache, key_of
-from hfgen.evaluation.generate import PROBES, Asking, Conditions, identity_of
-from hfgen.evaluation.model import Subject, open_subject
+from hfgen.evaluation.generate import PROBES, Conditions, SampleGenerator, identity_of
+from hfgen.evaluation.metric_groups import METRICS
+from hfgen.evaluation.model import EvaluatedModel, fingerprint_of, load_model
+from tests import command_line
 from tests.cards.helpers import MAKERS, make_run
 from tests.evaluation.judged import QUICK, Given
 
@@ -87,10 +86,11 @@ def test_intervals_from_the_cache_are_those_of_the_resamples_asked_for() -> None
 
 
 def test_a_group_that_reads_a_setting_which_its_key_lacks_cannot_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for group, settings in metric_groups.DEPENDS.items():
-        if "resamples" not in settings:
+    for group, metric in METRICS.items():
+        if "resamples" not in metric.settings:
             continue
-        monkeypatch.setitem(evaluator.DEPENDS, group, tuple(one for one in settings if one != "resamples"))
+        fewer = tuple(one for one in metric.settings if one != "resamples")
+        monkeypatch.setitem(METRICS, group, metric._replace(settings=fewer))
         model: Any = MAKERS["VAEPipeline"]()
         with pytest.raises(AttributeError, match="resamples"):
             hfgen.evaluate(model, "digits", metrics=group, **SETTINGS)
@@ -98,8 +98,8 @@ def test_a_group_that_reads_a_setting_which_its_key_lacks_cannot_be_computed(mon
 
 def test_other_versions_of_what_computes_are_other_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {key_of("frechet")}
-    for package in (hfgen, torch, diffusers, transformers):
-        monkeypatch.setattr(package, "__version__", "0.0.1")
+    for package in ("hfgen", "torch", "diffusers", "transformers"):
+        monkeypatch.setattr(getattr(cache_module, package), "__version__", "0.0.1")
         keys.add(key_of("frechet"))
     assert len(keys) == 5
 
@@ -115,8 +115,6 @@ def test_the_seconds_of_another_machine_are_not_those_of_this_one(monkeypatch: p
 
 
 def test_changed_weights_or_settings_of_a_pipeline_change_its_entry() -> None:
-    from hfgen.evaluation.model import fingerprint_of
-
     torch.manual_seed(0)
     pipeline: Any = MAKERS["DDPMPipeline"]()
     found = [fingerprint_of(pipeline)]
@@ -191,21 +189,21 @@ def test_a_pipeline_that_differs_only_in_its_code_or_in_a_late_sample_has_its_ow
         one.later = later  # type: ignore[attr-defined]
     assert frechet_of(late[0]) != frechet_of(late[1])
     late[0].later = lambda: 1.0  # type: ignore[attr-defined]
-    assert identity_of(asking_of(late[0])) is None and identity_of(asking_of(late[1])) is not None
+    assert identity_of(generator_of(late[0])) is None and identity_of(generator_of(late[1])) is not None
 
 
-def asking_of(pipeline: Any) -> Asking:
+def generator_of(pipeline: Any) -> SampleGenerator:
     choices: dict[str, Any] = {"num_steps": None, "guidance_scale": 1.0, "sampler": None}
-    return Asking(Subject(pipeline), Conditions(), 0, 64, **choices)
+    return SampleGenerator(EvaluatedModel(pipeline), Conditions(), 0, 64, **choices)
 
 
 def test_a_model_that_lies_in_files_is_known_by_its_weights_and_not_probed(tmp_path: Path) -> None:
     MAKERS["GANPipeline"]().save_pretrained(tmp_path / "gan")
-    subject = open_subject(tmp_path / "gan")
-    asked = asking_of(subject.pipeline)
-    assert identity_of(asked) not in (None, subject.fingerprint)
-    asked.subject = subject
-    assert identity_of(asked) == subject.fingerprint
+    model = load_model(tmp_path / "gan")
+    asked = generator_of(model.pipeline)
+    assert identity_of(asked) not in (None, model.fingerprint)
+    asked.model = model
+    assert identity_of(asked) == model.fingerprint
 
 
 def test_damaged_entries_are_computed_anew_with_the_same_result(folder: Path) -> None:
@@ -244,7 +242,7 @@ def test_the_command_writes_into_the_run_where_the_card_finds_it(tmp_path: Path)
     run = make_run(tmp_path / "run", {})
     MAKERS["GANPipeline"]().save_pretrained(run / "model")
     words = "--dataset digits --num-samples 20 --metrics frechet,privacy,likelihood --resamples 20".split()
-    done = CliRunner().invoke(app, ["evaluate", str(run / "model"), *words])
+    done = command_line.hfgen("evaluate", str(run / "model"), *words)
     assert done.exit_code == 0, done.output
     assert "likelihood" in done.output and "none: a GAN has no likelihood" in done.output
     written = json.loads((run / "evaluation.json").read_text())
@@ -271,7 +269,7 @@ def test_mistakes_of_the_command_line_are_one_line_with_exit_code_2(tmp_path: Pa
         (["compare", str(tmp_path / "gan"), "--dataset", "digits", "-o", str(tmp_path / "gan/model_index.json")], 2,
          "is a file; the report is written to a folder"),
     ):  # fmt: skip
-        done = CliRunner().invoke(app, words)
+        done = command_line.hfgen(*words)
         assert done.exit_code == code and message in done.output and done.output.count("\n") == 1, done.output
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import hfgen
-from hfgen.cli import app
 from hfgen.data import load_dataset
+from tests import command_line
 from tests.cards.helpers import MAKERS
 
 FEW = "--num-samples 20 --resamples 20 --metrics frechet".split()
@@ -28,7 +27,7 @@ def evaluated(command: str, model: Path, *words: str) -> dict[str, Any]:
     if command == "compare":
         pytest.importorskip("matplotlib")
     target = model.parent / ("report" if command == "compare" else "found.json")
-    done = CliRunner().invoke(app, [command, str(model), *words, "-o", str(target)])
+    done = command_line.hfgen(command, str(model), *words, "-o", str(target))
     if done.exit_code:
         assert done.exit_code == 2, done.output
         return {"error": done.output}
@@ -47,7 +46,7 @@ def test_the_hint_for_images_that_are_not_square_works(command: str, tmp_path: P
     found = evaluated(command, tmp_path / "vae", *words, *hint)
     assert found["real"]["fingerprint"] == load_dataset("digits", resolution=(8, 4), channels=1).fingerprint
     error = evaluated(command, tmp_path / "vae", *words, "--resolution", "x")["error"]
-    assert "Invalid value for '--resolution'" in error
+    assert "--resolution" in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])

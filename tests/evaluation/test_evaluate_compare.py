@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import hfgen
-from hfgen.cli import app
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.evaluation import report as report_module
 from hfgen.evaluation.report import Report
 from hfgen.evaluation.result import Evaluation
+from tests import command_line
 from tests.cards.helpers import MAKERS
 from tests.evaluation.judged import Given, shares
 
@@ -77,7 +76,7 @@ def test_the_command_gives_steps_to_those_that_take_several(tmp_path: Path) -> N
         (tmp_path / name / "config.yaml").write_text("seed: 0\n")
     folders = [str(tmp_path / name) for name in ("GANPipeline", "DDPMPipeline", "GANPipeline")]
     words = "--dataset digits --num-samples 20 --num-steps 3 --metrics frechet,cost --resamples 20".split()
-    done = CliRunner().invoke(app, ["compare", *folders, *words, "-o", str(tmp_path / "out")])
+    done = command_line.hfgen("compare", *folders, *words, "-o", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     found = {one["model"]: one for one in json.loads((tmp_path / "out" / "report.json").read_text())["models"]}
     assert found.keys() == {"GANPipeline", "DDPMPipeline", "GANPipeline-2"}

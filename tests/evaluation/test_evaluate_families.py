@@ -16,8 +16,8 @@ from hfgen.data import derive_seed, load_dataset, stretch
 from hfgen.data.images import ResidentImages
 from hfgen.errors import ConfigError, DataError
 from hfgen.evaluation import features
-from hfgen.evaluation.generate import Asking, conditions_for
-from hfgen.evaluation.model import Subject
+from hfgen.evaluation.generate import SampleGenerator, conditions_for
+from hfgen.evaluation.model import EvaluatedModel
 from tests.cards.helpers import MAKERS, make_run
 from tests.evaluation.judged import QUICK, Given
 
@@ -89,9 +89,9 @@ def _folder_of(images: Any) -> Path:
 
 def test_sample_i_is_that_of_hfgen_sample_whatever_the_batch(digits: Any) -> None:
     pipeline: Any = MAKERS["GANPipeline"]()
-    subject = Subject(pipeline)
+    model = EvaluatedModel(pipeline)
     choices: dict[str, Any] = {"num_steps": None, "guidance_scale": 1.0, "sampler": None}
-    asked = [Asking(subject, conditions_for(subject, digits, 20, 3), 3, size, **choices) for size in (4, 20)]
+    asked = [SampleGenerator(model, conditions_for(model, digits, 20, 3), 3, size, **choices) for size in (4, 20)]
     rows = [torch.cat([one(batch) for batch in one.batches(20)]) for one in asked]
     generators = [torch.Generator().manual_seed(derive_seed(3, i)) for i in range(20)]
     expected = pipeline(20, generator=generators, output_type="pt").images * 2 - 1
@@ -107,18 +107,18 @@ def test_closest_pairs_that_did_not_stay_are_made_again(digits: Any, monkeypatch
     whole = hfgen.evaluate(pipeline, digits, **settings)
     monkeypatch.setattr(features, "IMAGE_BYTES", 0)
     found = hfgen.evaluate(pipeline, digits, **settings)
-    assert max(pair[0] for pair in found.metrics["near_copies"]["pairs"]) >= features.SHOWN
+    assert max(pair[0] for pair in found.metrics["near_copies"]["pairs"]) >= features.GRID_IMAGES
     assert found.metrics == whole.metrics
     assert np.array_equal(np.asarray(found.pictures["closest"]), np.asarray(whole.pictures["closest"]))
 
 
 def test_classes_come_in_the_proportions_of_the_data(threes: Any) -> None:
-    subject = Subject(MAKERS["GANPipeline of classes"]())
-    found = conditions_for(subject, threes, 36, 0)
+    model = EvaluatedModel(MAKERS["GANPipeline of classes"]())
+    found = conditions_for(model, threes, 36, 0)
     assert found.labels is not None and torch.bincount(found.labels).tolist() == [6, 12, 18]
     order = stretch(derive_seed(0, "conditions"), 36, 0, 36)[1]
     assert torch.equal(found.labels, threes.labels()[order])
-    assert torch.equal(conditions_for(subject, threes, 9, 0).labels, found.labels[:9])
+    assert torch.equal(conditions_for(model, threes, 9, 0).labels, found.labels[:9])
 
 
 def test_a_stock_diffusers_pipeline_is_judged_and_equals_its_own_samples(digits: Any, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_pil_images_arrays_and_bytes_are_understood_and_other_answers_refused(di
     assert max(values) - min(values) < 1e-3
     for bad, message in (
         (lambda batch_size: "nothing", "a model must give images as PIL images, .*; got str"),
-        (lambda batch_size: x[:3] / 2 + 0.5, "gave 3 samples where 64 were asked for"),
+        (lambda batch_size: x[:3] / 2 + 0.5, "gave 3 samples where 64 were requested"),
     ):
         with pytest.raises(DataError, match=message):
             hfgen.evaluate(bad, digits, num_samples=64, **QUICK)

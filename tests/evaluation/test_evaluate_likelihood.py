@@ -14,8 +14,8 @@ import hfgen
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.evaluation.likelihood import pieces
-from hfgen.evaluation.reference import Fresh, Real
-from hfgen.evaluation.settings import AT_MOST
+from hfgen.evaluation.reference import FreshReferenceData, ReferenceData
+from hfgen.evaluation.settings import most_samples
 from hfgen.schedulers.samplers import make_sampler
 from tests.cards.helpers import unet
 from tests.evaluation.judged import QUICK, Given
@@ -66,7 +66,7 @@ def shrunk(sde: Any, x: Tensor, noise: float = 0.0) -> float:
 def test_the_bits_of_a_diffusion_model_of_images_are_the_closed_form() -> None:
     chain = hfgen.DDPMScheduler(num_train_timesteps=5, beta_start=0.05, beta_end=0.1, clip_sample=False)
     found = judged(hfgen.DDPMPipeline(silent(unet()), chain), "digits", likelihood_images=64).metrics
-    x = Real(load_dataset("digits"), 0)(range(64))
+    x = ReferenceData(load_dataset("digits"), 0)(range(64))
     bound, ode = found["bound_bits_per_dim"], found["ode_bits_per_dim"]
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(80))
     a, s = float(chain.alpha_bar[0]), math.sqrt(first_variance(chain))
@@ -93,7 +93,7 @@ def test_the_density_of_a_diffusion_model_of_points_is_the_closed_form_in_data_c
     net = silent(hfgen.MLPDenoiser(hidden=4, layers=1, data_mean=mean.tolist(), data_std=std.tolist()))
     sde = hfgen.VPSDEScheduler(num_train_timesteps=10, beta_start=0.05, beta_end=0.1, clip_sample=False)
     found = judged(hfgen.DDPMPipeline(net, sde), "moons", likelihood_images=320).metrics
-    x = (Fresh(load_dataset("moons"), 0, AT_MOST)(range(320)) - mean) / std  # type: ignore[arg-type]
+    x = (FreshReferenceData(load_dataset("moons"), 0, most_samples())(range(320)) - mean) / std  # type: ignore[arg-type]
     bound, ode, change = found["bound_nats"], found["ode_nats"], -float(std.log().sum())
     assert ode["value"] == pytest.approx(change - 2 * shrunk(sde, x), abs=1e-3)
     facts = {"rtol": 1e-5, "probes": None, "dequantisation": "none", "t_min": 0.1, "unit": "nats", "count": 320}
@@ -146,7 +146,7 @@ def vae(likelihood: str, **settings: Any) -> Any:
 
 def test_a_vae_of_levels_has_the_probability_of_their_bins() -> None:
     found = judged(vae("discretised_logistic", sigma=0.3, levels=LEVELS), "digits", importance_samples=3)
-    x = Real(load_dataset("digits"), 0)(range(1000)).double()
+    x = ReferenceData(load_dataset("digits"), 0)(range(1000)).double()
     high, low = ((x + 1 / 16) / 0.3).sigmoid(), ((x - 1 / 16) / 0.3).sigmoid()
     high, low = torch.where(x == 1, 1.0, high), torch.where(x == -1, 0.0, low)
     nats = float((high - low).log().flatten(1).sum(1).mean())
@@ -158,7 +158,7 @@ def test_a_vae_of_levels_has_the_probability_of_their_bins() -> None:
 
 
 def test_a_vae_of_a_density_is_asked_for_dequantised_pixels() -> None:
-    x = Real(load_dataset("digits"), 0)(range(1000)).double()
+    x = ReferenceData(load_dataset("digits"), 0)(range(1000)).double()
     second = float(x.square().mean()) + 1 / (3 * 16**2)
     gaussian = -(math.log(2 * math.pi * 0.25) + second / 0.25) / 2                      # nats a pixel
     for name, settings, expected in (

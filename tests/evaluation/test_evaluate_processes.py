@@ -106,5 +106,5 @@ def test_an_error_in_one_process_is_raised_in_both_and_both_return_the_same(tmp_
     assert done.returncode == 0, done.stderr
     lines = sorted(done.stdout.splitlines())
     assert len(lines) == 6 and [line[2:] for line in lines[:3]] == [line[2:] for line in lines[3:]]
-    assert "0 DataError function: gave 15 samples where 16 were asked for" in done.stdout
+    assert "0 DataError function: gave 15 samples where 16 were requested" in done.stdout
     assert "guidance_scale must be 1: GANPipeline cannot be guided, got 2.0" in done.stdout

@@ -12,8 +12,7 @@ from tests.hub.standin import HURRY, ROOT, TOKEN, Standin, client_environment
 
 WORKER = """
 import json, os, sys, traceback
-from typer.testing import CliRunner
-from hfgen.cli import app
+from tests import command_line
 
 for line in sys.stdin:
     task, token = json.loads(line)
@@ -24,10 +23,12 @@ for line in sys.stdin:
         exec(task, scope)
         answer = scope["answer"]
     else:
-        done = CliRunner().invoke(app, task)
-        if done.exception and not isinstance(done.exception, SystemExit):
-            traceback.print_exception(done.exception)
-        answer = {"code": done.exit_code, "out": done.stdout, "err": done.stderr}
+        try:
+            done = command_line.hfgen(*task)
+            answer = {"code": done.exit_code, "out": done.stdout, "err": done.stderr}
+        except Exception:
+            traceback.print_exc()
+            answer = {"code": 1, "out": "", "err": ""}
     print("answer", json.dumps(answer), flush=True)
 """
 Ask = Callable[..., Any]

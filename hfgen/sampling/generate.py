@@ -13,32 +13,21 @@ from hfgen.data.order import derive_seed
 from hfgen.errors import ConfigError
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
+from hfgen.sampling.request import SampleRequest
 
 GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def write_samples(
-    model: str,
-    output: Path,
-    number: int,
-    num_steps: int | None,
-    seed: int,
-    label: int | None,
-    batch_size: int,
-    sampler: str | None = None,
-    eta: float | None = None,
-    **conditions: Any,
-) -> None:
-    """Write `number` samples of `model` to `output`: a grid for an image suffix, an array for `.npy`, else a folder.
+def write_samples(request: SampleRequest, output: Path) -> None:
+    """Write the requested samples to `output`: a grid for an image suffix, an array for `.npy`, else a folder.
 
     Sample i is drawn from a generator seeded with (seed, i); it does not depend on the number or the batch size.
-    `conditions`: further arguments of the pipeline: prompt, guidance_scale, negative_prompt. Raises ConfigError for
-    another suffix, and as `open_model`.
+    Raises ConfigError for another suffix, and for a request that the model cannot fulfil.
     """
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
-    pipeline = open_model(model, sampler=sampler, eta=eta, **conditions)
-    samples = torch.cat(list(batches(pipeline, number, num_steps, seed, label, batch_size, sampler, eta, **conditions)))
+    pipeline = open_model(request.model, sampler=request.sampler, eta=request.eta, **request.conditions)
+    samples = torch.cat(list(batches(pipeline, request, request.label)))
     if samples.ndim == 2:
         write_points(samples, output)
     else:
@@ -67,31 +56,18 @@ def open_model(model: str | Path, **conditions: Any) -> Pipeline:
     return pipeline
 
 
-def batches(
-    pipeline: Pipeline,
-    number: int,
-    num_steps: int | None,
-    seed: int,
-    labels: int | list[int] | None,
-    batch_size: int,
-    sampler: str | None = None,
-    eta: float | None = None,
-    **conditions: Any,
-) -> Iterator[torch.Tensor]:
-    """Yield `number` samples in batches on the CPU: images (B, C, H, W) in [0, 1], or points (B, 2).
+def batches(pipeline: Pipeline, request: SampleRequest, labels: int | list[int] | None) -> Iterator[torch.Tensor]:
+    """Yield the requested samples in batches on the CPU: images (B, C, H, W) in [0, 1], or points (B, 2).
 
-    `labels`: one class for all samples, or one for each. `conditions` as in `write_samples`.
+    `labels`: one class for all samples, or one for each.
     """
-    given = {"num_steps": num_steps, "sampler": sampler, "eta": eta, **conditions}
-    choices: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if labels is not None and not isinstance(labels, list):
-        choices["class_labels"] = labels
-    for first in range(0, number, batch_size):
-        last = min(number, first + batch_size)
-        if isinstance(labels, list):
-            choices["class_labels"] = labels[first:last]
-        generators = [torch.Generator().manual_seed(derive_seed(seed, i)) for i in range(first, last)]
-        result = pipeline(batch_size=last - first, generator=generators, output_type="pt", **choices).images
+    arguments = request.arguments
+    for first in range(0, request.number, request.batch_size):
+        last = min(request.number, first + request.batch_size)
+        if labels is not None:
+            arguments["class_labels"] = labels[first:last] if isinstance(labels, list) else labels
+        generators = [torch.Generator().manual_seed(derive_seed(request.seed, i)) for i in range(first, last)]
+        result = pipeline(batch_size=last - first, generator=generators, output_type="pt", **arguments).images
         yield result.cpu()
 
 
