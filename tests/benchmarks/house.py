@@ -78,18 +78,23 @@ def frames_to_loss(root: Path) -> list[str]:
     return lines[0]
 
 
-def comments(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield each comment of a source without its `#`, and whether it has a line of its own."""
+def comments(text: str) -> Iterator[tuple[int, str, bool]]:
+    """Yield line and text of each comment of a source, without its `#`, and whether it has the line to itself."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
-            yield token.string.lstrip("#").strip(), not token.line[: token.start[1]].strip()
+            yield token.start[0], token.string.lstrip("#").strip(), not token.line[: token.start[1]].strip()
 
 
-def docstrings(tree: ast.AST) -> Iterator[str]:
-    """Yield the docstring of every module, class, function, field and constant."""
-    for node in ast.walk(tree):
+def docstrings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line and text of the docstring of every module, class, function, field and constant of a source."""
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value.value
+            yield node.lineno, node.value.value
+
+
+def prose(text: str) -> list[str]:
+    """Return the docstrings and comments of a source."""
+    return [*(doc for _, doc in docstrings(text)), *(comment for _, comment, _ in comments(text))]
 
 
 def code_lines(text: str) -> int:
@@ -99,9 +104,8 @@ def code_lines(text: str) -> int:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in skipped:
             lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    for line, doc in docstrings(text):
+        lines -= set(range(line, line + doc.count("\n") + 1))
     return len(lines)
 
 
@@ -141,8 +145,8 @@ def measure(root: Path) -> dict[str, float]:
     nodes = [node for tree in trees for node in ast.walk(tree)]
     statements = sum(isinstance(node, ast.stmt) for node in nodes)
     functions = [node for node in nodes if isinstance(node, Function)]
-    remarks = [remark for text in texts for remark in comments(text)]
-    words = " ".join([*(doc for tree in trees for doc in docstrings(tree)), *(text for text, _ in remarks)])
+    own_lines = [alone for text in texts for _, _, alone in comments(text)]
+    words = " ".join(part for text in texts for part in prose(text))
     documents = [
         (function, ast.get_docstring(function) or "")
         for tree in trees for function in public_functions(tree) if on_tensors(function)
@@ -159,7 +163,7 @@ def measure(root: Path) -> dict[str, float]:
         "loose modules in hfgen/": len(list((root / "hfgen").glob("*.py"))),
         "Python files in training/": len(list((root / "training").glob("*.py"))),
         "import circles": len(circles(import_graph(root))),
-        "comment lines per 100 lines of code": share(sum(own for _, own in remarks), sum(map(code_lines, texts))),
+        "comment lines per 100 lines of code": share(sum(own_lines), sum(map(code_lines, texts))),
         "ternaries per 100 statements": share(sum(isinstance(node, ast.IfExp) for node in nodes), statements),
         "comprehensions per 100 statements": share(sum(isinstance(n, COMPREHENSIONS) for n in nodes), statements),
         "nested ternaries": sum(nested(tree, (ast.IfExp,)) for tree in trees),
