@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,22 @@ def command(folder: Path, *extra: str, processes: int = 1, recipe: str = "ddpm")
     """Return the words that train the recipe's tiny model into `folder`."""
     launch = [*(LAUNCH_TWO if processes == 2 else ()), "-m", f"hfgen.training.{recipe}"]
     return [sys.executable, *launch, "--output-dir", str(folder), *SHARED, *TINY[recipe], *extra]
+
+
+def train_here(
+    recipe: str, folder: Path, *extra: str, words: Sequence[str] | None = None, code: int = 0
+) -> list[dict[str, Any]]:
+    """Train in this process and return the lines of the log; fails unless the exit code is `code`.
+
+    `words` stand in place of those of the recipe's tiny model.
+    """
+    threads = torch.get_num_threads()
+    chosen = [*SHARED, *TINY[recipe]] if words is None else words
+    try:
+        assert import_module(f"hfgen.training.{recipe}").main(["--output-dir", str(folder), *chosen, *extra]) == code
+    finally:
+        torch.set_num_threads(threads)
+    return metrics(folder) if code == 0 else []
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

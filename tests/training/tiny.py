@@ -1,0 +1,65 @@
+"""Recipes with models of milliseconds, in this process: their settings, engines and steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hfgen.training import autoencoder_kl, conditions, ddpm, gan, latent_diffusion, score_sde, translation, vae
+from hfgen.training.engine.loop import Build, Engine
+from hfgen.training.engine.run import open_dataset
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A recipe and the fields that make its model tiny."""
+
+    recipe: ModuleType
+    kind: type
+    fields: dict[str, Any]
+    open_data: Callable[[Any], Any] = open_dataset
+
+    def settings(self, **changes: Any) -> Any:
+        """Return the recipe's settings, not yet completed."""
+        return self.kind(**{"output_dir": Path("unused"), "max_steps": 20, **self.fields, **changes})
+
+    def engine(self, dataset: str | None = None, build: Build | None = None, **changes: Any) -> Engine:
+        """Return an engine of the completed settings; `build` in place of the recipe's."""
+        settings = self.settings(**changes) if dataset is None else self.settings(dataset=dataset, **changes)
+        data = self.open_data(settings)
+        return Engine(self.recipe.recommended(settings, data), build or self.recipe.build, data, Accelerator(cpu=True))
+
+
+DENOISER = {"block_out_channels": (8, 16), "layers_per_block": 1, "attention_head_dim": 4, "text_width": 16,
+            "text_layers": 1, "batch_size": 16, "warmup_steps": 2, "learning_rate": 1e-3}  # fmt: skip
+STEADY = {"batch_size": 16, "warmup_steps": 0, "lr_schedule": "constant"}
+
+AUTOENCODER_KL = Tiny(autoencoder_kl, autoencoder_kl.AutoencoderKLSettings, {
+    **STEADY, "block_out_channels": (8, 16), "latent_channels": 2, "discriminator_width": 8, "adversarial_start": 0,
+    "adversarial_weight": 0.5, "kl_weight": 1e-3,
+})  # fmt: skip
+DDPM = Tiny(ddpm, ddpm.DDPMSettings, {**DENOISER, "num_train_timesteps": 100}, conditions.open_dataset)
+GAN = Tiny(gan, gan.GANSettings, {**STEADY, "width": 8})
+LATENT_DIFFUSION = Tiny(latent_diffusion, latent_diffusion.LatentDiffusionSettings, {
+    **DENOISER, **STEADY, "num_train_timesteps": 50,
+}, latent_diffusion.open_latents)  # fmt: skip
+SCORE_SDE = Tiny(score_sde, score_sde.ScoreSDESettings, DENOISER, conditions.open_dataset)
+TRANSLATION = Tiny(translation, translation.TranslationSettings, {
+    "resolution": 16, "width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1, "batch_size": 4,
+    "learning_rate": 1e-3, "history": 6, "lr_schedule": "constant",
+}, translation.open_datasets)  # fmt: skip
+VAE = Tiny(vae, vae.VAESettings, {**STEADY, "hidden": (16,), "latent_dim": (3,)})
+
+
+def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
+    """Return the scalars of each of `steps` steps of 20, from step `first` on."""
+    return [engine.log.fetch(engine.accelerator) for _ in engine.train(first, steps, 20)]
+
+
+def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of a network's tensors."""
+    return {key: value.detach().clone() for key, value in net.state_dict().items()}
