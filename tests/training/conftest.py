@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.training.runs import ROOT, command, environment
+from tests.training.tiny import make_autoencoder
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of an autoencoder of grey images 8x8."""
+    return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "grey", 1))
 
 
 @pytest.fixture

@@ -20,16 +20,10 @@ from hfgen.training.latent_diffusion import LatentDiffusionSettings, open_latent
 from tests.training import runs
 from tests.training.test_conditions import saved_text
 from tests.training.test_exact_resume import wait_for_step
-from tests.training.test_latent_data import make_autoencoder
-from tests.training.tiny import LATENT_DIFFUSION
+from tests.training.tiny import LATENT_DIFFUSION, make_autoencoder
 
 Train = Callable[..., subprocess.CompletedProcess]
 SHAPES = ("--dataset", "shapes", "--split", "train[:64]", "--resolution", "8", "--captions")
-
-
-@pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "grey", 1))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from hfgen import AutoencoderKL, AutoencoderKLPipeline
+from hfgen.data import load_dataset
 from hfgen.training import autoencoder_kl, conditions, ddpm, gan, latent_diffusion, score_sde, translation, vae
 from hfgen.training.engine.loop import Build, Engine
 from hfgen.training.engine.run import open_dataset
@@ -63,3 +65,19 @@ def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
 def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of a network's tensors."""
     return {key: value.detach().clone() for key, value in net.state_dict().items()}
+
+
+def make_autoencoder(folder: Path, channels: int, seed: int = 0) -> Path:
+    """Return the folder of a small autoencoder with random weights, latents 2x4x4 of images 8x8, measured on some."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        in_channels=channels, out_channels=channels, block_out_channels=(8, 8), norm_num_groups=4, sample_size=8,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2,
+    )  # fmt: skip
+    assert vae.quant_conv is not None
+    vae.quant_conv.bias.data[2:] -= 4                              # log sigma^2: more than noise is left of the images
+    data = load_dataset("digits") if channels == 1 else load_dataset("shapes", split="train[:64]", resolution=8)
+    shift, scale = autoencoder_kl.shift_and_scale(vae, iter([{"x": data.tensor()}]))
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+    AutoencoderKLPipeline(vae).save_pretrained(folder)
+    return folder
