@@ -48,7 +48,12 @@ def environment() -> dict[str, str]:
 def command(folder: Path, *extra: str, processes: int = 1, recipe: str = "ddpm") -> list[str]:
     """Return the words that train the recipe's tiny model into `folder`."""
     launch = [*(LAUNCH_TWO if processes == 2 else ()), "-m", f"hfgen.training.{recipe}"]
-    return [sys.executable, *launch, "--output-dir", str(folder), *SHARED, *TINY[recipe], *extra]
+    return [sys.executable, *launch, *arguments(folder, *extra, recipe=recipe)]
+
+
+def arguments(folder: Path, *extra: str, recipe: str = "ddpm") -> list[str]:
+    """Return the fields of the recipe's tiny model, trained into `folder`."""
+    return ["--output-dir", str(folder), *SHARED, *TINY[recipe], *extra]
 
 
 def train_here(
@@ -59,9 +64,9 @@ def train_here(
     `words` stand in place of those of the recipe's tiny model.
     """
     threads = torch.get_num_threads()
-    chosen = [*SHARED, *TINY[recipe]] if words is None else words
+    given = arguments(folder, *extra, recipe=recipe) if words is None else ["--output-dir", str(folder), *words, *extra]
     try:
-        assert import_module(f"hfgen.training.{recipe}").main(["--output-dir", str(folder), *chosen, *extra]) == code
+        assert import_module(f"hfgen.training.{recipe}").main(given) == code
     finally:
         torch.set_num_threads(threads)
     return metrics(folder) if code == 0 else []

@@ -139,9 +139,9 @@ def wait_for(process: Any, text: str, seconds: float = 120) -> None:
     """Wait until the process has written `text` to its error stream."""
     seen, deadline = "", time.monotonic() + seconds
     while text not in seen and time.monotonic() < deadline:
-        new = os.read(process.stderr.fileno(), 4096).decode(errors="replace")
-        assert new, f"ended before {text!r}: {seen}"
-        seen += new
+        assert process.poll() is None, f"ended before {text!r}: {seen}"
+        time.sleep(0.01)
+        seen = process.printed()[1]
     assert text in seen
 
 
