@@ -1,4 +1,4 @@
-"""Shared by every test: quiet libraries, no network, one random state, and the folder of real data beside a checkout."""
+"""For every test: quiet libraries, no network, one random state, and the folder of real data beside a checkout."""
 
 import os
 from collections.abc import Iterator
