@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.runs import ROOT, SHARED, TINY, environment
+from tests.forks import completed
+from tests.training.runs import SHARED, TINY, environment
 
 TINY_DDPM = [*SHARED, *TINY["ddpm"]]
 
 
 def hfgen(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command line; fail unless it ends with `code`, and never with a traceback."""
-    program = "import sys; sys.argv[0] = 'hfgen'; from hfgen.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words], env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
+    done = completed(["hfgen", *words], environment())
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.forks import Fork
+from tests.forks import Fork
 from tests.training.runs import ROOT, arguments, command, environment
 from tests.training.tiny import make_autoencoder
 
@@ -29,7 +29,8 @@ def start() -> Iterator[Callable[..., Fork | subprocess.Popen[str]]]:
         if launched:
             words, pipe = command(folder, *extra, processes=processes, recipe=recipe), subprocess.PIPE
             return subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-        running.append(Fork(recipe, arguments(folder, *extra, recipe=recipe), environment(), processes))
+        words = [f"hfgen.training.{recipe}", *arguments(folder, *extra, recipe=recipe)]
+        running.append(Fork(words, environment(), processes))
         return running[-1]
 
     yield begin

@@ -1,4 +1,4 @@
-"""Recipes as processes of their own that start at once: each is forked from a server that has imported hfgen."""
+"""Commands as processes of their own that start at once: each is forked from a server that has imported hfgen."""
 
 import contextlib
 import multiprocessing
@@ -13,8 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.training.runs import ROOT
-
+ROOT = Path(__file__).resolve().parents[1]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([
     "hfgen.training.engine.run", "hfgen.training.conditions", "hfgen.training.latent_data",
@@ -23,16 +22,16 @@ SERVER.set_forkserver_preload([
 
 
 class Fork:
-    """The processes of one run of a recipe, with the manners of `subprocess.Popen`."""
+    """The processes of one command, with the manners of `subprocess.Popen`."""
 
-    def __init__(self, recipe: str, words: list[str], environment: dict[str, str], processes: int = 1) -> None:
-        self.args = [recipe, *words]
+    def __init__(self, words: list[str], environment: dict[str, str], processes: int = 1) -> None:
+        self.args = words
         self.returncode: int | None = None
         self.folder = tempfile.TemporaryDirectory()
         self.streams = tuple(Path(self.folder.name) / name for name in ("out", "err"))
         self.processes = []
         for rank in rank_variables(processes):
-            given = (recipe, words, {**environment, **rank}, *self.streams)
+            given = (words, {**environment, **rank}, *self.streams)
             self.processes.append(SERVER.Process(target=become, args=given))
         with changed_environment(environment):                    # the server keeps it, if it has yet to start
             for process in self.processes:
@@ -81,6 +80,16 @@ class Fork:
         self.folder.cleanup()
 
 
+def completed(words: list[str], environment: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does."""
+    fork = Fork(words, environment)
+    try:
+        out, err = fork.communicate(timeout)
+    finally:
+        fork.close()
+    return subprocess.CompletedProcess(words, fork.returncode or 0, out, err)
+
+
 def rank_variables(processes: int) -> Iterator[dict[str, str]]:
     """Yield the variables by which a launcher tells each process its rank and where the others are; none to one."""
     if processes == 1:
@@ -109,12 +118,17 @@ def changed_environment(environment: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def become(recipe: str, words: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
-    """Be `python -m hfgen.training.RECIPE WORDS` in this process, with its output in files."""
+def become(words: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
+    """Be the command in this process, with its output in files: `hfgen ...`, or the words after `python -m`."""
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
-    sys.argv = [recipe, *words]
-    runpy.run_module(f"hfgen.training.{recipe}", run_name="__main__", alter_sys=True)
+    sys.argv = words
+    if words[0] == "hfgen":
+        from hfgen.cli import main
+
+        main()
+    else:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
