@@ -1,6 +1,7 @@
-"""What every test shares: quiet libraries, no network, and the folder of real data where a checkout has one."""
+"""For every test: quiet libraries, no network, one random state, and the folder of real data beside a checkout."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,9 +17,13 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Start every test from the same global random state."""
+def seeded() -> Iterator[None]:
+    """Start every test from the same global random state, and undo what runs in this process do to torch's threads."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -16,16 +16,15 @@ from hfgen import __version__
 from hfgen.cli import Publish
 from hfgen.evaluation.settings import EvaluationArguments, field_texts
 from hfgen.sampling.request import SampleRequest
-from tests.training.runs import ROOT, SHARED, TINY, environment
+from tests.forks import completed
+from tests.training.runs import SHARED, TINY, environment
 
 TINY_DDPM = [*SHARED, *TINY["ddpm"]]
 
 
 def hfgen(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command line; fail unless it ends with `code`, and never with a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hfgen", *words], env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
+    done = completed(["hfgen", *words], environment())
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done

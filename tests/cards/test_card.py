@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,14 +48,6 @@ TASKS = {
     "ClassifierPipeline": "image-classification",
     "TranslationPipeline": "image-to-image",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a saved pipeline that no test writes to but for its card, which it removes first."""
-    path = tmp_path_factory.mktemp("pipelines") / "gan"
-    MAKERS["GANPipeline"]().save_pretrained(path)
-    return path
 
 
 @pytest.mark.parametrize("kind", MAKERS)

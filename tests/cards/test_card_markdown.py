@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
@@ -16,7 +15,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from hfgen.cards import markdown
 from hfgen.cards.metadata import END
 from hfgen.cards.write import write_card
-from tests.cards.helpers import MAKERS, NAMES, blocks, card_of, make_run
+from tests.cards.helpers import NAMES, blocks, card_of, make_run
 
 HOSTILE = [
     *NAMES, "plain", "emoji 🦊 ümläut", "pipe | in | table", "`tick` ```\n```", "<script>alert(1)</script>", END,
@@ -24,14 +23,6 @@ HOSTILE = [
     "!!python/object:os.system [a, b] *x &y", "\x00\x07\u2028\x85", "\udc80 not utf-8", "*bold* _it_ ~~no~~ # @user",
     "- [x] 1. list", "no", "1e-5", "", " ", "-rf", "x" * 300, "[link](javascript:x) ![i](y)", "٣ ½ \u200f rtl",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a saved pipeline that no test writes to but for its card, which it removes first."""
-    path = tmp_path_factory.mktemp("pipelines") / "gan"
-    MAKERS["GANPipeline"]().save_pretrained(path)
-    return path
 
 
 def structure(text: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Cards that somebody wrote: their text and keys stay, hfgen's are brought up to date, doubtful ones are left alone."""
 
-from pathlib import Path
 
 import pytest
 import yaml
@@ -9,15 +8,7 @@ from huggingface_hub import ModelCard
 from hfgen.cards.metadata import BEGIN, END
 from hfgen.cards.write import write_card
 from hfgen.errors import ConfigError
-from tests.cards.helpers import MAKERS, make_run
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a saved pipeline that no test writes to but for its card, which it removes first."""
-    path = tmp_path_factory.mktemp("pipelines") / "gan"
-    MAKERS["GANPipeline"]().save_pretrained(path)
-    return path
+from tests.cards.helpers import make_run
 
 
 def test_what_somebody_wrote_stays_and_what_hfgen_wrote_is_brought_up_to_date(folder, tmp_path) -> None:

@@ -27,12 +27,6 @@ from tests.cards.helpers import MAKERS
 from tests.evaluation.judged import QUICK, Given, digits_classifier, shares
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def test_held_out_real_images_as_a_model_score_at_the_floor() -> None:
     real, fresh, held_out = shares(900, 450, 447)
     found = hfgen.evaluate(Given(fresh.tensor()), real, held_out=held_out, num_samples=450, **QUICK)

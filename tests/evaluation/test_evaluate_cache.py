@@ -23,12 +23,6 @@ from tests.cards.helpers import MAKERS, make_run
 from tests.evaluation.judged import QUICK, Given
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 class Counted(Given):
     """Counts how many samples it was asked for."""
 
@@ -39,7 +33,7 @@ class Counted(Given):
 SETTINGS: dict[str, Any] = {"num_samples": 100, "resamples": 20, "progress": False}
 
 
-def test_a_second_evaluation_samples_nothing_and_is_the_same(folder: Path) -> None:
+def test_a_second_evaluation_samples_nothing_and_is_the_same(cache: Path) -> None:
     model = Counted()
     first = hfgen.evaluate(model, "digits", **SETTINGS)
     asked = model.calls
@@ -206,9 +200,9 @@ def test_a_model_that_lies_in_files_is_known_by_its_weights_and_not_probed(tmp_p
     assert identity_of(asked) == model.fingerprint
 
 
-def test_damaged_entries_are_computed_anew_with_the_same_result(folder: Path) -> None:
+def test_damaged_entries_are_computed_anew_with_the_same_result(cache: Path) -> None:
     first = hfgen.evaluate(Counted(), "digits", metrics="frechet,privacy", **SETTINGS).to_json()
-    files = sorted(folder.rglob("*.safetensors"))
+    files = sorted(cache.rglob("*.safetensors"))
     assert len(files) >= 4
     for number, damage in enumerate((lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"")):
         for file in files:
@@ -219,7 +213,7 @@ def test_damaged_entries_are_computed_anew_with_the_same_result(folder: Path) ->
 
 
 def test_the_cache_gives_back_what_was_put_and_a_read_only_place_costs_only_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, tensors = key_of("test", a=[1, 2]), {"x": torch.arange(6).view(2, 3), "none": torch.zeros(0, 2)}
     Cache().put(key, {"value": 1.5, "text": "é"}, tensors)
@@ -227,8 +221,8 @@ def test_the_cache_gives_back_what_was_put_and_a_read_only_place_costs_only_time
     assert found is not None and found[0] == {"value": 1.5, "text": "é"}
     assert all(torch.equal(found[1][name], tensor) for name, tensor in tensors.items())
     assert Cache(on=False).get(key) is None and Cache().get(key_of("test", a=[1, 3])) is None
-    (folder.parent / "file").write_text("")
-    monkeypatch.setenv("HFGEN_CACHE", str(folder.parent / "file"))
+    (cache.parent / "file").write_text("")
+    monkeypatch.setenv("HFGEN_CACHE", str(cache.parent / "file"))
     Cache().put(key, {}, tensors)
     assert Cache().get(key) is None
     monkeypatch.delenv("HFGEN_CACHE")

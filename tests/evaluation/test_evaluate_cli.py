@@ -17,11 +17,6 @@ from tests.cards.helpers import MAKERS
 FEW = "--num-samples 20 --resamples 20 --metrics frechet".split()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
-
-
 def evaluated(command: str, model: Path, *words: str) -> dict[str, Any]:
     """Return what a command writes about its first model, or its error under "error"."""
     if command == "compare":

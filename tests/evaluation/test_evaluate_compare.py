@@ -22,11 +22,6 @@ pytest.importorskip("matplotlib")
 FEW: dict[str, Any] = {"num_samples": 200, "resamples": 50, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
-
-
 def row(name: str, value: float, low: float | None, high: float | None) -> Evaluation:
     metrics = {"frechet": {"value": value, "low": low, "high": high, "floor": 0.5}}
     return Evaluation(name, "GAN", "digits", "train", metrics, {}, {}, None, {}, {}, None, {}, {})

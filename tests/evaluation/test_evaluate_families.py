@@ -25,12 +25,6 @@ FEW: dict[str, Any] = {"num_samples": 8, "likelihood_images": 4, "resamples": 20
 FEW["progress"] = False
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="module")
 def digits() -> Any:
     return load_dataset("digits", split="train[:64]")

@@ -2,7 +2,6 @@
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,6 @@ from tests.evaluation.judged import QUICK, Given
 
 LEVELS, PIXELS = 17, 64
 """Of the digits, whose pixels are 1 / 8 apart."""
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HFGEN_CACHE", str(tmp_path / "cache"))
 
 
 def silent(net: Any) -> Any:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.pipelines.test_pipeline_latent_diffusion import make, seed
+from tests.helpers import seed
+from tests.pipelines.test_pipeline_latent_diffusion import make
 
 
 def test_each_image_may_have_its_own_mask_as_a_picture_or_a_tensor() -> None:

@@ -12,6 +12,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from hfgen import AutoPipeline, Classifier, ControllableGANPipeline, DCGANGenerator, MLPGenerator
 from hfgen.errors import ConfigError
 from hfgen.registry import SHIM
+from tests.helpers import seed
 
 
 class Quadrants(Classifier):
@@ -69,11 +70,6 @@ def vit(channels=3, **changes):
     net = ViTForImageClassification(config).eval()
     torch.nn.init.normal_(net.classifier.weight)
     return net
-
-
-def seed(*values):
-    generators = [torch.Generator().manual_seed(value) for value in values]
-    return generators[0] if len(values) == 1 else generators
 
 
 def test_the_generator_of_the_oracle_is_what_it_says():

@@ -12,12 +12,7 @@ from PIL import Image
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.registry import STOCK_SCHEDULERS
-
-
-def seed(*values):
-    """Return a generator of the one value, or a list of generators."""
-    generators = [torch.Generator().manual_seed(value) for value in values]
-    return generators[0] if len(values) == 1 else generators
+from tests.helpers import seed
 
 
 def stock(pipe, scheduler=None):

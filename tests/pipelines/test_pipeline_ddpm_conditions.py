@@ -1,7 +1,6 @@
 """What DDPM is told: classes and texts, guidance against two calls of the network, images and masks to start from."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ from torch import Tensor
 from hfgen import AutoPipeline, DDPMPipeline, DDPMScheduler, MLPDenoiser
 from hfgen.errors import ConfigError
 from hfgen.models.conditional_unet import ConditionalUNet
-from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.models.text import build_text_encoder
 from hfgen.pipelines.inversion import invert
-
-TOKENIZER = build_tokenizer(["a red circle", "a blue square on white"])
+from tests.pipelines.helpers import TOKENIZER, features, last, reference, with_ddim
 
 
 def labelled(make_unet: Any, null: bool = True, **changes: Any) -> Any:
@@ -38,26 +36,6 @@ def quiet(unet: Any, **parts: Any) -> Any:
     pipe = DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=20), **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def reference(pipe: Any, x: Tensor, steps: int, predict: Callable[[Tensor, Tensor], Tensor], skip: int = 0) -> Tensor:
-    """Return x_0 of diffusers' DDIM scheduler, driven as its documentation says."""
-    scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        for t in scheduler.timesteps[skip:]:
-            x = scheduler.step(predict(x, t), t, x).prev_sample
-    return x
-
-
-def with_ddim(pipe: Any) -> Any:
-    """Return the pipeline with diffusers' DDIM scheduler put in, as its users do."""
-    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    return pipe
-
-
-def last(states: Any) -> Tensor:
-    return list(states)[-1]
 
 
 def test_classes_are_guided_away_from_the_null_class_and_scale_1_is_the_condition_exactly(make_unet: Any) -> None:
@@ -85,13 +63,9 @@ def test_classes_are_guided_away_from_the_null_class_and_scale_1_is_the_conditio
 def test_texts_are_guided_away_from_the_negative_prompt() -> None:
     pipe, x = with_ddim(told()), torch.randn(2, 1, 8, 8)
 
-    def features(*texts: str) -> Tensor:
-        with torch.no_grad():
-            return pipe.text_encoder(input_ids=token_ids(TOKENIZER, list(texts))).last_hidden_state
-
     prompts = ["a red circle", "a blue square"]
     for negative, text in ((None, ""), ("white", "white")):
-        c, u = features(*prompts), features(text, text)
+        c, u = features(pipe, *prompts), features(pipe, text, text)
 
         def predict(z: Tensor, t: Tensor, c: Tensor = c, u: Tensor = u) -> Tensor:
             one, other = pipe.unet(z, t, None, c).sample, pipe.unet(z, t, None, u).sample
@@ -99,7 +73,7 @@ def test_texts_are_guided_away_from_the_negative_prompt() -> None:
 
         found = pipe.states(num_steps=4, prompt=prompts, guidance_scale=2.5, negative_prompt=negative, latents=x)
         torch.testing.assert_close(last(found), reference(pipe, x, 4, predict), atol=1e-4, rtol=0)
-    assert not torch.equal(features("white"), features(""))
+    assert not torch.equal(features(pipe, "white"), features(pipe, ""))
 
 
 def test_with_nothing_to_lead_to_or_away_from_guidance_costs_nothing(make_unet: Any) -> None:

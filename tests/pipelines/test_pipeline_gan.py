@@ -13,6 +13,7 @@ from hfgen import AutoPipeline, DCGANGenerator, GANPipeline, MLPGenerator
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.pipelines.latents import slerp
 from hfgen.registry import SHIM
+from tests.helpers import seed
 
 D = 6
 
@@ -30,12 +31,6 @@ def make_plane(**changes):
     """Return a pipeline for points, whose data have a mean and a standard deviation."""
     net = MLPGenerator(hidden=8, latent_dim=D, data_mean=[1.0, -2.0], data_std=[0.5, 3.0], **changes)
     return GANPipeline(net.eval())
-
-
-def seed(*values):
-    """Return a generator of the one value, or a list of generators."""
-    generators = [torch.Generator().manual_seed(value) for value in values]
-    return generators[0] if len(values) == 1 else generators
 
 
 def test_images_are_what_the_network_makes_of_the_normal_draw():

@@ -1,7 +1,6 @@
 """Latent diffusion: stock's loop as oracle, guidance, images and masks, saved folders, noise per image, refusals."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from hfgen.loading.components import load_component
 from hfgen.loading.old_names import OLD_ATTENTION_NAMES
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
-from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
+from hfgen.models.text import build_text_encoder, token_ids
 from hfgen.pipelines.inversion import interpolate, invert
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.samplers import make_sampler
-
-TOKENIZER = build_tokenizer(["a red circle", "a blue square on white"])
+from tests.helpers import seed
+from tests.pipelines.helpers import TOKENIZER, features, last, reference, with_ddim
 
 
 def make(text: bool = False, classes: int | None = None, null: bool = False, **changes: Any) -> Any:
@@ -44,31 +43,6 @@ def make(text: bool = False, classes: int | None = None, null: bool = False, **c
     pipe = LatentDiffusionPipeline(vae.eval(), unet.eval(), scheduler, **parts, null_condition=null)  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def seed(*values: int) -> Any:
-    generators = [torch.Generator().manual_seed(value) for value in values]
-    return generators[0] if len(generators) == 1 else generators
-
-
-def reference(pipe: Any, x: Tensor, steps: int, predict: Callable[[Tensor, Tensor], Tensor], skip: int = 0) -> Tensor:
-    """Return x_0 of diffusers' DDIM scheduler, driven as its documentation says."""
-    scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        for t in scheduler.timesteps[skip:]:
-            x = scheduler.step(predict(x, t), t, x).prev_sample
-    return x
-
-
-def with_ddim(pipe: Any) -> Any:
-    """Return the pipeline with diffusers' DDIM scheduler put in, as its users do."""
-    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    return pipe
-
-
-def last(states: Any) -> Tensor:
-    return list(states)[-1]
 
 
 def test_samples_are_those_of_stocks_loop_decoded() -> None:
@@ -121,12 +95,8 @@ def test_images_are_inverted_and_joined_in_latents_and_told_a_text() -> None:
 
 def test_prompts_and_classes_are_guided_away_from_the_negative_prompt_and_the_null_class() -> None:
     pipe, x = with_ddim(make(text=True, classes=4, null=True)), torch.randn(2, 2, 4, 4)
-
-    def features(*texts: str) -> Tensor:
-        with torch.no_grad():
-            return pipe.text_encoder(input_ids=token_ids(TOKENIZER, list(texts))).last_hidden_state
-
-    told, negative, empty = features("a red circle", "a blue square"), features("white", "white"), features("", "")
+    told = features(pipe, "a red circle", "a blue square")
+    negative, empty = features(pipe, "white", "white"), features(pipe, "", "")
     labels, null = torch.tensor([0, 2]), torch.tensor([3, 3])
 
     def predict(z: Tensor, t: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from hfgen.images import from_pil, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
 from hfgen.pipelines.latents import slerp
 from hfgen.pipelines.vae import VAEPipeline
+from tests.helpers import seed
 
 D = 3
 
@@ -36,11 +37,6 @@ def make_two():
 def make_plane():
     return lively(VAE(dim=2, hidden=(10,), latent_dim=D, likelihood="gaussian", data_mean=[1.0, -2.0],
                       data_std=[0.5, 3.0]))  # fmt: skip
-
-
-def seed(*values):
-    generators = [torch.Generator().manual_seed(value) for value in values]
-    return generators[0] if len(values) == 1 else generators
 
 
 def unit(x):

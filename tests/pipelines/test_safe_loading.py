@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hfgen import AutoPipeline, DDPMPipeline
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, UnsafeContentError
+from tests.pipelines.helpers import Evil, edit
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -33,12 +34,6 @@ def canary(tmp_path):
     path = tmp_path / "canary"
     yield path, f"open({str(path)!r}, 'w').close()\n"
     assert not path.exists()
-
-
-def edit(path, **changes):
-    """Change keys of a JSON file; a value of ... drops the key."""
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
@@ -191,16 +186,6 @@ def test_a_configuration_that_asks_for_a_million_million_parameters_costs_nothin
     assert "100000000000" in rows[1][0] and "operations to build" in rows[2][0]
     assert all(float(seconds) < 1.0 for _, seconds, _ in rows), rows
     assert int(rows[-1][2]) < 2**20, rows                                                # KiB: the process itself
-
-
-class Evil:
-    """A pickle that creates the canary when it is opened."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("suffix", ["bin", "ckpt", "pt", "pkl"])

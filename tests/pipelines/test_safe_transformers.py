@@ -15,6 +15,7 @@ from hfgen.errors import CheckpointError, ConfigError, UnsafeContentError
 from hfgen.loading.components import component_class
 from hfgen.loading.transformers_models import _renamer, check_model_settings, load_model
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS, TRANSFORMERS_MODELS
+from tests.pipelines.helpers import Evil, edit
 
 TINY = {"image_size": 8, "patch_size": 4, "num_labels": 3}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, **TINY}
@@ -55,12 +56,6 @@ def saved(tmp_path):
     generator = DCGANGenerator(8, 1, 4, latent_dim=4)
     ControllableGANPipeline(generator, network("ViT"), image_mean=[0.4]).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
-
-
-def edit(path, **changes):
-    """Change keys of a JSON file; a value of ... drops the key."""
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS_MODELS)
@@ -209,16 +204,6 @@ def test_code_in_the_folder_is_never_run(saved, tmp_path):
     with pytest.raises(UnsafeContentError, match="auto_map"):
         AutoPipeline.from_pretrained(saved)
     assert not canary.exists()
-
-
-class Evil:
-    """A pickle that creates the canary when it is opened."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_pickled_weights_are_refused_and_never_opened(saved, tmp_path):

@@ -11,13 +11,9 @@ from hfgen import AutoPipeline, DDPMPipeline, DDPMScheduler, MLPDenoiser, VPSDES
 from hfgen.errors import ConfigError
 from hfgen.schedulers.samplers import CLOSED_FORM, SAMPLERS, described, make_sampler
 from hfgen.schedulers.vp_rates import RATES
+from tests.helpers import seed
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")               # diffusers with numpy 2
-
-
-def seed(*values):
-    generators = [torch.Generator().manual_seed(value) for value in values]
-    return generators[0] if len(values) == 1 else generators
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import torch
 
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.schedulers.ddpm import DDPMScheduler
+from tests.schedulers.helpers import SCHEDULES, close
 
 Stock = diffusers.DDPMScheduler
-SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 FIXED = ["fixed_small", "fixed_small_log", "fixed_large"]
 LINEAR = np.linspace(1e-4, 0.02, 1000)
@@ -27,12 +27,6 @@ BOUNDS = {
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def close(ours, theirs, tolerance=1e-4):
-    """Assert |ours - theirs| <= tolerance * max(1, |theirs|), NaN being equal to nothing."""
-    error = (ours.double() - theirs.double()).abs() / theirs.double().abs().clamp(min=1)
-    assert bool((error <= tolerance).all()), f"largest error {error.max():.2e}, allowed {tolerance:.0e}"
 
 
 def situation(scheduler, t, shape=(4, 3, 8, 8), seed=0):

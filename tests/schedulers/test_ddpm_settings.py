@@ -10,9 +10,9 @@ import torch
 
 from hfgen.errors import ConfigError
 from hfgen.schedulers.ddpm import DDPMScheduler
+from tests.schedulers.helpers import SCHEDULES
 
 Stock = diffusers.DDPMScheduler
-SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
 
 
 def test_settings_and_defaults_are_those_of_diffusers():

@@ -8,14 +8,7 @@ import pytest
 import torch
 
 from hfgen.schedulers.ddpm import DDPMScheduler
-
-SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
-
-
-def close(ours, theirs, tolerance=1e-4):
-    """Assert |ours - theirs| <= tolerance * max(1, |theirs|), NaN being equal to nothing."""
-    error = (ours.double() - theirs.double()).abs() / theirs.double().abs().clamp(min=1)
-    assert bool((error <= tolerance).all()), f"largest error {error.max():.2e}, allowed {tolerance:.0e}"
+from tests.schedulers.helpers import SCHEDULES, close
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -3,11 +3,15 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from hfgen.training.engine.run import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +50,28 @@ def environment() -> dict[str, str]:
 def command(folder: Path, *extra: str, processes: int = 1, recipe: str = "ddpm") -> list[str]:
     """Return the words that train the recipe's tiny model into `folder`."""
     launch = [*(LAUNCH_TWO if processes == 2 else ()), "-m", f"hfgen.training.{recipe}"]
-    return [sys.executable, *launch, "--output-dir", str(folder), *SHARED, *TINY[recipe], *extra]
+    return [sys.executable, *launch, *arguments(folder, *extra, recipe=recipe)]
+
+
+def arguments(folder: Path, *extra: str, recipe: str = "ddpm") -> list[str]:
+    """Return the fields of the recipe's tiny model, trained into `folder`."""
+    return ["--output-dir", str(folder), *SHARED, *TINY[recipe], *extra]
+
+
+def train_here(
+    recipe: str, folder: Path, *extra: str, words: Sequence[str] | None = None, code: int = 0
+) -> list[dict[str, Any]]:
+    """Train in this process and return the lines of the log; fails unless the exit code is `code`.
+
+    `words` stand in place of those of the recipe's tiny model.
+    """
+    threads = torch.get_num_threads()
+    given = arguments(folder, *extra, recipe=recipe) if words is None else ["--output-dir", str(folder), *words, *extra]
+    try:
+        assert main(import_module(f"hfgen.training.{recipe}").RECIPE, given) == code
+    finally:
+        torch.set_num_threads(threads)
+    return metrics(folder) if code == 0 else []
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +24,17 @@ from hfgen.training import autoencoder_kl
 from hfgen.training.autoencoder_kl import RECIPE, AutoencoderKLSettings, adaptive_weight, recommended
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.run import main
 from tests.losses.test_perceptual import weights as lpips_weights
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import AUTOENCODER_KL, run
 
 Train = Callable[..., subprocess.CompletedProcess]
 START = ("--adversarial-start", "4")
 
 
-def settings(**changes: Any) -> AutoencoderKLSettings:
-    defaults: dict[str, Any] = {"output_dir": Path("unused"), "block_out_channels": (8, 16), "latent_channels": 2,
-                                "discriminator_width": 8, "batch_size": 16, "max_steps": 20, "warmup_steps": 0,
-                                "adversarial_start": 0, "adversarial_weight": 0.5, "lr_schedule": "constant",
-                                "kl_weight": 1e-3}  # fmt: skip
-    return AutoencoderKLSettings(**{**defaults, **changes})
-
-
-def engine(**changes: Any) -> Engine:
-    return Engine(settings(**changes), RECIPE.create, load_dataset("digits"), Accelerator(cpu=True))
-
-
-def run(engine: Engine, steps: int) -> list[dict[str, float]]:
-    return [engine.log.fetch(engine.accelerator) for _ in engine.train(0, steps, 20)]
-
-
-def train_here(folder: Path, *extra: str) -> list[dict[str, Any]]:
-    """Run the recipe's tiny model in this process and return the lines of its log."""
-    threads = torch.get_num_threads()
-    try:
-        words = ["--output-dir", str(folder), *runs.SHARED, *runs.TINY["autoencoder_kl"], *extra]
-        assert main(autoencoder_kl.RECIPE, words) == 0
-    finally:
-        torch.set_num_threads(threads)
-    return runs.metrics(folder)
+settings, engine = AUTOENCODER_KL.settings, AUTOENCODER_KL.engine
+train_here = partial(runs.train_here, "autoencoder_kl")
 
 
 @pytest.mark.parametrize("choices", [{"adversarial_start": 2}, {"loss": "relativistic"}, {"reconstruction": "l2"}],

@@ -1,6 +1,6 @@
 """The autoencoder's recipe: what it restores, its penalties and corruptions, exactness, and what it refuses."""
 
-import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,20 +14,11 @@ from hfgen.metrics.reconstruction import psnr
 from hfgen.training import autoencoder
 from hfgen.training.autoencoder import RECIPE, AutoencoderSettings, corrupted, corrupted_chunks, patches, recommended
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.run import main
+from tests.training import runs
 
 TINY = "--dataset digits --hidden 64 --latent-dim 16 --log-every 50 --warmup-steps 5 --save-every 0 --threads 1".split()
+train = partial(runs.train_here, "autoencoder", words=TINY)
 HELD_OUT = ["--split", "train[:80%]", "--eval-split", "train[80%:]"]
-
-
-def train(folder, *extra):
-    """Run the recipe in this process and return the lines of its log."""
-    threads = torch.get_num_threads()
-    try:
-        assert main(autoencoder.RECIPE, ["--output-dir", str(folder), *TINY, *extra]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def settings_of(**fields):

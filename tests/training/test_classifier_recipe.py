@@ -1,6 +1,6 @@
 """The classifier's recipe: what it learns, what it logs, its augmentation, and what it refuses."""
 
-import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,22 +10,12 @@ from PIL import Image
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
-from hfgen.training import classifier
 from hfgen.training.classifier import RECIPE, ClassifierSettings, evaluate, shifted
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.run import main
+from tests.training import runs
 
 TINY = "--dataset digits --width 8 --log-every 10 --warmup-steps 5 --save-every 0 --threads 1".split()
-
-
-def train(folder, *extra):
-    """Run the recipe in this process and return the lines of its log."""
-    threads = torch.get_num_threads()
-    try:
-        assert main(classifier.RECIPE, ["--output-dir", str(folder), *TINY, *extra]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+train = partial(runs.train_here, "classifier", words=TINY)
 
 
 @pytest.fixture(scope="module")

@@ -6,31 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from hfgen import AutoPipeline
 from hfgen.errors import ConfigError, UnsafeContentError
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
-from hfgen.training import ddpm, score_sde
+from hfgen.training import ddpm
 from hfgen.training.denoiser import Conditions, load_text, open_dataset
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.run import main
 from tests.training import runs
+from tests.training.tiny import DDPM, SCORE_SDE, Tiny
 
 SHAPES: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}
 WORDS = build_tokenizer(["a large filled red circle at the top left on white", "blue square small hollow centre"])
-
-
-def engine(folder: Path, recipe: Any = ddpm, **changes: Any) -> Engine:
-    kind = ddpm.DDPMSettings if recipe is ddpm else score_sde.ScoreSDESettings
-    defaults: dict[str, Any] = {"output_dir": folder, "block_out_channels": (8, 16), "layers_per_block": 1,
-                                "attention_head_dim": 4, "batch_size": 16, "max_steps": 20, "warmup_steps": 0,
-                                "learning_rate": 1e-3, "text_width": 16, "text_layers": 1}  # fmt: skip
-    settings = kind(**{**defaults, **changes})
-    dataset = open_dataset(settings)
-    return Engine(recipe.recommended(settings, dataset), recipe.build, dataset, Accelerator(cpu=True))
 
 
 def pipeline_of(e: Engine) -> Any:
@@ -55,12 +44,12 @@ def test_classes_are_left_out_at_the_rate_asked_as_a_function_of_seed_and_step(t
     assert abs(float(share) - 0.25) < 4 * (0.25 * 0.75 / 6400) ** 0.5      # four standard errors
 
 
-@pytest.mark.parametrize("recipe", [ddpm, score_sde])
+@pytest.mark.parametrize("recipe", [DDPM, SCORE_SDE])
 @pytest.mark.parametrize(("dropout", "classes"), [(0.1, 11), (0.0, 10)])
 def test_a_model_can_be_guided_exactly_if_its_null_class_was_trained(
-    tmp_path: Path, recipe: Any, dropout: float, classes: int
+    recipe: Tiny, dropout: float, classes: int
 ) -> None:
-    e = engine(tmp_path, recipe, class_conditional=True, condition_dropout=dropout)
+    e = recipe.engine(class_conditional=True, condition_dropout=dropout)
     before = e.nets["unet"].class_embedding.weight.detach().clone()  # type: ignore[union-attr, operator]
     list(e.train(0, 3, 20))
     moved = (e.nets["unet"].class_embedding.weight != before).any(1)  # type: ignore[union-attr]
@@ -75,11 +64,11 @@ def test_a_model_can_be_guided_exactly_if_its_null_class_was_trained(
         pipe(class_labels=1, num_steps=1, guidance_scale=2.0)
 
 
-@pytest.mark.parametrize("recipe", [ddpm, score_sde])
-def test_captions_in_pixels_give_the_same_numbers_in_micro_batches(tmp_path: Path, recipe: Any) -> None:
+@pytest.mark.parametrize("recipe", [DDPM, SCORE_SDE])
+def test_captions_in_pixels_give_the_same_numbers_in_micro_batches(recipe: Tiny) -> None:
     lines = []
     for micro in (None, 4):
-        e = engine(tmp_path, recipe, **SHAPES, class_conditional=True, micro_batch_size=micro)
+        e = recipe.engine(**SHAPES, class_conditional=True, micro_batch_size=micro)
         lines.append([e.log.fetch(e.accelerator) for _ in e.train(0, 3, 20)])
         assert set(e.averages) == {"unet", "text_encoder"}
         assert e.nets["unet"].config["attention_levels"] == (1,)  # type: ignore[union-attr, index]
@@ -89,15 +78,9 @@ def test_captions_in_pixels_give_the_same_numbers_in_micro_batches(tmp_path: Pat
 
 
 def test_a_run_in_pixels_learns_from_captions_and_its_folder_does_what_a_text_says(tmp_path: Path) -> None:
-    words = ["--output-dir", str(tmp_path / "run"), *runs.SHARED, *runs.TINY["ddpm"], "--dataset", "shapes", "--split",
-             "train[:64]", "--resolution", "8", "--captions", "--text-width", "16", "--text-layers", "1",
-             "--attention-head-dim", "4", "--max-steps", "60", "--learning-rate", "5e-3"]  # fmt: skip
-    threads = torch.get_num_threads()
-    try:
-        assert main(ddpm.RECIPE, words) == 0
-    finally:
-        torch.set_num_threads(threads)
-    log = runs.metrics(tmp_path / "run")
+    words = "--dataset shapes --split train[:64] --resolution 8 --captions --text-width 16 --text-layers 1"
+    words += " --attention-head-dim 4 --max-steps 60 --learning-rate 5e-3"
+    log = runs.train_here("ddpm", tmp_path / "run", *words.split())
     assert sum(line["loss"] for line in log[-10:]) < 0.9 * sum(line["loss"] for line in log[:10])
     pipe: Any = AutoPipeline.from_pretrained(tmp_path / "run")
     pipe.set_progress_bar_config(disable=True)
@@ -116,7 +99,7 @@ def saved_text(folder: Path) -> Path:
 
 def test_a_text_encoder_that_was_trained_before_stays_as_it_is_and_comes_along(tmp_path: Path) -> None:
     folder = saved_text(tmp_path / "text")
-    e = engine(tmp_path / "run", **SHAPES, text_encoder=str(folder))
+    e = DDPM.engine(**SHAPES, text_encoder=str(folder))
     before = {name: tensor.clone() for name, tensor in load_text(folder)[0].state_dict().items()}
     list(e.train(0, 2, 20))
     pipe = pipeline_of(e)
@@ -126,7 +109,7 @@ def test_a_text_encoder_that_was_trained_before_stays_as_it_is_and_comes_along(t
     text = ["a red circle", "a large filled blue square"]
     assert torch.equal(token_ids(pipe.tokenizer, text), token_ids(WORDS, text))
     pipe.save_pretrained(tmp_path / "pipeline")
-    other = engine(tmp_path / "other", **SHAPES, text_encoder=str(tmp_path / "pipeline"))
+    other = DDPM.engine(**SHAPES, text_encoder=str(tmp_path / "pipeline"))
     assert all(torch.equal(other.nets["text_encoder"].state_dict()[name], before[name]) for name in before)
 
 
@@ -203,8 +186,6 @@ def test_heads_divide_the_width_that_is_asked(tmp_path: Path) -> None:
         ({**SHAPES, "text_encoder": "nowhere"}, "'nowhere': no such folder"),
     ],
 )
-def test_settings_that_no_run_can_use_are_refused_by_name(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        engine(tmp_path, **changes)
+        DDPM.engine(**changes)

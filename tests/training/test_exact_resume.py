@@ -77,7 +77,7 @@ def test_sigterm_saves_at_the_step_boundary_exits_75_and_resumes_exactly(
 def test_two_processes_give_the_losses_of_one_and_there_were_two(tmp_path: Path, train: Train) -> None:
     arguments = ("--max-steps", "20", "--save-every", "10")
     train(tmp_path / "one", *arguments)
-    done = train(tmp_path / "two", *arguments, processes=2)
+    done = train(tmp_path / "two", *arguments, processes=2, launched=True)
     assert "2 process(es)" in done.stdout
     assert "Warning" not in done.stderr, done.stderr
     one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
@@ -120,7 +120,7 @@ def test_two_processes_killed_and_resumed_give_the_bits_of_two_uninterrupted(
 ) -> None:
     arguments = ("--max-steps", "16", "--save-every", "5")
     train(tmp_path / "whole", *arguments, processes=2)
-    process = start(tmp_path / "killed", *arguments, processes=2)
+    process = start(tmp_path / "killed", *arguments, processes=2, launched=True)
     wait_for_step(tmp_path / "killed", 8, process)
     process.send_signal(signal.SIGTERM)                       # the launcher passes it on
     process.communicate(timeout=60)
@@ -140,7 +140,6 @@ def test_script_module_and_command_line_are_the_same_run(tmp_path: Path, train: 
     launch[launch.index("2")] = "1"
     ways = {
         "script": [*launch, "training/ddpm.py"],
-        "launched": [*launch, "-m", "hfgen.training.ddpm"],
         "command": [sys.executable, "-c", "from hfgen.cli import main; main()", "train", "ddpm"],
     }
     for name, words in ways.items():

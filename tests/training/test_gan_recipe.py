@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
 from hfgen.loading import checkpoint
-from hfgen.training.engine.loop import Engine
-from hfgen.training.gan import RECIPE, GANSettings, energy_distance, near_modes, variance
+from hfgen.training.gan import energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import GAN, run, state
 
 Train = Callable[..., subprocess.CompletedProcess]
 NAMES = {
@@ -28,20 +27,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def engine(dataset: str = "digits", **changes: Any) -> Engine:
-    defaults: dict[str, Any] = {"output_dir": Path("unused"), "width": 8, "batch_size": 16, "max_steps": 20,
-                                "warmup_steps": 0, "lr_schedule": "constant"}  # fmt: skip
-    return Engine(GANSettings(**{**defaults, **changes}), RECIPE.create, load_dataset(dataset), Accelerator(cpu=True))
-
-
-def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
-    return [engine.log.fetch(engine.accelerator) for _ in engine.train(first, steps, 20)]
-
-
-def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in net.named_parameters()}
-
-
+engine = GAN.engine
 LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"]
 
 

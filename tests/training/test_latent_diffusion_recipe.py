@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from hfgen import AutoPipeline
@@ -18,19 +17,14 @@ from hfgen.training.engine.latents import load_autoencoder
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.run import main
-from hfgen.training.latent_diffusion import RECIPE, LatentDiffusionSettings, open_latents, recommended
+from hfgen.training.latent_diffusion import LatentDiffusionSettings, open_latents, recommended
 from tests.training import runs
-from tests.training.engine.test_latents import make_autoencoder
 from tests.training.test_denoiser import saved_text
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import LATENT_DIFFUSION, make_autoencoder
 
 Train = Callable[..., subprocess.CompletedProcess]
 SHAPES = ("--dataset", "shapes", "--split", "train[:64]", "--resolution", "8", "--captions")
-
-
-@pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "grey", 1))
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +32,14 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "coloured", 3))
 
 
-def settings(folder: Path, autoencoder: str, **changes: Any) -> LatentDiffusionSettings:
-    defaults: dict[str, Any] = {"output_dir": folder, "autoencoder": autoencoder, "block_out_channels": (8, 16),
-                                "layers_per_block": 1, "attention_head_dim": 4, "num_train_timesteps": 50,
-                                "batch_size": 16, "max_steps": 20, "warmup_steps": 0, "lr_schedule": "constant",
-                                "learning_rate": 1e-3, "text_width": 16, "text_layers": 1}  # fmt: skip
-    return LatentDiffusionSettings(**{**defaults, **changes})
-
-
-def engine(s: LatentDiffusionSettings) -> Engine:
-    data = open_latents(s)
-    return Engine(recommended(s, data), RECIPE.create, data, Accelerator(cpu=True))
-
-
+settings, engine = LATENT_DIFFUSION.settings, LATENT_DIFFUSION.engine
 CAPTIONED: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True}
 
 
 def test_the_loss_is_the_error_of_the_noise_in_draws_of_q_and_conditions_are_left_out(
     tmp_path: Path, coloured: str
 ) -> None:
-    e = engine(settings(tmp_path, coloured, **CAPTIONED, class_conditional=True, condition_dropout=0.4))
+    e = engine(output_dir=tmp_path, autoencoder=coloured, **CAPTIONED, class_conditional=True, condition_dropout=0.4)
     batch = next(e.dataset.batches(seed=0, batch_size=16))
     seen: list[Any] = []
     nets: Any = {"unet": lambda *a, **k: seen.append((a, k)) or e.nets["unet"](*a, **k),
@@ -93,8 +75,8 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(
     choices = {"nothing": {}, "classes": {"class_conditional": True}, "captions": CAPTIONED}[kind]
     lines = []
     for micro in (None, 4):
-        s = settings(tmp_path, coloured if kind == "captions" else grey, **choices, micro_batch_size=micro)
-        e = engine(s)
+        used = coloured if kind == "captions" else grey
+        e = engine(output_dir=tmp_path, autoencoder=used, **choices, micro_batch_size=micro)
         lines.append([e.log.fetch(e.accelerator) for _ in e.train(0, 3, 20)])
         assert set(e.averages) == ({"unet", "text_encoder"} if kind == "captions" else {"unet"})
     for a, b in zip(*lines, strict=True):
@@ -106,26 +88,14 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(
 def test_half_precision_stays_finite_and_close(tmp_path: Path, coloured: str) -> None:
     losses = []
     for precision in ("no", "bf16"):
-        e = engine(settings(tmp_path, coloured, **CAPTIONED, mixed_precision=precision))
+        e = engine(output_dir=tmp_path, autoencoder=coloured, **CAPTIONED, mixed_precision=precision)
         losses.append([e.log.fetch(e.accelerator)["loss"] for _ in e.train(0, 5, 20)])
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), atol=0.03, rtol=0)
 
 
-def train_here(words: list[str]) -> None:
-    """Run the recipe in this process."""
-    threads = torch.get_num_threads()
-    try:
-        assert main(latent_diffusion.RECIPE, words) == 0
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_a_run_told_captions_learns_and_its_folder_samples_what_its_text_says(tmp_path: Path, coloured: str) -> None:
-    words = ["--output-dir", str(tmp_path / "run"), "--autoencoder", coloured, *runs.SHARED,
-             *runs.TINY["latent_diffusion"], *SHAPES, "--class-conditional", "--max-steps", "60", "--learning-rate",
-             "5e-3"]  # fmt: skip
-    train_here(words)
-    log = runs.metrics(tmp_path / "run")
+    words = ["--autoencoder", coloured, *SHAPES, "--class-conditional", "--max-steps", "60", "--learning-rate", "5e-3"]
+    log = runs.train_here("latent_diffusion", tmp_path / "run", *words)
     assert sum(line["loss"] for line in log[-10:]) < 0.9 * sum(line["loss"] for line in log[:10])
     pipe: Any = AutoPipeline.from_pretrained(tmp_path / "run")
     pipe.set_progress_bar_config(disable=True)
@@ -174,10 +144,10 @@ def test_told_classes_or_by_a_given_text_encoder_it_resumes_exactly(
     told = ["--autoencoder", grey, "--class-conditional", "--flip"]
     if kind == "text encoder":
         told = ["--autoencoder", coloured, *SHAPES, "--text-encoder", str(saved_text(tmp_path / "text"))]
-    shared = [*runs.SHARED, *runs.TINY["latent_diffusion"], *told, "--lr-schedule", "constant"]
+    told += ["--lr-schedule", "constant"]
     for folder, steps in (("whole", "6"), ("parts", "3"), ("parts", "6")):
         again = ["--resume"] if (tmp_path / folder).exists() else []
-        train_here(["--output-dir", str(tmp_path / folder), *shared, "--max-steps", steps, *again])
+        runs.train_here("latent_diffusion", tmp_path / folder, *told, "--max-steps", steps, *again)
     runs.assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -218,7 +188,7 @@ def test_settings_that_no_run_can_use_are_refused_by_name_and_leave_no_trace(
     tmp_path: Path, grey: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(HfgenError, match=message):
-        open_latents(settings(tmp_path / "run", **{"autoencoder": grey, **changes}))
+        open_latents(settings(**{"output_dir": tmp_path / "run", "autoencoder": grey, **changes}))
     assert not (tmp_path / "run").exists()
 
 
@@ -229,10 +199,10 @@ def test_the_help_says_what_is_recommended(
     with pytest.raises(SystemExit):
         main(latent_diffusion.RECIPE, ["--help"])
     _, _, found = " ".join(capsys.readouterr().out.split()).partition("--block-out-channels")
-    for side, words in ((4, "32 64 for latents below 8"), (16, "32 64 64 below 32"), (32, "128 256 256, cut")):
+    for side in (4, 16, 32):
         data: Any = SimpleNamespace(shape=(4, side, side))
         widths = recommended(LatentDiffusionSettings(output_dir=Path(), autoencoder=""), data).block_out_channels
-        assert words in found[:500] and words.startswith(" ".join(map(str, widths or ()))), found[:500]
+        assert " ".join(map(str, widths)) in found[:300], found[:300]
 
 
 @pytest.mark.parametrize(("side", "layers"), [(4, 2), (7, 2), (8, 1), (16, 1), (31, 1), (32, 2)])
@@ -250,7 +220,7 @@ def test_a_pipeline_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_recommended_fits_the_latents_and_gives_way_to_what_is_asked(tmp_path: Path, grey: str) -> None:
-    data = open_latents(settings(tmp_path, grey))
+    data = open_latents(settings(output_dir=tmp_path, autoencoder=grey))
     s = LatentDiffusionSettings(output_dir=tmp_path, autoencoder=grey)
     assert recommended(s, data).block_out_channels == (32, 64) and recommended(s, data).attention_levels == (1,)
     assert recommended(s, data).prediction_type == "v_prediction"

@@ -1,9 +1,8 @@
 """Run folders made by hfgen 0.1.0 on 2026-11-28, in `old_runs/`, keep loading, sampling, resuming and being judged."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hfgen import AutoPipeline
+from tests.forks import completed
 
 OLD_RUNS = Path(__file__).with_name("old_runs")
 RECIPES = ("ddpm", "gan", "vae")
@@ -26,7 +26,8 @@ def old_run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def hfgen(*words: object) -> None:
     """Run an hfgen command as a user would."""
-    subprocess.run([sys.executable, "-m", "hfgen.cli", *map(str, words)], check=True)
+    done = completed(["hfgen", *map(str, words)], dict(os.environ))
+    assert done.returncode == 0, done.stderr
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:

@@ -20,17 +20,9 @@ from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import DDPM, SCORE_SDE
 
 Train = Callable[..., Any]
-
-
-def engine(recipe: Any, settings: type, **changes: Any) -> Engine:
-    defaults: dict[str, Any] = {
-        "output_dir": Path("unused"), "block_out_channels": (8, 16), "layers_per_block": 1, "batch_size": 16,
-        "max_steps": 20, "warmup_steps": 2, "learning_rate": 1e-3,
-    }  # fmt: skip
-    chosen = settings(**{**defaults, **changes})
-    return Engine(chosen, recipe.RECIPE.create, load_dataset("digits"), Accelerator(cpu=True))
 
 
 def test_a_stopped_run_resumes_to_the_bits_of_the_uninterrupted_one(tmp_path: Path, start: Train, train: Train) -> None:
@@ -75,7 +67,7 @@ def test_importance_sampling_leaves_the_expected_loss_as_it_is(weighting: str, s
 
 
 def test_the_simple_weighting_is_the_loss_of_the_noise_at_uniform_times() -> None:
-    trained = engine(score_sde, score_sde.ScoreSDESettings)
+    trained = SCORE_SDE.engine()
     phase, batch = trained.recipe.phases[0], {"x": load_dataset("digits").tensor(16)}
     noise = Noise((0, 3, "score_sde", 0), 16, slice(0, 16))
     loss, _ = phase.loss(trained.nets, batch, noise, {})
@@ -94,7 +86,7 @@ def test_every_weighting_is_of_the_noise_whatever_is_predicted(weighting: str, i
     batch, losses = {"x": load_dataset("digits").tensor(16)}, []
     for kind in ("epsilon", "v_prediction", "sample"):
         choices = {"weighting": weighting, "importance_sampling": importance, "prediction_type": kind}
-        phase = engine(score_sde, score_sde.ScoreSDESettings, **choices).recipe.phases[0]
+        phase = SCORE_SDE.engine(**choices).recipe.phases[0]
 
         def meaning_the_same(x_t: torch.Tensor, timestep: torch.Tensor, kind: str = kind) -> SimpleNamespace:
             sde = VPSDEScheduler(beta_schedule="squaredcos_cap_v2")
@@ -122,7 +114,7 @@ def test_points_are_denoised_by_their_velocity_unless_said_otherwise() -> None:
 @pytest.mark.parametrize("importance", [False, True])
 @pytest.mark.parametrize("weighting", ["simple", "likelihood"])
 def test_every_weighting_learns(weighting: str, importance: bool) -> None:
-    trained = engine(score_sde, score_sde.ScoreSDESettings, weighting=weighting, importance_sampling=importance)
+    trained = SCORE_SDE.engine(weighting=weighting, importance_sampling=importance)
     sde, t = VPSDEScheduler(beta_schedule="squaredcos_cap_v2"), torch.linspace(300, 700, 100)
     x_0, eps = load_dataset("digits").tensor(100), torch.randn(100, 1, 8, 8)
 
@@ -161,7 +153,7 @@ def test_points_train_and_samplers_of_all_kinds_land_on_the_modes() -> None:
 def test_the_bound_trains_the_variance_and_leaves_the_mean_to_the_simple_loss() -> None:
     gradients = []
     for weight in (0.0, 10.0):
-        hybrid = engine(ddpm, ddpm.DDPMSettings, variance_type="learned_range", vlb_weight=weight)
+        hybrid = DDPM.engine(variance_type="learned_range", vlb_weight=weight)
         net = hybrid.nets["unet"]
         with torch.no_grad():
             net.conv_out.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, operator]
@@ -176,7 +168,7 @@ def test_the_bound_trains_the_variance_and_leaves_the_mean_to_the_simple_loss() 
 
 def test_a_learned_variance_lowers_the_bound_of_the_same_mean_and_its_pipeline_samples() -> None:
     settings = {"variance_type": "learned_range", "vlb_weight": 1.0, "num_train_timesteps": 100}
-    hybrid = engine(ddpm, ddpm.DDPMSettings, **settings)
+    hybrid = DDPM.engine(**settings)
     lines = [hybrid.log.fetch(hybrid.accelerator) for _ in hybrid.train(0, 60, 60)]
     assert all(abs(line["loss"] - line["simple"] - line["vlb"]) < 1e-4 for line in lines)
     net, x_0, t = hybrid.nets["unet"].eval(), load_dataset("digits").tensor(100), torch.arange(100)
@@ -196,7 +188,7 @@ def test_a_learned_variance_lowers_the_bound_of_the_same_mean_and_its_pipeline_s
 
 def test_a_learned_variance_refuses_points_and_the_weights_of_a_fixed_one() -> None:
     with pytest.raises(ConfigError, match="--weighting vlb is of a fixed variance"):
-        engine(ddpm, ddpm.DDPMSettings, variance_type="learned_range", weighting="vlb")
+        DDPM.engine(variance_type="learned_range", weighting="vlb")
     settings = ddpm.DDPMSettings(output_dir=Path("unused"), variance_type="learned_range", dataset="ring8")
     with pytest.raises(ConfigError, match="learned_range is for images"):
         ddpm.RECIPE.create(settings, load_dataset("ring8"))

@@ -11,14 +11,13 @@ from hfgen.data.shapes.dataset import domain_pair
 from hfgen.images import to_pil
 from hfgen.metrics.translation import cycle_error, translation_error
 from hfgen.training.engine.run import main
-from hfgen.training.translation import RECIPE, TranslationSettings, open_datasets
-from hfgen.training.translation_evaluation import evaluate, held_out, preview
+from hfgen.training.translation import RECIPE, held_out, open_datasets
+from hfgen.training.translation_evaluation import evaluate, preview
 from tests.training import runs
-from tests.training.test_translation_recipe import PAIRS, SMALL
+from tests.training.test_translation_recipe import PAIRS
+from tests.training.tiny import TRANSLATION
 
-
-def settings(**changes: Any) -> TranslationSettings:
-    return TranslationSettings(**{**SMALL, **changes})
+settings = TRANSLATION.settings
 
 
 def test_a_run_measures_cycles_and_true_translations_of_held_out_images(tmp_path: Path) -> None:

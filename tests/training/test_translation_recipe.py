@@ -8,23 +8,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 
 from hfgen import AutoPipeline, TranslationPipeline
 from hfgen.errors import ConfigError
 from hfgen.training.engine.image_pool import ImagePool
-from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.lr_schedule import factor
 from hfgen.training.engine.noise import Noise
-from hfgen.training.translation import RECIPE, TranslationLosses, TranslationSettings, open_datasets, recommended
+from hfgen.training.translation import TranslationLosses
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import TRANSLATION, run, state
 
 Train = Callable[..., subprocess.CompletedProcess]
-SMALL: dict[str, Any] = {
-    "output_dir": Path("unused"), "resolution": 16, "width": 4, "blocks": 1, "discriminator_width": 4, "batch_size": 4,
-    "discriminator_layers": 1, "max_steps": 20, "learning_rate": 1e-3, "history": 6, "lr_schedule": "constant",
-}  # fmt: skip
+engine = TRANSLATION.engine
 PAIRS = {"paired": True, "split": "test", "history": None, "depth": 2}
 LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"]
 NAMES = {
@@ -32,20 +28,6 @@ NAMES = {
     "loss_discriminator_a", "loss_discriminator_b", "D_A(x)", "D_A(G(y))", "D_B(x)", "D_B(G(y))",
     "grad_norm_generators", "grad_norm_discriminator_a", "grad_norm_discriminator_b",
 }  # fmt: skip
-
-
-def engine(**changes: Any) -> Engine:
-    settings = TranslationSettings(**{**SMALL, **changes})
-    dataset = open_datasets(settings)
-    return Engine(recommended(settings, dataset), RECIPE.create, dataset, Accelerator(cpu=True))  # type: ignore[arg-type]
-
-
-def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
-    return [engine.log.fetch(engine.accelerator) for _ in engine.train(first, steps, 20)]
-
-
-def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in net.state_dict().items()}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

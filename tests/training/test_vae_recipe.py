@@ -2,13 +2,13 @@
 
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image, ImageChops
 
 from hfgen import AutoPipeline
@@ -16,40 +16,17 @@ from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import binarised, free_bits, log_mean_exp
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.training import vae
-from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.run import main
 from hfgen.training.vae import RECIPE, VAELoss, VAESettings, by_dimension, diagnose, recommended
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import VAE as TINY
+from tests.training.tiny import run
 
 Train = Callable[..., subprocess.CompletedProcess]
 NAMES = {"step", "loss", "elbo", "reconstruction", "kl", "grad_norm", "learning_rate"}
-
-
-def settings(**changes: Any) -> VAESettings:
-    defaults: dict[str, Any] = {"output_dir": Path("unused"), "hidden": (16,), "latent_dim": (3,), "batch_size": 16,
-                                "max_steps": 20, "warmup_steps": 0, "lr_schedule": "constant"}  # fmt: skip
-    return VAESettings(**{**defaults, **changes})
-
-
-def engine(dataset: str = "digits", **changes: Any) -> Engine:
-    return Engine(settings(**changes), RECIPE.create, load_dataset(dataset), Accelerator(cpu=True))
-
-
-def run(engine: Engine, steps: int) -> list[dict[str, float]]:
-    return [engine.log.fetch(engine.accelerator) for _ in engine.train(0, steps, 20)]
-
-
-def train_here(folder: Path, *extra: str) -> list[dict[str, Any]]:
-    """Run the recipe's tiny model in this process and return the lines of its log."""
-    threads = torch.get_num_threads()
-    try:
-        assert main(vae.RECIPE, ["--output-dir", str(folder), *runs.SHARED, *runs.TINY["vae"], *extra]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    return runs.metrics(folder)
+settings, engine = TINY.settings, TINY.engine
+train_here = partial(runs.train_here, "vae")
 
 
 def bound_of(step: int = 0, **changes: Any) -> tuple[float, dict[str, Any], Any]:

@@ -17,12 +17,9 @@ from hfgen.metrics.likelihood import (
     reconstruction_error,
 )
 from hfgen.models.vae import VAE
+from tests.helpers import seed
 
 P, D, SIGMA = 5, 2, 0.6
-
-
-def seed(value=0):
-    return torch.Generator().manual_seed(value)
 
 
 def pca(posterior):
@@ -50,14 +47,14 @@ def pca(posterior):
 def test_the_estimate_converges_to_log_p_and_the_elbo_lies_below_it_by_the_kl(posterior, atol):
     net, x, log_p, kl = pca(posterior)
     assert kl.min() > 3 * atol
-    torch.testing.assert_close(log_likelihood(net, x, 50_000, seed()), log_p, atol=atol, rtol=0)
-    torch.testing.assert_close(elbo(net, x, 50_000, seed()), log_p - kl, atol=atol, rtol=0)
+    torch.testing.assert_close(log_likelihood(net, x, 50_000, seed(0)), log_p, atol=atol, rtol=0)
+    torch.testing.assert_close(elbo(net, x, 50_000, seed(0)), log_p - kl, atol=atol, rtol=0)
 
 
 def test_the_estimate_rises_with_n_from_the_elbo_to_log_p():
     net, x, log_p, kl = pca("off")
     many = x.repeat(500, 1)
-    means = [float(log_likelihood(net, many, n, seed()).mean()) for n in (1, 4, 16, 64)]
+    means = [float(log_likelihood(net, many, n, seed(0)).mean()) for n in (1, 4, 16, 64)]
     assert means[0] == pytest.approx(float((log_p - kl).mean()), abs=0.05)
     assert means == sorted(means) and means[-1] == pytest.approx(float(log_p.mean()), abs=0.02)
 
@@ -66,8 +63,8 @@ def test_the_estimate_rises_with_n_from_the_elbo_to_log_p():
 def test_exactly_n_draws_weigh_each_item_however_they_are_divided(n, batch):
     """The same generator is read by hand, part by part; the log-mean-exp of all n weights is then one formula."""
     net, x, _, _ = pca("off")
-    found, mean = log_likelihood(net, x, n, seed(), batch), elbo(net, x, n, seed(), batch)
-    generator, items, draws = seed(), max(1, batch // n), min(n, batch)
+    found, mean = log_likelihood(net, x, n, seed(0), batch), elbo(net, x, n, seed(0), batch)
+    generator, items, draws = seed(0), max(1, batch // n), min(n, batch)
     for first in range(0, len(x), items):
         part = x[first : first + items]
         sizes = [draws] * (n // draws) + [n % draws] * (n % draws > 0)
@@ -81,7 +78,7 @@ def test_exactly_n_draws_weigh_each_item_however_they_are_divided(n, batch):
 
 def test_sums_are_float64_and_keep_weights_far_below_one():
     net = VAE(dim=P, hidden=(), latent_dim=D, likelihood="gaussian", sigma=1e-3)
-    found = log_likelihood(net, 10 * torch.ones(2, P), 3, seed(), batch=1)
+    found = log_likelihood(net, 10 * torch.ones(2, P), 3, seed(0), batch=1)
     assert found.dtype == torch.float64 and (found < -1e6).all() and found.isfinite().all()
 
 
@@ -90,11 +87,11 @@ def test_labels_go_with_their_items():
     torch.nn.init.normal_(net.decoder[0].weight), torch.nn.init.zeros_(net.encoder[0].weight)
     net.decoder[0].weight.data[:, D:] *= 4                                 # what the class does to x
     x, labels = torch.randn(4, P), torch.tensor([0, 1, 2, 1])
-    together = log_likelihood(net, x, 20_000, seed(), class_labels=labels, batch=40_000)
-    alone = torch.cat([log_likelihood(net, x[i : i + 1], 20_000, seed(), class_labels=labels[i : i + 1])
+    together = log_likelihood(net, x, 20_000, seed(0), class_labels=labels, batch=40_000)
+    alone = torch.cat([log_likelihood(net, x[i : i + 1], 20_000, seed(0), class_labels=labels[i : i + 1])
                        for i in range(4)])  # fmt: skip
     torch.testing.assert_close(together, alone, atol=0.05, rtol=0)
-    others = log_likelihood(net, x, 20_000, seed(), class_labels=(labels + 1) % 3)
+    others = log_likelihood(net, x, 20_000, seed(0), class_labels=(labels + 1) % 3)
     assert (together - others).abs().min() > 0.1
 
 
@@ -109,7 +106,7 @@ def test_bits_per_dimension_of_known_distributions():
 
 def test_dequantised_pixels_stay_in_their_bins_and_fill_them():
     levels = torch.arange(17) / 8 - 1
-    x = levels[torch.randint(17, (50_000,), generator=seed())]
+    x = levels[torch.randint(17, (50_000,), generator=seed(0))]
     moved = dequantised(x, torch.rand(50_000, generator=seed(1)), 17)
     assert torch.equal(((moved + 1) * 8).round() / 8 - 1, x)
     offset = (moved - x) * 8
@@ -118,7 +115,7 @@ def test_dequantised_pixels_stay_in_their_bins_and_fill_them():
 
 
 def test_units_are_active_whose_posterior_mean_varies_by_more_than_a_hundredth():
-    means = torch.randn(20_000, 4, generator=seed()) * torch.tensor([1.0, 0.11, 0.09, 0.0]) + 3
+    means = torch.randn(20_000, 4, generator=seed(0)) * torch.tensor([1.0, 0.11, 0.09, 0.0]) + 3
     assert active_units(means) == 2 and active_units(means, 0.005) == 3 and active_units(means, 2.0) == 0
 
 

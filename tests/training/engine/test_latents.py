@@ -8,32 +8,9 @@ import torch
 
 from hfgen.data import load_dataset
 from hfgen.errors import CheckpointError
-from hfgen.models.autoencoder_kl import AutoencoderKL
-from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
-from hfgen.training.autoencoder_kl import shift_and_scale
 from hfgen.training.engine import latents
 from hfgen.training.engine.latents import encoded, load_autoencoder, mean_and_variance
-
-
-def make_autoencoder(folder: Path, channels: int, seed: int = 0) -> Path:
-    """Return the folder of a small autoencoder with random weights, latents 2x4x4 of images 8x8, measured on some."""
-    torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        in_channels=channels, out_channels=channels, block_out_channels=(8, 8), norm_num_groups=4, sample_size=8,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2,
-    )  # fmt: skip
-    assert vae.quant_conv is not None
-    vae.quant_conv.bias.data[2:] -= 4                              # log sigma^2: more than noise is left of the images
-    data = load_dataset("digits") if channels == 1 else load_dataset("shapes", split="train[:64]", resolution=8)
-    shift, scale = shift_and_scale(vae, iter([{"x": data.tensor()}]))
-    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
-    AutoencoderKLPipeline(vae).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "grey", 1))
+from tests.training.tiny import make_autoencoder
 
 
 def test_latents_are_those_of_the_autoencoder_mirrored_ones_too(tmp_path: Path, grey: str) -> None:

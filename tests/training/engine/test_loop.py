@@ -2,38 +2,23 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError, NonFiniteError
-from hfgen.training.ddpm import RECIPE, DDPMSettings
+from hfgen.training.ddpm import DDPMSettings
 from hfgen.training.engine.distributed import split_batch
 from hfgen.training.engine.ema import EMA
-from hfgen.training.engine.loop import MAX_NON_FINITE, Engine
+from hfgen.training.engine.loop import MAX_NON_FINITE
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
+from tests.training.tiny import DDPM, run
 
-
-def settings(**changes: Any) -> DDPMSettings:
-    defaults: dict[str, Any] = {
-        "output_dir": Path("unused"), "block_out_channels": (8, 16), "layers_per_block": 1, "batch_size": 16,
-        "num_train_timesteps": 100, "max_steps": 20, "warmup_steps": 2, "learning_rate": 1e-3,
-    }  # fmt: skip
-    return DDPMSettings(**{**defaults, **changes})
-
-
-def engine(build: Any = RECIPE.create, **changes: Any) -> Engine:
-    return Engine(settings(**changes), build, load_dataset("digits"), Accelerator(cpu=True))
-
-
-def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
-    return [engine.log.fetch(engine.accelerator) for _ in engine.train(first, steps, 20)]
+settings, engine = DDPM.settings, DDPM.engine
 
 
 def test_micro_batches_give_the_losses_and_weights_of_the_whole_batch() -> None:
@@ -127,7 +112,7 @@ def poisoned_recipe(when: set[int], fused: bool) -> Any:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_non_finite_step_changes_neither_weights_nor_averages_nor_batch_statistics(fused: bool) -> None:
-    poisoned = engine(poisoned_recipe({3, 4}, fused))
+    poisoned = engine(build=poisoned_recipe({3, 4}, fused))
     run(poisoned, 3)
     before = {k: v.clone() for k, v in poisoned.nets["net"].state_dict().items()}
     average = {k: v.clone() for k, v in poisoned.averages["net"].net.state_dict().items()}
@@ -143,7 +128,7 @@ def test_a_non_finite_step_changes_neither_weights_nor_averages_nor_batch_statis
 
 
 def test_too_many_non_finite_steps_in_a_row_are_an_error_with_the_first_step() -> None:
-    poisoned = engine(poisoned_recipe(set(range(4, 4 + MAX_NON_FINITE)), True))
+    poisoned = engine(build=poisoned_recipe(set(range(4, 4 + MAX_NON_FINITE)), True))
     run(poisoned, 4 + MAX_NON_FINITE)
     with pytest.raises(NonFiniteError, match=f"last {MAX_NON_FINITE} steps, since step 5"):
         poisoned.check_finite(4 + MAX_NON_FINITE)

@@ -12,20 +12,13 @@ import torch
 import hfgen
 from hfgen.data import load_dataset
 from hfgen.loading import checkpoint
-from hfgen.training import ddpm
 from hfgen.training.engine import record
-from hfgen.training.engine.run import main
-from tests.training.runs import SHARED, TINY
+from tests.training.runs import train_here
 
 
 def train(folder: Path, *extra: str) -> dict[str, Any]:
     """Run the tiny DDPM in this process and return its run.json."""
-    threads = torch.get_num_threads()
-    try:
-        words = [*SHARED, *TINY["ddpm"], "--lr-schedule", "constant", *extra]
-        assert main(ddpm.RECIPE, ["--output-dir", str(folder), *words]) == 0
-    finally:
-        torch.set_num_threads(threads)
+    train_here("ddpm", folder, "--lr-schedule", "constant", *extra)
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return found
 

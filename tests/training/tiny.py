@@ -1,0 +1,79 @@
+"""Recipes with models of milliseconds, in this process: their settings, engines and steps."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hfgen import AutoencoderKL, AutoencoderKLPipeline
+from hfgen.data import load_dataset
+from hfgen.training import autoencoder_kl, ddpm, gan, latent_diffusion, score_sde, translation, vae
+from hfgen.training.engine.loop import Build, Engine
+from hfgen.training.engine.recipe import RecipeSpec
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A recipe and the fields that make its model tiny."""
+
+    recipe: RecipeSpec[Any]
+    fields: dict[str, Any]
+
+    def settings(self, **changes: Any) -> Any:
+        """Return the recipe's settings, not yet completed."""
+        return self.recipe.settings(**{"output_dir": Path("unused"), "max_steps": 20, **self.fields, **changes})
+
+    def engine(self, dataset: str | None = None, build: Build | None = None, **changes: Any) -> Engine:
+        """Return an engine of the completed settings; `build` in place of the recipe's."""
+        settings = self.settings(**changes) if dataset is None else self.settings(dataset=dataset, **changes)
+        data = self.recipe.open_data(settings)
+        return Engine(self.recipe.recommended(settings, data), build or self.recipe.build, data, Accelerator(cpu=True))
+
+
+DENOISER = {"block_out_channels": (8, 16), "layers_per_block": 1, "attention_head_dim": 4, "text_width": 16,
+            "text_layers": 1, "batch_size": 16, "warmup_steps": 2, "learning_rate": 1e-3}  # fmt: skip
+STEADY = {"batch_size": 16, "warmup_steps": 0, "lr_schedule": "constant"}
+
+AUTOENCODER_KL = Tiny(autoencoder_kl.RECIPE, {
+    **STEADY, "block_out_channels": (8, 16), "latent_channels": 2, "discriminator_width": 8, "adversarial_start": 0,
+    "adversarial_weight": 0.5, "kl_weight": 1e-3,
+})  # fmt: skip
+DDPM = Tiny(ddpm.RECIPE, {**DENOISER, "num_train_timesteps": 100})
+GAN = Tiny(gan.RECIPE, {**STEADY, "width": 8})
+LATENT_DIFFUSION = Tiny(latent_diffusion.RECIPE, {
+    **DENOISER, **STEADY, "num_train_timesteps": 50,
+})  # fmt: skip
+SCORE_SDE = Tiny(score_sde.RECIPE, DENOISER)
+TRANSLATION = Tiny(translation.RECIPE, {
+    "resolution": 16, "width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1, "batch_size": 4,
+    "learning_rate": 1e-3, "history": 6, "lr_schedule": "constant",
+})  # fmt: skip
+VAE = Tiny(vae.RECIPE, {**STEADY, "hidden": (16,), "latent_dim": (3,)})
+
+
+def run(engine: Engine, steps: int, first: int = 0) -> list[dict[str, float]]:
+    """Return the scalars of each of `steps` steps of 20, from step `first` on."""
+    return [engine.log.fetch(engine.accelerator) for _ in engine.train(first, steps, 20)]
+
+
+def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of a network's tensors."""
+    return {key: value.detach().clone() for key, value in net.state_dict().items()}
+
+
+def make_autoencoder(folder: Path, channels: int, seed: int = 0) -> Path:
+    """Return the folder of a small autoencoder with random weights, latents 2x4x4 of images 8x8, measured on some."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        in_channels=channels, out_channels=channels, block_out_channels=(8, 8), norm_num_groups=4, sample_size=8,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2,
+    )  # fmt: skip
+    assert vae.quant_conv is not None
+    vae.quant_conv.bias.data[2:] -= 4                              # log sigma^2: more than noise is left of the images
+    data = load_dataset("digits") if channels == 1 else load_dataset("shapes", split="train[:64]", resolution=8)
+    shift, scale = autoencoder_kl.shift_and_scale(vae, iter([{"x": data.tensor()}]))
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+    AutoencoderKLPipeline(vae).save_pretrained(folder)
+    return folder
