@@ -23,7 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluated(command: str, model: Path, *words: str) -> dict[str, Any]:
-    """Return what a command writes about its first model, or its error under "error"."""
+    """Return the result that a command writes for its first model, or its error under "error"."""
     if command == "compare":
         pytest.importorskip("matplotlib")
     target = model.parent / ("report" if command == "compare" else "found.json")
