@@ -49,8 +49,8 @@ class EvaluatedModel:
         self, pipeline: Any, name: str | None = None, folder: Path | None = None, loaded: bool = False
     ) -> None:
         if not callable(pipeline):
-            raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or what gives images "
-                              "when called")  # fmt: skip
+            raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or a callable that "
+                              "returns images")  # fmt: skip
         self.pipeline, self.folder, self.loaded = pipeline, folder, loaded
         self.name = name or type(pipeline).__name__
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
@@ -172,9 +172,11 @@ def load_model(model: Any) -> EvaluatedModel:
         return EvaluatedModel(model)
     if str(model).startswith(STOCK):
         return load_stock(str(model).removeprefix(STOCK))
+    # a model of hfgen, from the Hub or from a folder
     pipeline, path = open_model(model), Path(model).expanduser()
     if not path.is_dir():
         return EvaluatedModel(pipeline, str(model), loaded=True)
+    # named after its run folder, if it lies in one
     path = home = path.absolute()
     if path.name == "model" and runs.find(path):
         home = path.parent
@@ -201,9 +203,11 @@ def fingerprint_of(pipeline: Any) -> str | None:
 
     None for an object without components, and for one with a component of unknown content.
     """
+    # its own fingerprint
     own = getattr(pipeline, "fingerprint", None)
     if isinstance(own, str):
         return own
+    # class, settings and weights of every component
     components = getattr(pipeline, "components", None)
     if not isinstance(components, Mapping):
         return None

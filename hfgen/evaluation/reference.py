@@ -84,11 +84,11 @@ def open_data(data: Any, split: str = "train", **options: Any) -> Dataset:
     elif late := [name for name, value in options.items() if value is not None] + ["split"] * (split != "train"):
         raise ConfigError(f"{data.name}: is a Dataset, loaded already; leave out {', '.join(late)}")
     if getattr(data, "flip", False):
-        raise ConfigError(f"{data.name}: was loaded with flip=True; real data are judged by as they are")
+        raise ConfigError(f"{data.name}: was loaded with flip=True; load reference data without augmentation")
     try:
         len(data)
     except TypeError:
-        raise ConfigError(f"{data.name}: is a stream; load it without streaming, for its items are counted") from None
+        raise ConfigError(f"{data.name}: is a stream; load it without streaming, since its items are counted") from None
     return data
 
 

@@ -1,4 +1,4 @@
-"""What tests of the judge share: models that give real images, and a classifier of digits."""
+"""Helpers of the tests of evaluation: models that return reference images, and a classifier of digits."""
 
 from pathlib import Path
 from typing import Any

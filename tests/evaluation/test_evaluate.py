@@ -1,4 +1,4 @@
-"""`hfgen.evaluate` finds what is planted: real data at the floor, copies, missing classes and modes, closed forms."""
+"""`hfgen.evaluate` on planted cases: reference data at the floor, copies, missing classes and modes, closed forms."""
 
 import io
 import math

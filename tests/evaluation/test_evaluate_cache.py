@@ -18,6 +18,7 @@ from hfgen.evaluation.cache import Cache, key_of
 from hfgen.evaluation.generate import PROBES, Conditions, SampleGenerator, identity_of
 from hfgen.evaluation.metric_groups import METRICS
 from hfgen.evaluation.model import EvaluatedModel, fingerprint_of, load_model
+from hfgen.evaluation.settings import GROUPS, EvaluationSettings, names_of
 from tests import command_line
 from tests.cards.helpers import MAKERS, make_run
 from tests.evaluation.judged import QUICK, Given
@@ -88,6 +89,12 @@ def test_a_group_that_reads_a_setting_which_its_key_lacks_cannot_be_computed(mon
         model: Any = MAKERS["VAEPipeline"]()
         with pytest.raises(AttributeError, match="resamples"):
             hfgen.evaluate(model, "digits", metrics=group, **SETTINGS)
+
+
+def test_every_group_is_in_the_table_and_names_settings_that_exist() -> None:
+    fields = names_of(EvaluationSettings)
+    assert set(METRICS) == set(GROUPS)
+    assert all(set(metric.settings) <= set(fields) for metric in METRICS.values())
 
 
 def test_other_versions_of_what_computes_are_other_entries(monkeypatch: pytest.MonkeyPatch) -> None:

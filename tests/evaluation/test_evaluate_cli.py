@@ -18,7 +18,7 @@ FEW = "--num-samples 20 --resamples 20 --metrics frechet".split()
 
 
 def evaluated(command: str, model: Path, *words: str) -> dict[str, Any]:
-    """Return what a command writes about its first model, or its error under "error"."""
+    """Return the result that a command writes for its first model, or its error under "error"."""
     if command == "compare":
         pytest.importorskip("matplotlib")
     target = model.parent / ("report" if command == "compare" else "found.json")

@@ -1,4 +1,4 @@
-"""The judge asks every family for samples by its own call, and says of each what does not apply."""
+"""An evaluation samples every family by its own call, and gives the reason for metrics that do not apply."""
 
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,7 @@ def test_mistakes_are_told_in_one_line_before_the_work(digits: Any, tmp_path: Pa
 
     def needs_image(batch_size: int, image: Any) -> None: ...
 
-    for what, data, settings, message in (
+    for given, data, settings, message in (
         (model, digits, {"metrics": "frechett"}, "metrics: there is no 'frechett'; did you mean 'frechet'? there are "),
         (model, large, {}, "Given makes 1x8x8, large is 1x16x16; load the data with --resolution 8 --channels 1"),
         (gan, digits, {"num_samples": 5}, "num_samples must be at least 6 and the real items at least 12, for"),
@@ -244,7 +244,7 @@ def test_mistakes_are_told_in_one_line_before_the_work(digits: Any, tmp_path: Pa
         (MAKERS["GANPipeline of classes"](), digits, {}, "GANPipeline makes 3 classes, digits train[:64] has 10"),
         (MAKERS["DDPMPipeline of text"](), digits, {}, "DDPMPipeline reads captions, and digits train[:64] gives none"),
         (needs_image, digits, {}, "function makes no samples from noise alone, it needs image"),
-        (5, digits, {}, "int is no model: give a folder, a Hub id, or what gives images when called"),
+        (5, digits, {}, "int is no model: give a folder, a Hub id, or a callable that returns images"),
         ("nowhere/at all", digits, {}, "no such folder, and not a Hub id"),
         (gan, 5, {}, "dataset must be a name, a folder, a Hub id or a Dataset, got int"),
         (gan, "digits", {"held_out_split": "train"}, "held_out is the same as dataset, digits train"),
@@ -254,7 +254,7 @@ def test_mistakes_are_told_in_one_line_before_the_work(digits: Any, tmp_path: Pa
         (model, "ring8", {"features": "clip"}, "ring8 is a set of points: its features are pixels, and no classifier"),
     ):
         with pytest.raises(ConfigError) as error:
-            hfgen.evaluate(what, data, **{**QUICK, **settings})  # type: ignore[arg-type]
+            hfgen.evaluate(given, data, **{**QUICK, **settings})  # type: ignore[arg-type]
         assert message in str(error.value) and "\n" not in str(error.value)
 
 

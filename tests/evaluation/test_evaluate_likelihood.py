@@ -20,7 +20,7 @@ from tests.cards.helpers import unet
 from tests.evaluation.judged import QUICK, Given
 
 LEVELS, PIXELS = 17, 64
-"""Of the digits, whose pixels are 1 / 8 apart."""
+"""Levels and number of the pixels of digits, which are 1 / 8 apart."""
 
 
 def silent(net: Any) -> Any:
