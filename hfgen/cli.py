@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code. Default: the words of the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
-    raise SystemExit(exit_code_of(lambda: run(words)))
+    raise SystemExit(exit_code_of(run, words))
 
 
 def run(words: list[str]) -> int:
@@ -170,7 +170,10 @@ def run(words: list[str]) -> int:
         print(described())
         return 0
     if first == "train" and words[1:] and words[1] not in HELP:
-        return train(words[1], words[2:])
+        spec = recipe_of(words[1], words[2:])
+        from hfgen.training.engine.run import settings_of, train
+
+        return train(spec, settings_of(spec, words[2:]))
     if not words:
         with suppress(SystemExit):
             parse(["--help"])
@@ -179,15 +182,13 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def train(recipe: str, words: list[str]) -> int:
-    """Return the exit code of a recipe, which parses its words itself."""
-    if recipe not in RECIPES:
-        raise ConfigError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+def recipe_of(name: str, words: list[str]) -> Any:
+    """Return the recipe of a name. Raises ConfigError for a name that no recipe has."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     if not {*HELP} & {*words}:
-        print(f"hfgen train {recipe}: starting", file=sys.stderr)           # imports take seconds
-    from hfgen.training.engine.run import main as run_recipe
-
-    return run_recipe(import_module(RECIPES[recipe]).RECIPE, words)
+        print(f"hfgen train {name}: starting", file=sys.stderr)            # imports take seconds
+    return import_module(RECIPES[name]).RECIPE
 
 
 def parse(words: list[str]) -> Any:

@@ -7,6 +7,7 @@ the message without a traceback and ends with the class's `exit_code`.
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 class HfgenError(Exception):
@@ -51,10 +52,10 @@ class UnsafeContentError(HfgenError):
     """A model folder holds something that would run code: pickles, unknown classes, paths outside the folder."""
 
 
-def exit_code_of(command: Callable[[], int]) -> int:
-    """Return the exit code of `command`; an HfgenError is printed without a traceback and gives its own code."""
+def exit_code_of(command: Callable[..., int], *arguments: Any) -> int:
+    """Return the exit code of `command(*arguments)`; an HfgenError is printed in one line and gives its own code."""
     try:
-        return command()
+        return command(*arguments)
     except HfgenError as error:
         rank = os.environ.get("RANK", "0")
         print(f"{'' if rank == '0' else f'[process {rank}] '}error: {error}", file=sys.stderr)

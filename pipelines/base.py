@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hfgen.hub.upload import Published
 
 Generators = torch.Generator | list[torch.Generator] | None
-Labels = int | list[int] | torch.Tensor | None
+ClassLabels = int | list[int] | torch.Tensor | None
 
 
 class Pipeline(DiffusionPipeline):

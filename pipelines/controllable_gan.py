@@ -17,7 +17,7 @@ from hfgen.images import check_output_type
 from hfgen.models.classifier import Classifier
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, Labels, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_labels
 from hfgen.pipelines.gan import GANPipeline, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import decode, in_plane
@@ -78,9 +78,9 @@ class ControllableGANPipeline(GANPipeline):
     def __call__(  # type: ignore[override]
         self,
         batch_size: int = 1,
-        target: Labels = None,
+        target: ClassLabels = None,
         num_steps: int | None = None,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
         step_size: float = 0.3,
@@ -127,9 +127,9 @@ class ControllableGANPipeline(GANPipeline):
     def states(  # type: ignore[override]
         self,
         batch_size: int = 1,
-        target: Labels = None,
+        target: ClassLabels = None,
         num_steps: int | None = None,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         latents: torch.Tensor | None = None,
         truncation: float | None = None,
         step_size: float = 0.3,
@@ -151,7 +151,7 @@ class ControllableGANPipeline(GANPipeline):
         return (moment.x for moment in way)
 
     def _way(
-        self, batch_size: int, target: Labels, num_steps: int | None, class_labels: Labels, latents: Any,
+        self, batch_size: int, target: ClassLabels, num_steps: int | None, class_labels: ClassLabels, latents: Any,
         truncation: float | None, step_size: float, threshold: float, exploration: float, prior_weight: float,
         generator: Generators,
     ) -> tuple[torch.Tensor, Iterator[Moment]]:

@@ -16,7 +16,7 @@ from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import check_output_type
 from hfgen.models.text import token_ids
-from hfgen.pipelines.base import Generators, Labels, check_generator, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps, with_arguments_of
 from hfgen.pipelines.guidance import check_guidance, guided, scale_at
 from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, prepared_mask, share_of
@@ -96,7 +96,7 @@ class DenoisingPipeline(GenerativePipeline):
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
         guidance_scale: float | None = None,

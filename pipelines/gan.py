@@ -16,7 +16,7 @@ from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import Generators, Labels, check_generator, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.latents import (
     batch_of,
@@ -60,7 +60,7 @@ class GANPipeline(GenerativePipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
         num_steps: int | None = None,
@@ -86,7 +86,7 @@ class GANPipeline(GenerativePipeline):
     def states(
         self,
         batch_size: int = 1,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
         num_steps: int | None = None,
@@ -106,7 +106,7 @@ class GANPipeline(GenerativePipeline):
         a: torch.Tensor,
         b: torch.Tensor,
         n: int,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> GANOutput | tuple[Any, ...]:
@@ -168,7 +168,7 @@ class GANPipeline(GenerativePipeline):
         return int(self.generator.config.latent_dim)
 
     def _prepare(
-        self, batch_size: int, class_labels: Labels, truncation: float | None, latents: Any, generator: Generators
+        self, batch_size: int, class_labels: ClassLabels, truncation: float | None, latents: Any, generator: Generators
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return latents (B, D), given or drawn, and labels (B,), on the device; all arguments are checked."""
         # batch

@@ -14,7 +14,7 @@ from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, Labels, check_generator, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
@@ -48,7 +48,7 @@ class VAEPipeline(GenerativePipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         latents: torch.Tensor | None = None,
         num_steps: int | None = None,
         generator: Generators = None,
@@ -71,7 +71,7 @@ class VAEPipeline(GenerativePipeline):
     def states(
         self,
         batch_size: int = 1,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         latents: torch.Tensor | None = None,
         num_steps: int | None = None,
         generator: Generators = None,
@@ -88,7 +88,7 @@ class VAEPipeline(GenerativePipeline):
     def encode(
         self,
         images: Any,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         sample: bool = False,
         generator: Generators = None,
         batch_size: int = 256,
@@ -117,7 +117,7 @@ class VAEPipeline(GenerativePipeline):
     def reconstruct(
         self,
         images: Any,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         batch_size: int = 256,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -132,7 +132,7 @@ class VAEPipeline(GenerativePipeline):
         a: torch.Tensor,
         b: torch.Tensor,
         n: int,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
@@ -152,7 +152,7 @@ class VAEPipeline(GenerativePipeline):
         latents: torch.Tensor | None = None,
         n: int = 9,
         span: float = 3.0,
-        class_labels: Labels = None,
+        class_labels: ClassLabels = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
@@ -198,7 +198,7 @@ class VAEPipeline(GenerativePipeline):
         return self.vae.config.num_classes
 
     def _drawn(
-        self, batch_size: int, class_labels: Labels, latents: Any, generator: Generators
+        self, batch_size: int, class_labels: ClassLabels, latents: Any, generator: Generators
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return latents (B, D), given or drawn, and labels (B,), on the device; all arguments are checked."""
         check_int("batch_size", batch_size, 1)
@@ -218,7 +218,7 @@ class VAEPipeline(GenerativePipeline):
     def _dtype(self) -> torch.dtype:
         return torch.promote_types(self.vae.dtype, torch.float32)                  # dtype of the latents
 
-    def _labels(self, class_labels: Labels, batch_size: int) -> torch.Tensor | None:
+    def _labels(self, class_labels: ClassLabels, batch_size: int) -> torch.Tensor | None:
         labels = check_labels(class_labels, self.num_classes, batch_size)
         return None if labels is None else labels.to(self._execution_device)
 

@@ -23,7 +23,7 @@ from hfgen.metrics.reconstruction import decibels
 from hfgen.models.autoencoder import Autoencoder, Body, CodeActivation
 from hfgen.pipelines.autoencoder import AutoencoderPipeline
 from hfgen.pipelines.base import Pipeline
-from hfgen.training.engine.evaluation import AT_ONCE, EvaluationFields, batches_of, held_out
+from hfgen.training.engine.evaluation import BATCH_SIZE, EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec
@@ -64,7 +64,7 @@ def patches(noise: Noise, height: int, width: int, level: float) -> Tensor:
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
-SHOWN = 16
+GRID_IMAGES = 16
 """Images on the grid, each beside its corruption and its reconstruction."""
 
 
@@ -98,7 +98,7 @@ class AutoencoderSettings(EvaluationFields, Settings):
 
 def build(s: AutoencoderSettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of an autoencoder of `dataset`."""
-    check(s, dataset)
+    check_autoencoder(s, dataset)
     net: Any = network(s, dataset)
     shown = held_out(s, dataset)
 
@@ -150,7 +150,7 @@ def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
     )
 
 
-def check(s: AutoencoderSettings, dataset: Dataset) -> None:
+def check_autoencoder(s: AutoencoderSettings, dataset: Dataset) -> None:
     """Raise ConfigError for data that are no images, and for settings out of range, by name."""
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
@@ -193,7 +193,7 @@ def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple
     level = s.corruption_level or 0.0
     for number, batch in enumerate(batches_of(dataset)):
         x = batch["x"]
-        noise = Noise((s.seed, number * AT_ONCE, "evaluation"), len(x), slice(None))
+        noise = Noise((s.seed, number * BATCH_SIZE, "evaluation"), len(x), slice(None))
         missing = torch.ones_like(x[:, :1], dtype=torch.bool)
         if s.corruption == "patch":
             missing = patches(noise, x.shape[2], x.shape[3], level)
@@ -202,7 +202,7 @@ def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple
 
 def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Image.Image:
     """Return a grid: the first 16 images, the same corrupted (if they are), and the restored ones."""
-    x, x_tilde, missing = (some[:SHOWN] for some in next(corrupted_chunks(dataset, s)))
+    x, x_tilde, missing = (some[:GRID_IMAGES] for some in next(corrupted_chunks(dataset, s)))
     net = cast(Any, pipeline).autoencoder
     with torch.no_grad():
         restored = torch.where(missing, net(x_tilde.to(pipeline.device)).sample.float().cpu(), x)

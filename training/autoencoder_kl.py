@@ -42,7 +42,7 @@ from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
-SHOWN, MEASURED = 16, 1024
+GRID_IMAGES, MEASURED_IMAGES = 16, 1024
 """Images on the grid, each above its reconstruction; and images whose latents are measured, at least."""
 
 BETAS = (0.5, 0.9)
@@ -86,7 +86,7 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
 
 def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
     """Return autoencoder and discriminator, their phases and the pipeline of an autoencoder of `dataset`."""
-    check(s, dataset)
+    check_autoencoder_kl(s, dataset)
     # build the networks
     vae: Any = network(s, dataset)
     nets: dict[str, nn.Module] = {"vae": vae}
@@ -159,7 +159,7 @@ def pipeline(nets: Mapping[str, nn.Module], dataset: Dataset, s: AutoencoderKLSe
 def first_batches(dataset: Dataset, s: AutoencoderKLSettings) -> Iterator[Batch]:
     """Yield the first batches of the run, with 1,024 images or a few more."""
     size = s.batch_size
-    return islice(dataset.batches(seed=s.seed, batch_size=size), -(-MEASURED // size))
+    return islice(dataset.batches(seed=s.seed, batch_size=size), -(-MEASURED_IMAGES // size))
 
 
 @torch.no_grad()
@@ -188,11 +188,11 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
 @torch.no_grad()
 def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
     """Return a grid: the first 16 images, and below them their reconstructions."""
-    x, vae = dataset.tensor(SHOWN), cast(Any, pipeline).vae
+    x, vae = dataset.tensor(GRID_IMAGES), cast(Any, pipeline).vae
     return images.grid(images.to_pil(torch.cat([x, vae(x.to(vae.device)).sample.float().cpu()])), columns=len(x))
 
 
-def check(s: AutoencoderKLSettings, dataset: Dataset) -> None:
+def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for data and settings that no run can use."""
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")

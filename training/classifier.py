@@ -18,14 +18,14 @@ from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
-from hfgen.training.engine.evaluation import AT_ONCE, EvaluationFields, batches_of, held_out
+from hfgen.training.engine.evaluation import BATCH_SIZE, EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import Settings, filled
 
-SHOWN, LOOKED_AT = 64, 2048
+GRID_IMAGES, CANDIDATES = 64, 2048
 """Images on a grid, and images among which they are chosen."""
 
 
@@ -151,9 +151,9 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
 
 def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
     """Return a grid of the 64 images, of the first 2,048, that the classifier is least sure of, the least one first."""
-    x = dataset.tensor(LOOKED_AT)
-    sure = pipeline(x / 2 + 0.5, batch_size=AT_ONCE).probabilities.max(1).values
-    least = sure.argsort(stable=True)[:SHOWN]
+    x = dataset.tensor(CANDIDATES)
+    sure = pipeline(x / 2 + 0.5, batch_size=BATCH_SIZE).probabilities.max(1).values
+    least = sure.argsort(stable=True)[:GRID_IMAGES]
     return images.grid(images.to_pil(x[least.cpu()]))
 
 

@@ -86,11 +86,13 @@ class GANSettings(AdversarialFields, Settings):
 
 def build(s: GANSettings, dataset: Dataset) -> Recipe:
     """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
-    check(s)
+    check_gan(s)
     generator, discriminator = networks(s, dataset)
     losses = GANLosses(s, dataset)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
-    evaluate = partial(coverage, dataset=dataset, seed=s.seed) if isinstance(dataset, Toy) and dataset.sigma else None
+    evaluate = None
+    if isinstance(dataset, Toy) and dataset.sigma:
+        evaluate = partial(mode_coverage, dataset=dataset, seed=s.seed)
     weights_d, weights_g = discriminator.parameters(), generator.parameters()
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
@@ -121,11 +123,11 @@ class GANLosses:
         with torch.no_grad():
             generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).float()
 
-        def judge(samples: Tensor) -> Tensor:
+        def critic(samples: Tensor) -> Tensor:
             return nets["discriminator"](samples, labels)
 
         # the objective, and the discriminator's mean verdicts
-        real, fake = judge(x), judge(generated)                                # apart: batch norm must not mix them
+        real, fake = critic(x), critic(generated)                                # apart: batch norm must not mix them
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         # numbers that the guard reads
@@ -137,7 +139,7 @@ class GANLosses:
             scalars["sample_class_variance"] = variance(generated, labels)
         if isinstance(self.dataset, Toy) and self.dataset.modes is not None:
             scalars["near_modes"] = near_modes(generated, self.dataset)
-        return loss + self.penalties(judge, x, generated, noise), scalars
+        return loss + self.penalties(critic, x, generated, noise), scalars
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(2) G: maximise log D(G(z)) (Goodfellow et al. 2014, section 3), or the objective of --loss."""
@@ -150,18 +152,18 @@ class GANLosses:
         loss = self.objective.g(fake, real)
         return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
 
-    def penalties(self, judge: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
+    def penalties(self, critic: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
         """Return the weighted gradient penalties of this step."""
         s = self.settings
         total: Tensor | float = 0.0
         if s.gradient_penalty:
-            total = s.gradient_penalty * gradient_penalty(judge, x, generated, noise.uniform("eta"))
+            total = s.gradient_penalty * gradient_penalty(critic, x, generated, noise.uniform("eta"))
         every = s.penalty_every
         if noise.step % every == 0:
             decay = every * s.penalty_end ** (noise.step / s.max_steps)
             for weight, samples in ((s.r1, x), (s.r2, generated)):
                 if weight:
-                    total = total + weight * decay * zero_centred_penalty(judge, samples)
+                    total = total + weight * decay * zero_centred_penalty(critic, samples)
         return total
 
     def labels(self, batch: Batch) -> Tensor | None:
@@ -228,7 +230,7 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     return generator_, DCGANDiscriminator(**size, **other, extra_layers=s.discriminator_extra_layers)
 
 
-def check(s: GANSettings) -> None:
+def check_gan(s: GANSettings) -> None:
     """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
     for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end", "pack"):
         if not getattr(s, name) > 0:
@@ -246,7 +248,7 @@ def check(s: GANSettings) -> None:
                           f"must be a multiple of {unit} (--pack x --minibatch-stddev)")  # fmt: skip
 
 
-def coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:
+def mode_coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:
     """Return the modes captured and the share of high quality among 2,500 samples (Srivastava et al. 2017)."""
     pipeline = GANPipeline(generator=nets["generator"])
     generator = torch.Generator().manual_seed(seed)
@@ -314,7 +316,7 @@ SMALL_IMAGES: dict[str, Any] = {
     "max_steps": 4000, "learning_rate": 2e-3, "betas": (0.0, 0.99), "width": 32, "latent_dim": 64, "base_size": 2,
     "generator_extra_layers": 1, "minibatch_stddev": 4,
 }  # fmt: skip
-"""For images below 16 pixels, such as digits: a narrow pair, fast learning, a generator deeper than its judge."""
+"""For images below 16 pixels, such as digits: a narrow pair, fast learning, a generator deeper than its critic."""
 
 SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
     "max_steps": 3500, "betas": (0.0, 0.9), "discriminator_steps": 2, "discriminator_learning_rate": 4e-3,

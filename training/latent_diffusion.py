@@ -46,7 +46,7 @@ class LatentDiffusionSettings(DDPMSettings):
 def open_latents(settings: LatentDiffusionSettings) -> Latents:
     """Return the latents of the dataset that the settings name, encoded into the run's folder unless they are there."""
     s = settings
-    check(s)
+    check_latent_diffusion(s)
     # load autoencoder and images, and check that they fit
     vae = cast(AutoencoderKL, load_autoencoder(s.autoencoder).to(PartialState().device))
     source = open_dataset(s)
@@ -102,7 +102,7 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     )  # fmt: skip
 
 
-def check(s: LatentDiffusionSettings) -> None:
+def check_latent_diffusion(s: LatentDiffusionSettings) -> None:
     """Raise ConfigError, naming the field, for settings that no run can use."""
     if s.streaming:
         raise ConfigError("--streaming: images are encoded once, all of them; leave it out")

@@ -121,7 +121,7 @@ def open_datasets(settings: TranslationSettings) -> Unpaired:
 
 def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
     """Return four networks, the three phases of a step and the pipeline of both directions."""
-    check(s, dataset)
+    check_translation(s, dataset)
     # build networks and image pools
     nets = networks(s, dataset)
     losses, pools = TranslationLosses(s), {}
@@ -172,8 +172,8 @@ class TranslationLosses:
         made = there(batch[x]).float()
         memo[f"fake_{y}"] = made.detach()
         # each part of the loss that has a weight
-        fake = self.judge(nets, batch, y, made)
-        real = self.judge(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
+        fake = self.logits(nets, batch, y, made)
+        real = self.logits(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
         parts, weights = {"adversarial": self.objective.g(fake, real)}, self.weights()
         if weights["cycle"]:
             parts["cycle"] = F.l1_loss(back(made).float(), batch[x])
@@ -192,7 +192,7 @@ class TranslationLosses:
         if self.settings.history:
             made = nets[f"history_{domain}"](made, noise)
         # the objective, and the discriminator's mean verdicts
-        real, fake = self.judge(nets, batch, domain, x), self.judge(nets, batch, domain, made)
+        real, fake = self.logits(nets, batch, domain, x), self.logits(nets, batch, domain, made)
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         name = domain.upper()
@@ -200,12 +200,12 @@ class TranslationLosses:
         # gradient penalty of a Wasserstein critic
         if self.settings.gradient_penalty:
             def critic(image: Tensor) -> Tensor:
-                return self.judge(nets, batch, domain, image).mean((1, 2, 3))
+                return self.logits(nets, batch, domain, image).mean((1, 2, 3))
             penalty = gradient_penalty(critic, x, made, noise.uniform("eta"))
             loss = loss + self.settings.gradient_penalty * penalty
         return loss, scalars
 
-    def judge(self, nets: Nets, batch: Batch, domain: str, image: Tensor) -> Tensor:
+    def logits(self, nets: Nets, batch: Batch, domain: str, image: Tensor) -> Tensor:
         """Return the logits of the domain's discriminator, which sees the other domain's image beside it in pairs."""
         condition = batch["b" if domain == "a" else "a"] if self.settings.paired else None
         return nets[f"discriminator_{domain}"](image, condition)
@@ -236,7 +236,7 @@ def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
     }
 
 
-def check(s: TranslationSettings, dataset: Unpaired) -> None:
+def check_translation(s: TranslationSettings, dataset: Unpaired) -> None:
     """Raise ConfigError, naming the field, for values that no translation can use."""
     names = ("adversarial_weight", "cycle_weight", "identity_weight", "paired_weight", "gradient_penalty", "clip")
     for name in (*names, "history"):

@@ -13,7 +13,7 @@ from hfgen.metrics.translation import cycle_error, translation_error
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.translation import through
 
-SHOWN, MEASURED, AT_ONCE = 8, 128, 16
+GRID_IMAGES, EVAL_IMAGES, BATCH_SIZE = 8, 128, 16
 """Images of each domain on the grid; that are measured, the first ones; and that go through a network together."""
 
 
@@ -22,7 +22,7 @@ def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, floa
 
     Of the first 128 images of each domain, with a crop of their middle.
     """
-    real = {"a": dataset.middle(dataset.a.tensor(MEASURED)), "b": dataset.middle(dataset.b.tensor(MEASURED))}
+    real = {"a": dataset.middle(dataset.a.tensor(EVAL_IMAGES)), "b": dataset.middle(dataset.b.tensor(EVAL_IMAGES))}
     errors: dict[str, float] = {}
     for x, y in ("ab", "ba"):
         made = translated(nets[f"generator_{x}2{y}"], real[x])
@@ -35,12 +35,12 @@ def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, floa
 @torch.no_grad()
 def translated(net: Any, x: Tensor) -> Tensor:
     """Return the translations of images x (N, C, H, W) in [-1, 1], all on the CPU."""
-    return torch.cat([through(net, part.to(net.device)).cpu() for part in x.split(AT_ONCE)])
+    return torch.cat([through(net, part.to(net.device)).cpu() for part in x.split(BATCH_SIZE)])
 
 
 def preview(pipeline: Pipeline, dataset: Unpaired) -> Image.Image:
     """Return a grid: images of A, their translations, those translated back; then the same from B."""
-    shown = {"a": dataset.middle(dataset.a.tensor(SHOWN)), "b": dataset.middle(dataset.b.tensor(SHOWN))}
+    shown = {"a": dataset.middle(dataset.a.tensor(GRID_IMAGES)), "b": dataset.middle(dataset.b.tensor(GRID_IMAGES))}
     columns, pictures = min(map(len, shown.values())), list[Image.Image]()
     for x, y in ("ab", "ba"):
         real, nets = shown[x][:columns], pipeline.components

@@ -78,7 +78,7 @@ class VAESettings(EvaluationFields, Settings):
 
 def build(s: VAESettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a variational autoencoder of `dataset`."""
-    check(s, dataset)
+    check_vae(s, dataset)
     net: Any = network(s, dataset)
     rate, epsilon = s.learning_rate, s.adam_epsilon
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, eps=epsilon, fused=True)
@@ -169,7 +169,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     return net
 
 
-def check(s: VAESettings, dataset: Dataset) -> None:
+def check_vae(s: VAESettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for settings that no run can use."""
     points = len(dataset.shape) == 1
     if s.class_conditional and not dataset.num_classes:

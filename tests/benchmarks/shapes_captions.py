@@ -22,7 +22,7 @@ from torch import Tensor
 from hfgen import AutoencoderKLPipeline, LatentDiffusionPipeline
 from hfgen.data import load_dataset
 from hfgen.data.order import Ints
-from hfgen.data.shapes.captions import UNSEEN, captions_of, check, factors_of
+from hfgen.data.shapes.captions import UNSEEN, captions_of, check_captions, factors_of
 from hfgen.data.shapes.dataset import Shapes, held_out
 from hfgen.data.shapes.scene import FACTORS
 from hfgen.images import grid, to_pil
@@ -48,7 +48,8 @@ def shares(images: Tensor, captions: list[str]) -> Row:
     Of the factors that the captions name.
     """
     named = (factors_of(captions) != UNSEEN).any(0).tolist()
-    right = {name: values for (name, values), told in zip(check(images, captions).items(), named, strict=True) if told}
+    checked = check_captions(images, captions).items()
+    right = {name: values for (name, values), given in zip(checked, named, strict=True) if given}
     both = right["colour"] & right["shape"]
     every = torch.stack(list(right.values())).all(0)
     found = {"colour and shape": both, **right, "all": every}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hfgen.data import load_dataset
-from hfgen.data.shapes.captions import captions_of, check, describe_images, factors_of
+from hfgen.data.shapes.captions import captions_of, check_captions, describe_images, factors_of
 from hfgen.data.shapes.dataset import Shapes, domain_pair, held_out, translated
 from hfgen.data.shapes.scene import COMBINATIONS, COUNTS, FACTORS, combined, coverage, geometry, render
 from hfgen.errors import ConfigError
@@ -138,7 +138,7 @@ def test_captions_come_with_the_images_they_describe():
     dataset = load_dataset("shapes", caption_column="caption")
     batch = next(dataset.batches(seed=0, batch_size=32))
     assert torch.equal(factors_of(batch["caption"])[:, 3], batch["label"])
-    assert all(right.all() for right in check(batch["x"], batch["caption"]).values())
+    assert all(right.all() for right in check_captions(batch["x"], batch["caption"]).values())
     assert "caption" not in next(load_dataset("shapes").batches(seed=0, batch_size=32))
 
 
@@ -167,10 +167,10 @@ def test_the_checker_is_wrong_about_wrong_captions_in_the_factor_that_is_wrong()
     for i, (name, count) in enumerate(zip(NAMES, COUNTS, strict=True)):
         other = rows.copy()
         other[:, i] = (other[:, i] + 1) % count
-        seen = check(x, captions_of(other))
+        seen = check_captions(x, captions_of(other))
         assert not seen[name].any()
         assert all(seen[kept].all() for kept in NAMES if kept != name)
-    only_shape = check(x, [f"a {FACTORS['shape'][k]}" for k in rows[:, 3]])
+    only_shape = check_captions(x, [f"a {FACTORS['shape'][k]}" for k in rows[:, 3]])
     assert all(right.all() for right in only_shape.values())
 
 
@@ -187,7 +187,7 @@ def test_the_checker_sees_no_shape_where_there_is_none():
 
 def test_captions_and_images_must_fit():
     with pytest.raises(ConfigError, match="each image needs its caption, got 2 images and 1 captions"):
-        check(torch.zeros(2, 3, 32, 32), ["a circle"])
+        check_captions(torch.zeros(2, 3, 32, 32), ["a circle"])
     with pytest.raises(ConfigError, match=r"images must be \(N, 3, H, W\)"):
         describe_images(torch.zeros(2, 1, 32, 32))
 

@@ -150,26 +150,26 @@ def sample_grid(
     return 0.0, {"preview_images": 0}
 
 
-def notes(asked: Settings, chosen: Settings) -> Iterator[str]:
-    """Yield a line on a network, and one on sample grids, that are smaller or rarer than the settings asked for."""
+def notes(usual: Settings, chosen: Settings) -> Iterator[str]:
+    """Yield a line on a network, and one on sample grids, that are smaller or rarer than in the `usual` settings."""
     network = [
-        f.name for f in dataclasses.fields(asked)
-        if getattr(asked, f.name) != getattr(chosen, f.name) and f.name not in (*PROBE, "max_steps", "sample_every")
+        f.name for f in dataclasses.fields(usual)
+        if getattr(usual, f.name) != getattr(chosen, f.name) and f.name not in (*PROBE, "max_steps", "sample_every")
     ]  # fmt: skip
     if network:
-        told, instead = (", ".join(f"{name} {_words(getattr(s, name))}" for name in network) for s in (chosen, asked))
         yield (
-            f"smaller network: {told}, in place of the recommended {instead}, which would take fewer than "
-            f"{asked.max_steps // ENOUGH:,} steps in {asked.budget}; pictures have less detail than with a "
+            f"smaller network: {_fields_in_words(chosen, network)}, in place of the recommended "
+            f"{_fields_in_words(usual, network)}, which would take fewer than "
+            f"{usual.max_steps // ENOUGH:,} steps in {usual.budget}; pictures have less detail than with a "
             "longer --budget"
         )
     images, steps = (getattr(chosen, name, None) for name in PROBE)
-    if images == 0 and getattr(asked, "preview_images", None):
-        yield f"no sample grid: drawing one does not fit in {asked.budget}; `hfgen sample` draws one afterwards"
-    elif any(getattr(asked, name) != getattr(chosen, name) for name in ("sample_every", *_fields(asked, PROBE))):
+    if images == 0 and getattr(usual, "preview_images", None):
+        yield f"no sample grid: drawing one does not fit in {usual.budget}; `hfgen sample` draws one afterwards"
+    elif any(getattr(usual, name) != getattr(chosen, name) for name in ("sample_every", *_fields(usual, PROBE))):
         size = f" of {images} images in {steps} denoising steps" if images else ""
         often = f"every {chosen.sample_every:,} steps" if chosen.sample_every else "at the end only"
-        yield f"sample grids{size}, {often}: more does not fit in {asked.budget}"
+        yield f"sample grids{size}, {often}: more does not fit in {usual.budget}"
 
 
 def untrained(settings: Settings, recommended: int) -> str | None:
@@ -243,6 +243,10 @@ def agree(value: Any) -> Any:
 def _fields(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
     """Return those of the values whose fields the settings have."""
     return {name: value for name, value in values.items() if hasattr(settings, name)}
+
+
+def _fields_in_words(settings: Settings, names: list[str]) -> str:
+    return ", ".join(f"{name} {_words(getattr(settings, name))}" for name in names)
 
 
 def _words(value: Any) -> str:

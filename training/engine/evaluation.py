@@ -10,7 +10,7 @@ import torch
 from hfgen.data import load_dataset
 from hfgen.data.dataset import Batch, Dataset
 
-AT_ONCE = 512
+BATCH_SIZE = 512
 """Images that go through a network together."""
 
 
@@ -43,6 +43,6 @@ def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
 
 def batches_of(dataset: Dataset) -> Iterator[Batch]:
     """Yield all items in order, unaugmented, in batches."""
-    for first in range(0, len(dataset), AT_ONCE):
-        indices = np.arange(first, min(first + AT_ONCE, len(dataset)))
+    for first in range(0, len(dataset), BATCH_SIZE):
+        indices = np.arange(first, min(first + BATCH_SIZE, len(dataset)))
         yield dataset.take(0, np.zeros_like(indices), indices, torch.device("cpu"))

@@ -21,7 +21,7 @@ from hfgen.loading import components
 from hfgen.loading.resolve import resolve_component
 from hfgen.models.autoencoder_kl import AutoencoderKL
 
-SHARD, AT_ONCE = 4096, 128
+SHARD, BATCH_SIZE = 4096, 128
 """Images in a file, after each of which an interrupted encoding goes on; images that are encoded at once."""
 
 OFF = 0.05
@@ -130,7 +130,7 @@ def mean_and_variance(parts: Iterable[Part]) -> tuple[float, float]:
 
 def _check_standard(name: str, parts: list[Part]) -> None:
     """Warn unless the latents have mean 0 and variance 1, which their diffusion starts from."""
-    chunks = (chunk for part in parts for chunk in zip(*(tensor.split(AT_ONCE) for tensor in part), strict=True))
+    chunks = (chunk for part in parts for chunk in zip(*(tensor.split(BATCH_SIZE) for tensor in part), strict=True))
     mean, variance = mean_and_variance(chunks)
     if abs(mean) > OFF or abs(variance - 1) > OFF:
         warnings.warn(
@@ -146,8 +146,8 @@ def _encode(source: Dataset, vae: AutoencoderKL, flip: bool, start: int) -> Part
     """Return means and standard deviations of up to 4,096 images, (n, F, D, h, w), as diffusion takes them."""
     means, stds = [], []
     stop = min(start + SHARD, len(source))
-    for first in range(start, stop, AT_ONCE):
-        x = _rows(source, first, min(first + AT_ONCE, stop))["x"]
+    for first in range(start, stop, BATCH_SIZE):
+        x = _rows(source, first, min(first + BATCH_SIZE, stop))["x"]
         copies = [vae.to_moments(one.to(vae.device)) for one in ([x, x.flip(-1)] if flip else [x])]
         mean, std = (torch.stack(sides, 1).float().cpu() for sides in zip(*copies, strict=True))
         means.append(mean)

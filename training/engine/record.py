@@ -28,7 +28,7 @@ MAX_CLASSES = 1000
 """Classes whose names are written down."""
 
 
-def facts(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
+def facts_of(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
     """Return the facts that stay the same all through a run; `hub` and `changed` are names of fields of the settings.
 
     `hub`: those whose value is a Hub id; `changed`: those that are not the dataclass's default, given by the user or

@@ -51,9 +51,15 @@ def main(spec: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
     `arguments`: words of the command line. Default: sys.argv.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(words):
-        parse(with_defaults(spec.settings, spec.recommended, spec.kinds), words)
-    return exit_code_of(lambda: train(spec, parse(spec.settings, words)))
+    return exit_code_of(lambda: train(spec, settings_of(spec, words)))
+
+
+def settings_of(spec: RecipeSpec[Any], words: list[str]) -> Settings:
+    """Return the settings that the words of a command line give; print help or a usage error, and exit otherwise."""
+    kind = spec.settings
+    if {"-h", "--help"} & {*words}:
+        kind = with_defaults(kind, spec.recommended, spec.kinds)
+    return parse(kind, words)
 
 
 def train(spec: RecipeSpec[Any], settings: Settings) -> int:
@@ -161,7 +167,7 @@ class Run:
         if self.main:
             self.preflight()
             write_yaml(settings, self.folder / "config.yaml")
-            self.facts = record.facts(settings, engine, threads)
+            self.facts = record.facts_of(settings, engine, threads)
         # open the log
         self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
         if settings.tracker != "none":

@@ -197,11 +197,11 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]
     default = cls(**{**dict.fromkeys(required, tyro.MISSING), **values})
     settings = tyro.cli(cls, args=arguments, default=default, prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
-    check(settings)
+    check_settings(settings)
     return settings
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Raise ConfigError for values that no run can use."""
     positive = ("batch_size", "micro_batch_size", "max_steps", "learning_rate", "log_every", "threads", "max_grad_norm")
     for name in positive:

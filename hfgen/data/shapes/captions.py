@@ -78,7 +78,7 @@ def factors_of(captions: Sequence[str]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(FACTORS))
 
 
-def check(images: torch.Tensor, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+def check_captions(images: torch.Tensor, captions: Sequence[str]) -> dict[str, torch.Tensor]:
     """Return, by factor, a mask (N,) bool: True where the image agrees with its caption.
 
     `images`: (N, 3, H, W) in [-1, 1]. A factor that the caption does not name always agrees. Raises ConfigError for
