@@ -104,7 +104,7 @@ class Evaluator:
         # model and number of samples
         evaluated, s, data = load_model(model), self.settings, self.reference.data
         count = s.count(self.reference.count)
-        if not (OF_SAMPLES & {*s.groups} or (self.reference.points and "likelihood" in s.groups)):
+        if not (OF_SAMPLES & {*s.metric_groups} or (self.reference.points and "likelihood" in s.metric_groups)):
             count = min(count, GRID_IMAGES)
 
         # arguments of its call
@@ -134,7 +134,7 @@ class Evaluator:
         self.progress.plan("sampling", sampling)
 
         # metrics
-        for name in s.groups:
+        for name in s.metric_groups:
             seconds = SECONDS.get(name, 0.1) * count / DIGITS
             if name == "likelihood" and is_timed(evaluated.pipeline):
                 seconds = 2 * s.likelihood_seconds
@@ -153,7 +153,7 @@ class Evaluator:
 
     def _needs(self, reference: ReferenceData) -> bool:
         """Return whether features of these data are computed: held-out data serve some groups only."""
-        return reference is self.reference or bool(OF_HELD_OUT & {*self.settings.groups})
+        return reference is self.reference or bool(OF_HELD_OUT & {*self.settings.metric_groups})
 
     def _reference_features(self, name: str, reference: ReferenceData | None) -> Features | None:
         """Return the features of reference data, extracted once for all models; None if they are not needed."""
@@ -173,16 +173,17 @@ class Evaluator:
         s, data, conditions = self.settings, self.reference.data, None
         if generator.conditions.labels is not None or generator.conditions.captions is not None:
             conditions = [data.fingerprint, generator.conditions.source]
-        return key_of(
-            "samples", model=identity, on=generator.model.device, told=generator.arguments, seed=s.seed, count=count,
-            batch_size=s.batch_size, conditions=conditions, shape=list(data.shape), **self.extraction.identity,
-        )  # fmt: skip
+        parts = {
+            "model": identity, "on": generator.model.device, "told": generator.arguments, "seed": s.seed,
+            "count": count, "batch_size": s.batch_size, "conditions": conditions, "shape": list(data.shape),
+        }  # fmt: skip
+        return key_of("samples", **parts, **self.extraction.identity)
 
     def _evaluation(self, context: MetricContext, key: str | None) -> Evaluation:
         """Return the metrics and pictures of a model, and everything that they depend on."""
         # metrics and pictures
         metrics, none = dict[str, dict[str, Any]](), dict[str, str]()
-        for name in self.settings.groups:
+        for name in self.settings.metric_groups:
             result = self._result(name, context, key)
             metrics, none = metrics | result.metrics, none | result.none
         pictures = self._pictures(context, key, metrics.get("near_copies"))

@@ -316,7 +316,7 @@ class DiffusionItems:
 
         def reporting(x_t: Tensor, t: Tensor) -> Tensor:
             items = rows.start + (rows.stop - rows.start) * min(1.0, next(calls) / evaluations)
-            self.context.progress.tick(done + min(1.0, max(items / len(self.x), clock.share)) / 2)
+            self.context.progress.tick(done + min(1.0, max(items / len(self.x), clock.spent)) / 2)
             return predict(x_t, t)
 
         return reporting
@@ -377,7 +377,7 @@ class Clock:
         self.seconds, self.start = seconds, time.monotonic()
 
     @property
-    def share(self) -> float:
+    def spent(self) -> float:
         """Return the share of the time that has passed; 0 for unlimited time."""
         return 0.0 if self.seconds is None else (time.monotonic() - self.start) / self.seconds
 

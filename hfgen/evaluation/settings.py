@@ -131,7 +131,7 @@ class EvaluationSettings:
         require(number and seconds > 0, "likelihood_seconds", seconds, "a number > 0")
 
     @property
-    def groups(self) -> tuple[str, ...]:
+    def metric_groups(self) -> tuple[str, ...]:
         """Return the groups of metrics in order."""
         return known_groups(self.metrics)
 
@@ -150,7 +150,7 @@ class EvaluationSettings:
 
     def check_counts(self, items: int) -> None:
         """Raise ConfigError if there are too few samples, or too few reference items, for the metrics."""
-        samples, k, groups = self.count(items), self.neighbours, self.groups
+        samples, k, groups = self.count(items), self.neighbours, self.metric_groups
         smallest = 1
         if {"frechet", "kid"} & {*groups}:
             smallest = 4
