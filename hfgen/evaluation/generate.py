@@ -33,8 +33,8 @@ PROBES, PROBE_STEPS = 16, 2
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """Conditions of the samples 0, 1, ...: `labels` (n,) int64 and `captions`; None: not conditioned.
+class SampleConditions:
+    """SampleConditions of the samples 0, 1, ...: `labels` (n,) int64 and `captions`; None: not conditioned.
 
     `source`: their origin, in words.
     """
@@ -54,7 +54,7 @@ class SampleGenerator:
     def __init__(
         self,
         model: EvaluatedModel,
-        conditions: Conditions,
+        conditions: SampleConditions,
         seed: int,
         batch_size: int,
         num_steps: int | None = None,
@@ -228,7 +228,7 @@ def identity_of(generator: SampleGenerator) -> str | None:
     return digest.hexdigest()
 
 
-def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) -> Conditions:
+def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) -> SampleConditions:
     """Return the conditions of the first `count` samples of a model, in the proportions of the reference data.
 
     Classes come in equal shares if the data have no labels. Raises ConfigError if data and model do not fit.
@@ -245,17 +245,17 @@ def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) 
     # classes
     classes, labels = model.num_targets or model.num_classes, data.labels()
     if classes is None and not model.takes_classes:
-        return Conditions(None, captions, "captions of the data" if captions else "none")
+        return SampleConditions(None, captions, "captions of the data" if captions else "none")
     if labels is None:
         if classes is None:
             raise ConfigError(f"{model.name} takes classes, and {data.name} has no labels: name their column with "
                               "label_column (--label-column)")  # fmt: skip
-        return Conditions(torch.arange(count) % classes, captions, "classes in equal shares")
+        return SampleConditions(torch.arange(count) % classes, captions, "classes in equal shares")
     if classes is not None and data.num_classes != classes:
         raise ConfigError(f"{model.name} makes {classes} classes, {data.name} has {data.num_classes}; evaluate it with "
                           "data of its own classes, or with label_column='none' in equal shares")  # fmt: skip
     source = "classes and captions of the data" if captions else "classes of the data"
-    return Conditions(labels[items], captions, source)
+    return SampleConditions(labels[items], captions, source)
 
 
 @contextmanager
