@@ -34,7 +34,7 @@ PROBES, PROBE_STEPS = 16, 2
 
 @dataclass(frozen=True)
 class SampleConditions:
-    """SampleConditions of the samples 0, 1, ...: `labels` (n,) int64 and `captions`; None: not conditioned.
+    """Conditions of the samples 0, 1, ...: `labels` (n,) int64 and `captions`; None: not conditioned.
 
     `source`: their origin, in words.
     """
