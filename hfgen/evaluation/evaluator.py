@@ -173,11 +173,11 @@ class Evaluator:
         s, data, conditions = self.settings, self.reference.data, None
         if generator.conditions.labels is not None or generator.conditions.captions is not None:
             conditions = [data.fingerprint, generator.conditions.source]
-        return key_of(
-            "samples", model=identity, on=generator.model.device, arguments=generator.arguments, seed=s.seed,
-            count=count, batch_size=s.batch_size, conditions=conditions, shape=list(data.shape),
-            **self.extraction.identity,
-        )  # fmt: skip
+        parts = {
+            "model": identity, "on": generator.model.device, "told": generator.arguments, "seed": s.seed,
+            "count": count, "batch_size": s.batch_size, "conditions": conditions, "shape": list(data.shape),
+        }  # fmt: skip
+        return key_of("samples", **parts, **self.extraction.identity)
 
     def _evaluation(self, context: MetricContext, key: str | None) -> Evaluation:
         """Return the metrics and pictures of a model, and everything that they depend on."""

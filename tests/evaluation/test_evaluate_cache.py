@@ -15,7 +15,7 @@ from hfgen.data import load_dataset
 from hfgen.evaluation import cache as cache_module
 from hfgen.evaluation import evaluator
 from hfgen.evaluation.cache import Cache, key_of
-from hfgen.evaluation.generate import PROBES, Conditions, SampleGenerator, identity_of
+from hfgen.evaluation.generate import PROBES, SampleConditions, SampleGenerator, identity_of
 from hfgen.evaluation.metric_groups import METRICS
 from hfgen.evaluation.model import EvaluatedModel, fingerprint_of, load_model
 from hfgen.evaluation.settings import GROUPS, EvaluationSettings, names_of
@@ -195,7 +195,7 @@ def test_a_pipeline_that_differs_only_in_its_code_or_in_a_late_sample_has_its_ow
 
 def generator_of(pipeline: Any) -> SampleGenerator:
     choices: dict[str, Any] = {"num_steps": None, "guidance_scale": 1.0, "sampler": None}
-    return SampleGenerator(EvaluatedModel(pipeline), Conditions(), 0, 64, **choices)
+    return SampleGenerator(EvaluatedModel(pipeline), SampleConditions(), 0, 64, **choices)
 
 
 def test_a_model_that_lies_in_files_is_known_by_its_weights_and_not_probed(tmp_path: Path) -> None:
