@@ -62,9 +62,14 @@ def check_divisible(where: str, height: int, width: int, levels: int) -> None:
     """Raise ConfigError with the nearest valid sizes unless height and width can be halved `levels - 1` times."""
     factor = 2 ** (levels - 1)
     if height % factor or width % factor:
-        below = [max(factor, side // factor * factor) for side in (height, width)]
-        above = [math.ceil(side / factor) * factor for side in (height, width)]
         raise ConfigError(
             f"{where} must have height and width divisible by {factor} = 2^(levels - 1) for {levels} levels, got "
-            f"{height}x{width}; the nearest valid sizes are {below[0]}x{below[1]} and {above[0]}x{above[1]}"
+            f"{height}x{width}; the nearest valid sizes are {nearest_sizes(height, width, factor, factor)}"
         )
+
+
+def nearest_sizes(height: int, width: int, factor: int, least: int) -> str:
+    """Return the nearest smaller and larger sizes with sides divisible by `factor` and at least `least`, in words."""
+    below = [max(least, side // factor * factor) for side in (height, width)]
+    above = [max(least, math.ceil(side / factor) * factor) for side in (height, width)]
+    return " and ".join(dict.fromkeys(f"{h}x{w}" for h, w in (below, above)))

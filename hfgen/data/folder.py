@@ -158,7 +158,6 @@ def _inside(folder: Path, file_name: Any) -> Path:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metadata file. Raises DataError if it cannot be read."""
-    # read the file
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -170,9 +169,16 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from error
-    # convert the numeric columns of CSV
-    numeric = {key for key in (rows[0] if rows else {}) if key != "file_name" and _is_numeric(row[key] for row in rows)}
-    return [{key: _number(value) if key in numeric else value for key, value in row.items()} for row in rows]
+    return _with_numbers(rows)
+
+
+def _with_numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file with the cells of numeric columns as numbers."""
+    for column in rows[0] if rows else ():
+        if column != "file_name" and _is_numeric([row[column] for row in rows]):
+            for row in rows:
+                row[column] = _number(row[column])
+    return rows
 
 
 def _is_numeric(values: Any) -> bool:

@@ -32,7 +32,8 @@ class Unpaired(Dataset):
     def __init__(self, a: Dataset, b: Dataset, *, paired: bool = False, crop: int | tuple[int, int] | None = None):
         # check the datasets
         self.a, self.b, self.paired = a, b, paired
-        self.crop = (crop, crop) if isinstance(crop, int) else None if crop is None else (crop[0], crop[1])
+        crop = (crop, crop) if isinstance(crop, int) else crop
+        self.crop = None if crop is None else (crop[0], crop[1])
         for dataset in (a, b):
             _check_images(dataset, self.crop)
         if self.crop is None and a.shape[1:] != b.shape[1:]:

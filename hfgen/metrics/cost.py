@@ -63,7 +63,10 @@ def networks_of(pipeline: Any) -> dict[str, nn.Module]:
 
 def parameters(networks: Mapping[str, nn.Module]) -> dict[str, int]:
     """Return the number of parameters of each network."""
-    return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+    counts = {}
+    for name, net in networks.items():
+        counts[name] = sum(parameter.numel() for parameter in net.parameters())
+    return counts
 
 
 class Evaluations:

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from hfgen.checks import require, require_choice, require_int, require_size
+from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
@@ -69,14 +69,14 @@ class Autoencoder(ModelMixin):
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes e(x), (B, D), of images (B, C, H, W) in [-1, 1]. Raises ConfigError for another shape."""
         expected = (self.config["channels"], *self.sides)
-        if x.ndim != 4 or tuple(x.shape[1:]) != expected:
-            raise ConfigError(f"images must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+        allowed = f"(B, {', '.join(map(str, expected))})"
+        require(tuple(x.shape[1:]) == expected, "images", tuple(x.shape), allowed)
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images d(z), (B, C, H, W) in [-1, 1], of codes (B, D). Raises ConfigError for another shape."""
-        if z.ndim != 2 or z.shape[1] != self.config["latent_dim"]:
-            raise ConfigError(f"latents must be (B, {self.config['latent_dim']}), got {tuple(z.shape)}")
+        size = self.config["latent_dim"]
+        require(tuple(z.shape[1:]) == (size,), "latents", tuple(z.shape), f"(B, {size})")
         return torch.tanh(self.decoder(z))
 
     def forward(self, x: Tensor, return_dict: bool = True) -> AutoencoderOutput | tuple[Tensor, Tensor]:
@@ -132,13 +132,11 @@ def check_config(config: Any) -> None:
         check_halving(sides, len(hidden))
 
 
-def check_halving(sides: Any, times: int) -> None:
+def check_halving(sides: tuple[int, int], times: int) -> None:
     """Raise ConfigError with the nearest valid sizes unless both sides can be halved that many times."""
     factor = 2**times
     if any(side % factor for side in sides):
-        below = [max(factor, side // factor * factor) for side in sides]
-        above = [-(-side // factor) * factor for side in sides]
         raise ConfigError(
             f"resolution must be divisible by {factor} for body conv with {times} sizes in hidden, got "
-            f"{sides[0]}x{sides[1]}; the nearest are {below[0]}x{below[1]} and {above[0]}x{above[1]}"
+            f"{sides[0]}x{sides[1]}; the nearest are {nearest_sizes(*sides, factor, factor)}"
         )

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 
 from hfgen.checks import require, require_int, require_number, require_size
-from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
 SMALLEST = 7
@@ -93,8 +92,8 @@ class Classifier(ModelMixin):
         They are differentiable in x. Raises ConfigError for another shape.
         """
         expected = (self.config["channels"], *self.sides)
-        if x.ndim != 4 or tuple(x.shape[1:]) != expected:
-            raise ConfigError(f"images must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+        allowed = f"(B, {', '.join(map(str, expected))})"
+        require(tuple(x.shape[1:]) == expected, "images", tuple(x.shape), allowed)
         h = self.conv_in(x)                                                              # (B, width, H, W)
         for block in self.blocks:
             h = block(h)                                                                 # (B, 4 width, <= 7, <= 7)

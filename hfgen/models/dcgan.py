@@ -16,7 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.checks import require_choice, require_int, require_size
+from hfgen.checks import nearest_sizes, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
@@ -215,12 +215,10 @@ def stages_of(resolution: int | tuple[int, int], base_size: int) -> tuple[int, t
     stages = (min(height, width) // base_size).bit_length() - 1
     factor = 2 ** max(1, stages)
     if stages < 1 or height % factor or width % factor:
-        below, above = ([max(2 * base_size, factor * (-(-side // factor) - less)) for side in (height, width)]
-                        for less in (1, 0))  # fmt: skip
         raise ConfigError(
             f"resolution must be at least {2 * base_size} and divisible by {factor} (base_size {base_size} doubled "
-            f"{max(1, stages)} times), got {height}x{width}; the nearest are {below[0]}x{below[1]} and "
-            f"{above[0]}x{above[1]}"
+            f"{max(1, stages)} times), got {height}x{width}; the nearest are "
+            f"{nearest_sizes(height, width, factor, 2 * base_size)}"
         )
     return stages, (height // factor, width // factor)
 

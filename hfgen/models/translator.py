@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hfgen.checks import require_choice, require_int, require_number
+from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 
@@ -260,15 +260,11 @@ def check_images(x: Tensor, channels: int, factor: int, least: int) -> None:
     The message names the nearest valid sizes.
     """
     # channels
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ConfigError(f"images must be (B, {channels}, H, W) for this network, got {tuple(x.shape)}")
+    require(x.ndim == 4 and x.shape[1] == channels, "images", tuple(x.shape), f"(B, {channels}, H, W) for this network")
     # sides
     height, width = x.shape[2:]
     if any(side % factor or side < least for side in (height, width)):
-        below = [max(least, side // factor * factor) for side in (height, width)]
-        above = [max(least, -(-side // factor) * factor) for side in (height, width)]
-        sizes = " and ".join(dict.fromkeys(f"{h}x{w}" for h, w in (below, above)))
         raise ConfigError(
             f"images must have height and width divisible by {factor} and at least {least}, got {height}x{width}; "
-            f"the nearest are {sizes}"
+            f"the nearest are {nearest_sizes(height, width, factor, least)}"
         )

@@ -94,8 +94,8 @@ class UNet(ModelMixin):
         skips = [channels]
         self.down_blocks = nn.ModuleList()
         for level, (kind, width) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
-            attend, last = "Attn" in kind, level == self.levels - 1
-            resample = None if last else downsample_type if attend else "conv"
+            attend = "Attn" in kind
+            resample = self._resample(level, downsample_type if attend else "conv")
             self.down_blocks.append(DownBlock(channels, width, skips, layers_per_block, attend, resample, settings))
             channels = width
 
@@ -108,14 +108,18 @@ class UNet(ModelMixin):
         # decoder
         self.up_blocks = nn.ModuleList()
         for level, (kind, width) in enumerate(zip(up_block_types, block_out_channels[::-1], strict=True)):
-            attend, last = "Attn" in kind, level == self.levels - 1
-            resample = None if last else upsample_type if attend else "conv"
+            attend = "Attn" in kind
+            resample = self._resample(level, upsample_type if attend else "conv")
             self.up_blocks.append(UpBlock(channels, width, skips, layers_per_block + 1, attend, resample, settings))
             channels = width
 
         # output
         self.conv_norm_out = GroupNorm(norm_num_groups, channels, norm_eps)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def _resample(self, level: int, kind: str) -> str | None:
+        """Return the kind of halving or doubling of a level; None for the last level."""
+        return None if level == self.levels - 1 else kind
 
     def _build_embeddings(self, channels: int, time_dim: int) -> None:
         """Build the layers from timesteps and class labels to the embedding of width `time_dim`."""

@@ -43,8 +43,9 @@ def log_likelihood(
     log p(x) for each n and tends to log p(x) as n grows. `batch`: draws that are decoded at once, of several items or
     of a part of one item. Raises ConfigError for no items and for n or batch below 1.
     """
-    groups = _log_weights(model, x, n, generator, batch, class_labels)
-    sums = [torch.stack([log_w.logsumexp(1) for log_w in parts]).logsumexp(0) for parts in groups]
+    sums = []
+    for parts in _log_weights(model, x, n, generator, batch, class_labels):
+        sums.append(torch.stack([log_w.logsumexp(1) for log_w in parts]).logsumexp(0))
     return torch.cat(sums) - math.log(n)
 
 
@@ -62,8 +63,10 @@ def elbo(
     Its expectation is the evidence lower bound, log p(x) - KL(q(z|x) || p(z|x)) (Kingma and Welling 2014, eq. 3).
     Arguments and errors as of `log_likelihood`.
     """
-    groups = _log_weights(model, x, n, generator, batch, class_labels)
-    return torch.cat([torch.stack([log_w.sum(1) for log_w in parts]).sum(0) / n for parts in groups])
+    means = []
+    for parts in _log_weights(model, x, n, generator, batch, class_labels):
+        means.append(torch.stack([log_w.sum(1) for log_w in parts]).sum(0) / n)
+    return torch.cat(means)
 
 
 def _log_weights(
