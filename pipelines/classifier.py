@@ -7,7 +7,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from hfgen.models.classifier import Classifier
-from hfgen.pipelines.base import Pipeline, check_int
+from hfgen.pipelines.base import Pipeline, check_int, output_or_tuple
 from hfgen.pipelines.inputs import checked, prepared
 
 
@@ -57,7 +57,7 @@ class ClassifierPipeline(Pipeline):
         names = None
         if known:
             names = [known[label] for label in labels.tolist()]
-        return ClassifierOutput(labels, probabilities, names) if return_dict else (labels, probabilities, names)
+        return output_or_tuple(ClassifierOutput(labels, probabilities, names), return_dict)
 
     def prepare(self, images: list[Image.Image] | torch.Tensor) -> torch.Tensor:
         """Return images as inputs of the network: (B, C, H, W) in [-1, 1], on its device and in its dtype."""

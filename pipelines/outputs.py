@@ -26,8 +26,8 @@ def to_model(points: Tensor, net: Any) -> Tensor:
 
 def _coordinates(net: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the data of `net`, (dim,) or scalars, in the dtype and device of `like`."""
-    mean, std = net.config["data_mean"], net.config["data_std"]
-    return like.new_tensor(0.0 if mean is None else mean), like.new_tensor(1.0 if std is None else std)
+    mean, std = net.config["data_mean"] or 0.0, net.config["data_std"] or 1.0
+    return like.new_tensor(mean), like.new_tensor(std)
 
 
 def as_points(x: Tensor, net: Any, output_type: str) -> Any:

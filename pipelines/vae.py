@@ -12,7 +12,7 @@ from PIL import Image
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import Generators, Labels, check_generator, check_int, check_labels
+from hfgen.pipelines.base import Generators, Labels, check_generator, check_int, check_labels, output_or_tuple
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
@@ -251,4 +251,4 @@ class VAEPipeline(GenerativePipeline):
         x = self._made(z, labels)
         self.maybe_free_model_hooks()
         images = as_points(x, self.vae, output_type) if self.points else as_output(x, output_type)
-        return VAEOutput(images=images, latents=z) if return_dict else (images, z)
+        return output_or_tuple(VAEOutput(images=images, latents=z), return_dict)
