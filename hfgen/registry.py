@@ -55,7 +55,7 @@ PIPELINES: dict[str, str | None] = {
     "TranslationPipeline": None,
     "VAEPipeline": None,
 }
-"""Every pipeline of hfgen and the pipeline of diffusers whose folders it loads; None if diffusers has no such one."""
+"""Every pipeline of hfgen and the pipeline of diffusers whose folders it loads; None if there is none."""
 
 SAVED_NAMES: dict[str, tuple[str, str]] = {
     "AutoencoderKL": ("diffusers", "AutoencoderKL"),

@@ -68,9 +68,7 @@ class AutoencoderKLPipeline(Pipeline):
             raise ConfigError(f"latents must have shape (B, {D}, h, w), got {list(latents.shape)}")
         z = latents.to(self._execution_device, self.vae.dtype)
         x = torch.cat([self.vae.from_latents(part).float() for part in z.split(batch_size)])
-        self.maybe_free_model_hooks()
-        images = as_output(x, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._output(as_output(x, output_type), return_dict)
 
     def prepare(self, images: Given) -> Tensor:
         """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -103,7 +104,7 @@ class Pipeline(DiffusionPipeline):
         if not annotated.keys() - optional <= classes.keys() <= annotated.keys():
             raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(annotated))}; "
                               f"got {', '.join(sorted(classes)) or 'none'}")
-        # their classes; any scheduler may stand in the place of another
+        # their classes; any scheduler may replace another
         for part, class_ in classes.items():
             scheduler = any(issubclass(one, SchedulerMixin) for one in annotated[part])
             if not issubclass(class_, SchedulerMixin if scheduler else annotated[part]):
@@ -188,7 +189,7 @@ class Pipeline(DiffusionPipeline):
     def _output(self, images: Any, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
         """Return `images` as a pipeline output or a tuple, after offloaded models have left the device."""
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return output_or_tuple(ImagePipelineOutput(images=images), return_dict)
 
 
 def _own(part: Any) -> Any:
@@ -262,6 +263,12 @@ def _put_in_place(new: Path, target: Path) -> None:
             entry.rename(target / entry.name)
     shutil.rmtree(old)
 
+
+def output_or_tuple(output: Any, return_dict: bool) -> Any:
+    """Return a pipeline output, a dataclass, or the tuple of its fields unless `return_dict`."""
+    if return_dict:
+        return output
+    return tuple(getattr(output, field.name) for field in fields(output))
 
 
 def check_generator(generator: Generators, batch_size: int) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hfgen.checks import check_int
 from hfgen.models.classifier import Classifier
-from hfgen.pipelines.base import Pipeline
+from hfgen.pipelines.base import Pipeline, output_or_tuple
 from hfgen.pipelines.inputs import checked, prepared
 
 
@@ -58,7 +58,7 @@ class ClassifierPipeline(Pipeline):
         names = None
         if known:
             names = [known[label] for label in labels.tolist()]
-        return ClassifierOutput(labels, probabilities, names) if return_dict else (labels, probabilities, names)
+        return output_or_tuple(ClassifierOutput(labels, probabilities, names), return_dict)
 
     def prepare(self, images: list[Image.Image] | torch.Tensor) -> torch.Tensor:
         """Return images as inputs of the network: (B, C, H, W) in [-1, 1], on its device and in its dtype."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from hfgen.images import check_output_type
 from hfgen.models.classifier import Classifier
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import ClassLabels, Generators, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_labels, output_or_tuple
 from hfgen.pipelines.gan import GANPipeline, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import decode, in_plane
@@ -122,7 +122,7 @@ class ControllableGANPipeline(GANPipeline):
             entanglement=self._entanglement(first.logits, last.logits, goal),
         )
         self.maybe_free_model_hooks()
-        return output if return_dict else tuple(output[field.name] for field in fields(output))
+        return output_or_tuple(output, return_dict)
 
     def states(  # type: ignore[override]
         self,

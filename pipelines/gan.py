@@ -16,7 +16,7 @@ from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
-from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.latents import (
     batch_of,
@@ -207,8 +207,7 @@ class GANPipeline(GenerativePipeline):
     ) -> GANOutput | tuple[Any, ...]:
         images = decode(self._made(z, labels), self.generator, output_type)
         self.maybe_free_model_hooks()
-        output = GANOutput(images=images, latents=z)
-        return output if return_dict else (images, z)
+        return output_or_tuple(GANOutput(images=images, latents=z), return_dict)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from hfgen.images import as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.unet import UNet
+from hfgen.pipelines.base import output_or_tuple
 from hfgen.pipelines.denoising import DenoisingPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 
@@ -48,7 +49,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
         """Return the images, `.images`, of latents (B, D, h, w) such as a state."""
         check_output_type(output_type)
         images = self._rendered(latents, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return output_or_tuple(ImagePipelineOutput(images=images), return_dict)
 
     def _rendered(self, x_0: Tensor, output_type: str, image: Any = None, mask: Any = None) -> Any:
         """Return the images of latents x_0; outside the `mask` they are the pixels of `image`."""

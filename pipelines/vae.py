@@ -14,7 +14,7 @@ from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
-from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
+from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
@@ -254,4 +254,4 @@ class VAEPipeline(GenerativePipeline):
         x = self._made(z, labels)
         self.maybe_free_model_hooks()
         images = as_points(x, self.vae, output_type) if self.points else as_output(x, output_type)
-        return VAEOutput(images=images, latents=z) if return_dict else (images, z)
+        return output_or_tuple(VAEOutput(images=images, latents=z), return_dict)

@@ -12,14 +12,21 @@ from hfgen.registry import PIPELINES
 
 @dataclass(frozen=True)
 class Family:
-    """Card entries of a pipeline class: a sentence, the Hub's task, tags, and limits."""
+    """Card entries of a pipeline class: a sentence, the Hub's task, tags, limits, and its use.
+
+    `apply`: lines that apply a `pipeline` to an image, () for a pipeline that samples. `arguments`: arguments that
+    sampling requires.
+    """
 
     description: str
     task: str | None
     tags: tuple[str, ...]
     limits: tuple[str, ...]
+    apply: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
+TO_IMAGES = ('images = pipeline([Image.open("image.png")]).images',)
 GENERATION, IMAGES = "unconditional-image-generation", "image-to-image"
 SMALL_CODES = "Fine detail is lost: reconstructions hold only what the code stores."
 STEPS = "Each sample takes many passes through the network; with few steps samples lose quality."
@@ -30,24 +37,28 @@ FAMILIES: dict[str, Family] = {
         IMAGES, ("autoencoder", "autoencoder-kl"),
         (SMALL_CODES, "It makes no images from noise; a diffusion model of its latents does that.",
          "Trained with an adversarial loss, it may invent plausible texture."),
+        TO_IMAGES,
     ),
     "AutoencoderPipeline": Family(
         "An autoencoder (denoising: Vincent et al. 2008): it maps images to a short code, and back.",
         IMAGES, ("autoencoder",),
         (SMALL_CODES, "It makes no images from noise: its codes follow no known distribution.",
          "It repairs only the kind of corruption that it was trained on, which the configuration names."),
+        TO_IMAGES,
     ),
     "ClassifierPipeline": Family(
         "A small convolutional classifier of images.",
         "image-classification", ("classifier",),
         ("It predicts one of its classes for any image; its probabilities are not calibrated.",),
+        ('output = pipeline([Image.open("image.png")])', "labels, names = output.labels, output.names"),
     ),
     "ControllableGANPipeline": Family(
         "A generative adversarial network (Goodfellow et al. 2014) with a classifier: gradient ascent in the latents "
         "until the classifier predicts the target.",
         GENERATION, ("gan", "controllable-generation"),
-        ("The target is what the classifier predicts, its mistakes included.",
+        ("The classifier decides which images have the target; its mistakes are included.",
          "Features other than the target may change too; the output measures how much."),
+        arguments=("target=0",),
     ),
     "DDPMPipeline": Family(
         "A denoising diffusion model (Ho et al. 2020): samples are noise that a network removes step by step.",
@@ -70,6 +81,7 @@ FAMILIES: dict[str, Family] = {
         IMAGES, ("gan", "image-translation", "cyclegan"),
         ("Translations of images from neither domain are meaningless.",
          "Content that the target domain lacks may be hidden or invented; translations are not measurements."),
+        ('images = pipeline([Image.open("image.png")], direction="a2b").images',),
     ),
     "VAEPipeline": Family(
         "A variational autoencoder (Kingma and Welling 2014): a decoder of standard normal latents, and an encoder.",
@@ -164,28 +176,23 @@ def diffusers_code(model: Model, name: str) -> str:
 
 def _program(model: Model, imports: list[str], load: str) -> str:
     """Return a program: imports, the line that loads a `pipeline`, and its use."""
-    if model.family.task in (IMAGES, "image-classification"):
+    if model.family.apply:
         imports = [*imports, "from PIL import Image"]
     return "\n".join([*imports, "", load, *_use(model)])
 
 
 def _use(model: Model) -> list[str]:
     """Return the lines that use a loaded `pipeline`."""
-    if model.name == "ClassifierPipeline":
-        return ['output = pipeline([Image.open("image.png")])', "labels, names = output.labels, output.names"]
-    if model.name == "TranslationPipeline":
-        return ['images = pipeline([Image.open("image.png")], direction="a2b").images']
-    if model.family.task == IMAGES:
-        return ['images = pipeline([Image.open("image.png")]).images']
+    if model.family.apply:
+        return list(model.family.apply)
     # arguments of a pipeline that samples
     words = ["batch_size=16"]
     if model.has("text_encoder"):
         words.append('prompt="a caption"')
     if model.labelled:
         words.append("class_labels=0")
-    if model.name == "ControllableGANPipeline":
-        words.append("target=0")
-    elif model.sde:
+    words += model.family.arguments
+    if model.sde:
         words.append('sampler="ode_heun", num_steps=25')
     elif model.has("scheduler"):
         words.append(f"num_steps={_steps(model)}")

@@ -92,7 +92,7 @@ def _parts(path: Path, body: str) -> tuple[str, str, str]:
         text = body.rstrip()
         return (f"{text}\n\n" if text else "\n"), "", "\n"
     if [mark[0] for mark in marks] != [BEGIN, END]:
-        raise ConfigError(f"{path}: {BEGIN} and {END} must stand there once each, in this order, or not at all; "
+        raise ConfigError(f"{path}: {BEGIN} and {END} must each occur once, in this order, or not at all; "
                           "nothing was changed")  # fmt: skip
     first, last = marks
     return body[: first.start()], body[first.start() : last.end()], body[last.end() :]

@@ -36,7 +36,7 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     saved_parts, _ = components.split_index(index, cls, entries)
     for part in saved_parts:
         if not SAFE_PATH.fullmatch(part) or not (folder / part).is_dir():
-            raise ConfigError(f"{folder / part}: no such folder, this component's files lie elsewhere; load the "
+            raise ConfigError(f"{folder / part}: no such folder, the files of this component are elsewhere; load the "
                               "pipeline, save_pretrained it into a new folder, and publish that")
     # loading, in every variant
     for variant in variants_of(file.name for part in saved_parts for file in (folder / part).iterdir()):

@@ -58,8 +58,8 @@ def test_any_card_is_written_once_and_then_stays_as_it_is(text: str, folder) -> 
         ("---\na: [1\n---\nWords.", "is not the YAML"), ("---\n- a\n---\n", "is not the YAML"),
         ("---\nlicense: mit\n\nWords.", "does not end with one"), ("---\nmodel-index: 3\n---\n", "is not the YAML"),
         ("---\n1: 2\n---\n", "is not the YAML"), ("---\nx: !!python/object:os.x {}\n---\n", "is not the YAML"),
-        (f"a\n{BEGIN}\n", "must stand there once"), (f"{END}\n{BEGIN}\n", "must stand there once"),
-        (f"{BEGIN}\n{END}\n{BEGIN}\n{END}\n", "must stand there once"),
+        (f"a\n{BEGIN}\n", "must each occur once"), (f"{END}\n{BEGIN}\n", "must each occur once"),
+        (f"{BEGIN}\n{END}\n{BEGIN}\n{END}\n", "must each occur once"),
     ],
 )  # fmt: skip
 def test_a_card_that_cannot_be_understood_is_left_as_it_is(text: str, message: str, folder) -> None:
