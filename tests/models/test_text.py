@@ -72,7 +72,7 @@ def test_the_folder_of_a_tokenizer_loads_in_transformers_and_in_hfgen_alike(tmp_
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": "evil.Evil"}}, "auto_map"),
         ("tokenizer.json", {"model": {"vocab": {"a": 5}, "merges": []}}, "'vocab' must number at most"),
         ("tokenizer.json", {"model": {"vocab": {"a": "x"}, "merges": []}}, "'vocab' must number at most"),
-        ("tokenizer.json", {"model": None}, "'vocab' must be an object"),
+        ("tokenizer.json", {"model": None}, "'model' must be an object"),
         ("tokenizer.json", {"model": {"vocab": {"a": 0}, "merges": ["a"]}}, "each of 'merges' must be two tokens"),
     ],
 )
