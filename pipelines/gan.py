@@ -134,7 +134,9 @@ class GANPipeline(GenerativePipeline):
         """
         if latents is None and labels is None:
             D = self._latent_dim
-            return factorised_directions(self.generator.first_layer(), D if n is None else check_int("n", n, 1, D))
+            if n is not None:
+                check_int("n", n, 1, D)
+            return factorised_directions(self.generator.first_layer(), n or D)
         if latents is None or labels is None or n is not None:
             raise ConfigError("find_directions takes n alone, or latents and labels: one direction for each class")
         given = torch.as_tensor(labels)

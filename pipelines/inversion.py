@@ -85,7 +85,9 @@ def interpolate(
 
 def _steps(num_steps: Any, num_inference_steps: Any) -> int:
     steps = merge_steps(num_steps, num_inference_steps)
-    return STEPS if steps is None else check_int("num_steps", steps, 1)
+    if steps is None:
+        return STEPS
+    return check_int("num_steps", steps, 1)
 
 
 @torch.no_grad()

@@ -164,7 +164,9 @@ class VAEPipeline(GenerativePipeline):
         check_int("n", n, 2)
         D = self.vae.latent_size
         check_int("dim", dim, 0, D - 1)
-        base = torch.zeros(D) if latents is None else one_latent("latents", latents, D)
+        base = torch.zeros(D)
+        if latents is not None:
+            base = one_latent("latents", latents, D)
         z = base.detach().clone().expand(n, D).clone()
         z[:, dim] = torch.linspace(-span, span, n)
         z, labels = self._drawn(1, class_labels, z, None)

@@ -122,7 +122,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return plain(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return plain(value)
+    return value
 
 
 def _section(model: Model, name: str, run: RunSummary | None, picture: bool, source: str | None) -> list[str]:

@@ -28,7 +28,9 @@ def checked_source(source: str | None = None) -> str | None:
 
     Raises ConfigError for text that pip cannot install from, for a URL with a password in it, and for the bare name.
     """
-    given = os.environ.get(VARIABLE) or None if source is None else source
+    given = source
+    if given is None:
+        given = os.environ.get(VARIABLE) or None
     if given is None:
         return None
     if "://" in given and not re.match(r"[\w.\[\], -]+@ ", given):

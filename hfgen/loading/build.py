@@ -38,7 +38,9 @@ def build(path: Path, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except HfgenError as error:
-        raise type(error)(error if str(path) in str(error) else f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
     except Exception as error:
         raise ConfigError(f"{path}: these settings cannot be built: {type(error).__name__}: {error}") from error
 

@@ -105,7 +105,9 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
     if known is not None and label is None:
         return [i % known for i in range(number)]
     check_labels(label, known, 1, "--label")
-    return None if label is None else [label] * number
+    if label is None:
+        return None
+    return [label] * number
 
 
 def class_names(model: str, known: int | None) -> list[str] | None:
@@ -237,7 +239,9 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
         for name in _files(folder):
             link(folder / name, staged / name)
         own = (folder / CARD).read_text(encoding="utf-8")
-        (staged / CARD).write_text(merged(old, own) if old else own, encoding="utf-8")
+        if old:
+            own = merged(old, own)
+        (staged / CARD).write_text(own, encoding="utf-8")
         # commit
         names = files_of(staged)
         stale = [name for name in repository.files - set(names) if SHARD.fullmatch(name.removeprefix("data/"))]
