@@ -17,6 +17,14 @@ def open_dataset(settings: Settings, **more: Any) -> Dataset:
     return load_dataset(settings.dataset, **choices, **more)
 
 
+def side_or_sides(dataset: Any) -> int | tuple[int, int]:
+    """Return the side of a dataset's images, or (height, width) where they differ."""
+    _, height, width = dataset.shape
+    if height == width:
+        return int(height)
+    return height, width
+
+
 @dataclass(frozen=True)
 class RecipeSpec(Generic[AnySettings]):
     """One recipe: all that `hfgen train RECIPE` needs.
