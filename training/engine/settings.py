@@ -151,15 +151,19 @@ def small(settings: AnySettings) -> AnySettings:
     """
     if not is_small():
         return settings
+    # the data
     capped: dict[str, Any] = {"budget": None}
     if settings.dataset == "shapes" and settings.split == "train":
         capped["split"] = "train[:200]"
+    # sizes of networks, batches and grids
     for name, most in SMALL.items():
         value = getattr(settings, name, most)
-        if isinstance(most, tuple):
-            capped[name] = most if value is None else tuple(min(number, most[-1]) for number in value)
+        if value is None:
+            capped[name] = most
+        elif isinstance(most, tuple):
+            capped[name] = tuple(min(number, most[-1]) for number in value)
         else:
-            capped[name] = most if value is None else min(value, most)
+            capped[name] = min(value, most)
     return dataclasses.replace(settings, **{name: value for name, value in capped.items() if hasattr(settings, name)})
 
 
@@ -189,8 +193,9 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
         raise ConfigError("give --max-steps or --budget, not both")
     config = _read_yaml(cls, given.config) if given.config else {}
     folder = given.output_dir or config.get("output_dir")
-    stored = folder / "config.yaml" if given.resume and folder else None
-    values = _read_yaml(cls, stored) if stored and stored.is_file() else {}
+    values: dict[str, Any] = {}
+    if given.resume and folder and (folder / "config.yaml").is_file():
+        values = _read_yaml(cls, folder / "config.yaml")
     values = _overridden(values, config)
     values = _overridden(values, {"max_steps": given.max_steps, "budget": given.budget})
     # parse the rest, with their values as defaults
@@ -203,6 +208,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
 
 def check_settings(settings: Settings) -> None:
     """Raise ConfigError for values that no run can use."""
+    # ranges of single fields
     positive = ("batch_size", "micro_batch_size", "max_steps", "learning_rate", "log_every", "threads", "max_grad_norm")
     for name in positive:
         value = getattr(settings, name)
@@ -215,6 +221,7 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
     if settings.keep_checkpoints < 2:
         raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
+    # fields with a format
     if settings.budget is not None:
         seconds_of(settings.budget)
     if settings.publish_to is not None:
@@ -241,7 +248,9 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
 
     The number of steps may change only under a constant learning rate, which does not depend on it.
     """
-    free = FREE_ON_RESUME | ({"max_steps", "budget"} if settings.lr_schedule == "constant" else set())
+    free = FREE_ON_RESUME
+    if settings.lr_schedule == "constant":
+        free = free | {"max_steps", "budget"}
     now = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
@@ -252,7 +261,9 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return value
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -287,8 +298,8 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(fields))}"
-            raise ConfigError(f"{path}: unknown field {key!r}{hint}")
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
+            raise ConfigError(f"{path}: unknown field {key!r}; {hint}")
         if value is not None:
             words[name] = _words(name, value, fields[name].type)
     # parse those words by the types of the fields
