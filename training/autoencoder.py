@@ -126,7 +126,7 @@ def build(s: AutoencoderSettings, dataset: Dataset) -> Recipe:
 
 
 def penalty(s: AutoencoderSettings, net: nn.Module, z: Tensor) -> Tensor | float:
-    """Return the penalties beside the squared error, a scalar >= 0: of the weights, and of the codes z (B, D)."""
+    """Return the penalties on the weights and on the codes z (B, D), a non-negative scalar."""
     total: Tensor | float = 0.0
     if s.weight_penalty:
         total = s.weight_penalty * sum(p.square().sum() for p in net.parameters() if p.ndim > 1)
@@ -138,7 +138,7 @@ def penalty(s: AutoencoderSettings, net: nn.Module, z: Tensor) -> Tensor | float
 
 
 def activity(z: Tensor) -> Tensor:
-    """Return the mean of |z| over codes z (B, D), a scalar >= 0."""
+    """Return the mean of |z| over codes z (B, D), a non-negative scalar."""
     return z.detach().float().abs().mean()
 
 

@@ -37,7 +37,7 @@ from hfgen.pipelines.base import Pipeline
 from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
 from hfgen.training.engine.latents import mean_and_variance
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.phase import Batch, Phase, Recipe, detached
 from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
@@ -356,7 +356,7 @@ class AutoencoderLosses:
             fooled = self.fooled(nets["discriminator"], made, x)
             loss = loss + s.adversarial_weight * self.balance * fooled
             scalars |= {"adversarial": fooled, "adversarial_balance": self.balance}
-        return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in scalars.items()}}
+        return loss, detached({"loss": loss, **scalars})
 
     def fooled(self, judge: nn.Module, made: Tensor, x: Tensor) -> Tensor:
         """Return the adversarial loss, a scalar, of reconstructions; some losses compare them with the images x.
@@ -369,7 +369,7 @@ class AutoencoderLosses:
     def error(self, x: Tensor, made: Tensor) -> Losses:
         """Return the mean error of reconstructions, absolute or squared, with the weighted LPIPS; and its parts.
 
-        All are scalars >= 0, of images (B, C, H, W).
+        All are non-negative scalars, of images (B, C, H, W).
         """
         measure = F.l1_loss if self.settings.reconstruction == "l1" else F.mse_loss
         error = measure(made, x)

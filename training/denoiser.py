@@ -155,7 +155,7 @@ class Conditions:
     def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Return the network's condition arguments for a batch; conditions of some samples are dropped at random.
 
-        `class_labels`: (B,) int64, the null class is `classes`; `encoder_hidden_states`: (B, L, width).
+        `class_labels`: (B,) int64 from 0 on, the null class being the last; `encoder_hidden_states`: (B, L, width).
         """
         # samples without a condition
         s, conditions = self.settings, {}
@@ -199,9 +199,8 @@ def network(
         if learned_variance:
             raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
         return MLPDenoiser(
-            dim=dataset.shape[0], hidden=widths[-1], layers=layers,
-            num_class_embeds=num_class_embeds, data_mean=torch.as_tensor(dataset.mean).tolist(),
-            data_std=torch.as_tensor(dataset.std).tolist(),
+            dim=dataset.shape[0], hidden=widths[-1], layers=layers, num_class_embeds=num_class_embeds,
+            **recipe.mean_and_std(dataset),
         )  # fmt: skip
     # a U-Net for images or latents
     if text_width is not None:
@@ -323,7 +322,11 @@ def smaller(settings: AnyDenoiser, dataset: Dataset) -> list[AnyDenoiser]:
     side = max(dataset.shape[1:], default=0)
     if side < 16 or settings.block_out_channels is not None or settings.layers_per_block is not None:
         return []
-    sizes = [{**values, "layers_per_block": 1} for values in SMALLER]
-    if side >= 64:
-        sizes = [{**v, "block_out_channels": (*v["block_out_channels"], v["block_out_channels"][-1])} for v in sizes]
-    return [recommended(filled(settings, values), dataset) for values in sizes]
+    offered = []
+    for values in SMALLER:
+        widths = values["block_out_channels"]
+        if side >= 64:
+            widths = (*widths, widths[-1])
+        size = {**values, "block_out_channels": widths, "layers_per_block": 1}
+        offered.append(recommended(filled(settings, size), dataset))
+    return offered

@@ -27,7 +27,7 @@ from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
+from hfgen.training.engine.recipe import RecipeSpec, mean_and_std, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
@@ -166,7 +166,7 @@ class GANLosses:
         return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
 
     def penalties(self, critic: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
-        """Return the weighted gradient penalties of this step, a scalar >= 0, at x and generated samples (B, ...)."""
+        """Return the weighted gradient penalties at x and generated samples (B, ...), a non-negative scalar."""
         # penalty between x and generated samples
         s = self.settings
         total: Tensor | float = 0.0
@@ -191,7 +191,7 @@ def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:
 
     Of consecutive samples, so that it is a mean over pairs, and does not depend on how a batch is divided. With
     `labels` (B,) pairs of two classes count as 0: the variance within classes, times the share of other pairs. The
-    result is a scalar >= 0.
+    result is a non-negative scalar.
     """
     a, b = pairs(x.float())
     square = (a - b).square().flatten(1).mean(1) / 2
@@ -238,8 +238,7 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     # MLPs for points
     if len(dataset.shape) == 1:
         size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
-        there = {k: torch.as_tensor(getattr(dataset, k)).tolist() for k in ("mean", "std")}
-        generator = MLPGenerator(**size, **given, data_mean=there["mean"], data_std=there["std"])
+        generator = MLPGenerator(**size, **given, **mean_and_std(dataset))
         return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies)
     # convolutional networks for images
     size = {"resolution": side_or_sides(dataset), "channels": dataset.shape[0], "width": s.width}

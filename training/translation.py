@@ -28,7 +28,7 @@ from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled, values_of
 from hfgen.training.translation_evaluation import evaluate, preview
 
 Nets = Mapping[str, nn.Module]
@@ -115,7 +115,7 @@ def open_datasets(settings: TranslationSettings) -> Unpaired:
         raise ConfigError("--skip-bad-images would pair images that do not belong together; repair the files")
     # open both domains
     names = ("image_column", "resolution", "channels", "background", "skip_bad_images", "flip", "streaming")
-    choices = {name: getattr(s, name) for name in (*names, "num_workers")} | {"label_column": NO_LABELS}
+    choices = values_of(s, (*names, "num_workers")) | {"label_column": NO_LABELS}
     a = load_dataset(s.dataset_a, split=s.split, **choices)
     b = load_dataset(s.dataset_b, split=s.split_b or s.split, **choices)
     return Unpaired(a, b, paired=s.paired, crop=s.crop)
@@ -128,8 +128,8 @@ def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
     nets = networks(s, dataset)
     losses, pools = TranslationLosses(s), {}
     if s.history:
-        shapes = {"a": dataset.shape_a, "b": dataset.shape_b}
-        pools = {f"history_{domain}": ImagePool(s.history, shape) for domain, shape in shapes.items()}
+        for domain, shape in (("a", dataset.shape_a), ("b", dataset.shape_b)):
+            pools[f"history_{domain}"] = ImagePool(s.history, shape)
     # a phase for both generators, and one for each discriminator
     forward = chain.from_iterable(nets[name].parameters() for name in GENERATORS)
     adam = optimizer(s.loss, forward, s.learning_rate, s.betas)
@@ -362,7 +362,7 @@ def held_out(settings: TranslationSettings, dataset: Unpaired) -> Unpaired | Non
 def _like(trained: Dataset, s: TranslationSettings, name: str, split: str) -> Dataset:
     """Return a dataset with the sides and channels of the one that is trained on."""
     channels, height, width = trained.shape
-    choices: dict[str, Any] = {key: getattr(s, key) for key in ("image_column", "background", "skip_bad_images")}
+    choices = values_of(s, ("image_column", "background", "skip_bad_images"))
     choices |= {"resolution": (height, width), "channels": channels, "label_column": NO_LABELS}
     return load_dataset(name, split=split, **choices)
 

@@ -25,9 +25,9 @@ from hfgen.pipelines.vae import VAEPipeline
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.phase import Batch, Phase, Recipe, detached
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
+from hfgen.training.engine.recipe import RecipeSpec, mean_and_std, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
@@ -127,7 +127,7 @@ class VAELoss:
         scalars = {"loss": -bound.mean(), "elbo": log_px - kl, "reconstruction": -log_px, "kl": kl}
         if s.importance_samples > 1:
             scalars["iwae"] = log_mean_exp(terms.log_weights).mean()
-        return scalars["loss"], {name: value.detach() for name, value in scalars.items()}
+        return scalars["loss"], detached(scalars)
 
     def bound(self, terms: Terms, step: int) -> Tensor:
         """Return the objective to maximise, (B,) in nats: the ELBO or the bound L_k, with the KL weighted for `step`.
@@ -162,8 +162,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
         "num_classes": dataset.num_classes if s.class_conditional else None,
     }  # fmt: skip
     if len(dataset.shape) == 1:
-        there = {f"data_{key}": torch.as_tensor(getattr(dataset, key)).tolist() for key in ("mean", "std")}
-        choices |= {"dim": dataset.shape[0], **there}
+        choices |= {"dim": dataset.shape[0], **mean_and_std(dataset)}
     else:
         choices |= {"channels": dataset.shape[0], "resolution": side_or_sides(dataset)}
     # one layer of latents, or a hierarchy

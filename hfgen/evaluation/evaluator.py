@@ -165,11 +165,13 @@ class Evaluator:
 
     def _sample_key(self, generator: SampleGenerator, count: int) -> str | None:
         """Return the key of the samples and their features; None for a model that cannot be identified."""
+        # identity of the model
         if not self.cache.on:
             return None
         identity = self.processes.from_first(lambda: identity_of(generator))
         if identity is None:
             return None
+        # conditions, and everything else
         s, data, conditions = self.settings, self.reference.data, None
         if generator.conditions.labels is not None or generator.conditions.captions is not None:
             conditions = [data.fingerprint, generator.conditions.source]
@@ -239,11 +241,13 @@ class Evaluator:
         self, context: MetricContext, key: str | None, near_copies: dict[str, Any] | None
     ) -> dict[str, Image.Image]:
         """Return the pictures, from the cache or drawn now."""
+        # from the cache
         entry_key, pairs = None, (near_copies or {}).get("pairs")
         if key is not None:
             entry_key = key_of("pictures", samples=key, real=self.reference.key(), pairs=pairs)
         if entry := self.cache.get(entry_key):
             return {name: Image.fromarray(tensor.numpy()) for name, tensor in entry[1].items()}
+        # drawn now
         pictures = draw(context, pairs)
         arrays = {name: torch.from_numpy(np.array(picture)) for name, picture in pictures.items()}
         self.cache.put(entry_key, {}, arrays)

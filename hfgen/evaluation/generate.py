@@ -87,7 +87,10 @@ class SampleGenerator:
             raise ConfigError(f"{self.model.name}: {error}") from error
 
     def __call__(self, rows: range) -> Tensor:
-        """Return the samples `rows`, float32 on the CPU: images (B, C, H, W) in [-1, 1], or points (B, 2)."""
+        """Return the samples `rows`, float32 on the CPU: images (B, C, H, W) in [-1, 1], or points (B, 2).
+
+        Raises DataError for another number of samples.
+        """
         model, arguments = self.model, self._call_arguments(rows)
         seed = None if "generator" in arguments else derive_seed(self.seed, rows.start)
         with _seeded(seed), torch.no_grad(), quiet(model.pipeline):
@@ -101,7 +104,10 @@ class SampleGenerator:
         return [range(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
 
     def at(self, indices: list[int], count: int) -> Tensor:
-        """Return the samples `indices` of `count`, in their order, each generated in its own batch."""
+        """Return the samples `indices` of `count`, in their order, each generated in its own batch.
+
+        Images (B, C, H, W) in [-1, 1], or points (B, 2).
+        """
         batches, generated = self.batches(count), dict[int, Tensor]()
         for i in sorted(indices):
             batch = i // self.batch_size
@@ -111,6 +117,7 @@ class SampleGenerator:
 
     def _conditions(self, rows: range) -> dict[str, Any]:
         """Return the arguments for classes and captions of the samples `rows`."""
+        # classes
         arguments: dict[str, Any] = {}
         labels, captions, model = self.conditions.labels, self.conditions.captions, self.model
         if labels is not None:
@@ -118,18 +125,21 @@ class SampleGenerator:
             for name in CLASSES:
                 if name in model.parameters and (known[name] or not model.own):
                     arguments[name] = labels[list(rows)].tolist()
+        # captions
         if captions is not None:
-            arguments["prompt"] = [captions[i] for i in rows]
+            arguments["prompt"] = captions[rows.start : rows.stop]
         return arguments
 
     def _call_arguments(self, rows: range) -> dict[str, Any]:
         """Return all arguments of the call for the samples `rows`."""
+        # number of samples
         model, arguments = self.model, {**self.arguments, **self._conditions(rows)}
         if "batch_size" in model.parameters:
             arguments["batch_size"] = len(rows)
         elif not {"prompt", *CLASSES} & arguments.keys():
             raise ConfigError(f"{model.name}: a call of {model.family} must take batch_size, it takes "
                               f"{', '.join(model.parameters) or 'nothing'}")  # fmt: skip
+        # generators
         if "generator" in model.parameters:
             if model.takes_generators:
                 arguments["generator"] = [torch.Generator().manual_seed(derive_seed(self.seed, i)) for i in rows]
@@ -177,10 +187,12 @@ def reporting(generator: SampleGenerator, count: int, data: Dataset, progress: P
 
     Raises ConfigError for samples whose shape is not that of the data.
     """
+    # expected evaluations of one batch
     networks = generator.model.networks
-    evaluations = generator.steps or (1000 if generator.model.steps else 1)             # of one batch
+    evaluations = generator.steps or (1000 if generator.model.steps else 1)
 
     def samples(rows: range) -> Tensor:
+        # count the evaluations of this batch
         nonlocal evaluations
         calls, last = itertools.count(1), 0
 
@@ -189,6 +201,7 @@ def reporting(generator: SampleGenerator, count: int, data: Dataset, progress: P
             last = next(calls)
             progress.tick((rows.start + len(rows) * min(1.0, (last - 1) / evaluations)) / count)
 
+        # generate it, and check its shape
         progress.tick(rows.start / count)
         with each_call(networks, report):
             batch = generator(rows)

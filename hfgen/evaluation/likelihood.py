@@ -160,10 +160,12 @@ def vae_items(vae: Any, items: ReferenceData, number: int, seed: int) -> VAEItem
 
     Raises ConfigError if pixels of the model and of the data have different numbers of levels.
     """
+    # points
     x, levels = items(range(number)), items.data.top + 1
     if items.points:
         x, log_scale = _standardised(x, vae.config)
         return VAEItems(x, log_scale, "density of points", None)
+    # pixels: binarised, dequantised, or as they are
     u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
     if vae.config["likelihood"] == "bernoulli":
         return VAEItems(binarised(x, u), 0.0, "binarised pixels", 1.0)
@@ -256,6 +258,7 @@ class DiffusionItems:
 
     def bound(self, trained: Any) -> Estimator:
         """Return the estimator by the variational bound (Ho et al. 2020, eq. 5)."""
+        # the chain, and the number of its terms
         chain = trained.discretised() if traits_of(trained).continuous else trained
         T, draws = len(chain.betas), DRAWS if self.limited else None
         terms = len(stretches(T, draws))
@@ -268,6 +271,7 @@ class DiffusionItems:
 
     def ode(self, trained: Any) -> Estimator:
         """Return the estimator by the probability-flow ODE (Song et al. 2021, eq. 39)."""
+        # SDE and tolerances
         sde = trained if traits_of(trained).continuous else make_sampler("ode_heun", trained)
         usual = signature(ode_log_likelihood).parameters
         tolerances = {"rtol": usual["rtol"].default, "atol": usual["atol"].default}
@@ -279,13 +283,15 @@ class DiffusionItems:
                 return ode_bits_per_dim(predict, sde, x, generator, self.levels, **tolerances)
             return ode_log_likelihood(predict, sde, x, generator, None, **tolerances).log_prob + self.log_scale
 
+        # settings of the estimate for pixels
         facts = {"probes": None, "dequantisation": "none"}
         if self.levels:
             facts = {"probes": usual["probes"].default, "dequantisation": "uniform"}
         return Estimator(compute, ODE_EVALUATIONS, {**tolerances, **facts, "t_min": sde.t_min})
 
     def values(self, estimator: Estimator, done: float) -> Tensor:
-        """Return the likelihoods of the items, (n,). `done`: the share of the stage of the bar that is done before."""
+        """Return the likelihoods of the items, (n,), in nats or bits/dim. `done`: the share of the stage before."""
+        # batch by batch, as long as there is time
         parts, clock = list[Tensor](), Clock(self.context.settings.likelihood_seconds if self.limited else None)
         for rows in pieces(len(self.x), self.limited):
             if parts and not clock.allows(rows):
@@ -298,6 +304,7 @@ class DiffusionItems:
     def _predictor(self, rows: slice) -> Predict:
         """Return the network, conditioned on the classes and captions of items, as a function of x_t and t; no
         guidance."""
+        # conditions of these items
         labels = captions = None
         count = 1
         if self.captions is not None:
@@ -306,6 +313,7 @@ class DiffusionItems:
         if self.labels is not None:
             labels = self.labels[rows]
             count = len(labels)
+        # the network with them
         cond = self.pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
         net: Any = self.pipeline.unet
         return lambda x_t, t: net(x_t, t, return_dict=False, **cond)[0]
@@ -361,10 +369,12 @@ def pieces(number: int, limited: bool) -> list[slice]:
 
     The last batch has at least two items, since one item has no interval.
     """
+    # edges of batches
     sizes = itertools.chain([4, 4, 8] if limited else [], itertools.repeat(BATCH_SIZE))
     edges = [0]
     while edges[-1] < number:
         edges.append(min(number, edges[-1] + next(sizes)))
+    # join a last item to the batch before it
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         edges.pop(-2)
     return [slice(first, end) for first, end in itertools.pairwise(edges)]

@@ -74,12 +74,14 @@ def estimate_row(estimate: Estimate, context: MetricContext) -> dict[str, Any]:
 
 def diversity(context: MetricContext) -> MetricResult:
     """Return the coverage of the modes of a toy set, or of the classes that a classifier predicts."""
+    # modes of a toy set
     data, samples = context.reference.data, context.samples
     if isinstance(data, Toy):
         if data.modes is None:
             return MetricResult(none={"diversity": f"{data.name} has no modes to count"})
         report = toy_report(samples.features, data.modes, data.sigma, context.compared)
         return MetricResult(_coverage_rows(report, "modes_covered", "mode_kl", None))
+    # classes that a classifier predicts
     if context.classifier is None or samples.seen is None or context.reference_features.seen is None:
         return MetricResult(none={"diversity": "needs a classifier to see classes: --classifier MODEL, or --features "
                                                "classifier:MODEL; train one with hfgen train classifier"})  # fmt: skip

@@ -48,6 +48,7 @@ class EvaluatedModel:
     def __init__(
         self, pipeline: Any, name: str | None = None, folder: Path | None = None, loaded: bool = False
     ) -> None:
+        # the pipeline and its call
         if not callable(pipeline):
             raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or a callable that "
                               "returns images")  # fmt: skip
@@ -55,6 +56,7 @@ class EvaluatedModel:
         self.name = name or type(pipeline).__name__
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
         self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
+        # classes of a generative pipeline
         self.generative = pipeline if isinstance(pipeline, GenerativePipeline) else None
         self.num_classes: int | None = None
         self.num_targets: int | None = None
@@ -152,6 +154,7 @@ class EvaluatedModel:
         """Raise ConfigError for samples whose shape is not that of the data."""
         if shape == tuple(data.shape):
             return
+        # both shapes in words, and the options that make them one
         given, expected = ("x".join(map(str, one)) for one in (shape, data.shape))
         hint = ""
         if len(shape) == len(data.shape) == 3:
@@ -243,12 +246,14 @@ def attributes_of(pipeline: Any) -> str | None:
 
 def _comparable(value: Any) -> Any:
     """Return plain JSON that is equal for equal values. Raises TypeError for values without such a form."""
+    # networks and arrays by their hash
     if isinstance(value, nn.Module):
         return hash_of_weights(value)
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+    # containers and plain values
     if isinstance(value, Mapping):
         return [[_comparable(key), _comparable(item)] for key, item in value.items()]
     if isinstance(value, list | tuple):
@@ -271,11 +276,13 @@ def _settings(part: Any) -> dict[str, Any]:
 @contextmanager
 def quiet(pipeline: Any) -> Iterator[None]:
     """Hide the progress bars of a pipeline inside."""
+    # hide the bars
     before = getattr(pipeline, "_progress_bar_config", {})
     if hasattr(pipeline, "set_progress_bar_config"):
         pipeline.set_progress_bar_config(**{**before, "disable": True})
     try:
         yield
+    # restore them
     finally:
         if hasattr(pipeline, "set_progress_bar_config"):
             pipeline.set_progress_bar_config(**before)

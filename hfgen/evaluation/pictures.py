@@ -15,10 +15,12 @@ GAP = 12
 
 def draw(context: MetricContext, pairs: list[list[Any]] | None) -> dict[str, Image.Image]:
     """Return the pictures `samples` and, for images with closest `pairs`, `closest`."""
+    # a plot of points
     if context.reference.points:
         compared = context.compared
         reach = float(compared.abs().max()) * 1.2
         return {"samples": images.scatter(context.samples.features, -reach, reach, behind=compared)}
+    # grids of images
     pictures = {"samples": images.grid(images.to_pil(context.samples.images[:GRID_IMAGES]))}
     if pairs is not None:
         pictures["closest"] = closest(context, pairs)

@@ -37,8 +37,7 @@ class Report:
 
     def ties(self) -> list[tuple[str, str]]:
         """Return the pairs of models whose 95 % intervals of the Fréchet distance overlap."""
-        pairs = [(a, b) for i, a in enumerate(self.rows) for b in self.rows[i + 1 :]]
-        return [(a.model, b.model) for a, b in pairs if _overlap(a, b)]
+        return [(a.model, b.model) for a, b in itertools.combinations(self.rows, 2) if _overlap(a, b)]
 
     def ranks(self) -> list[str]:
         """Return the rank of each model, with "=" if it ties with another; "" for models without a Fréchet distance.
@@ -56,7 +55,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
         rows = [{"rank": rank, **row.to_dict()} for rank, row in zip(self.ranks(), self.rows, strict=True)]
-        return {"order": "frechet, ascending", "ties": [list(pair) for pair in self.ties()], "models": rows}
+        return {"order": "frechet, ascending", "ties": list(map(list, self.ties())), "models": rows}
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:
         """Return the report as Markdown, with `pictures`, the names of files beside it."""
@@ -69,16 +68,18 @@ class Report:
             self._details(),
             *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
         ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def _method(self) -> list[str]:
         """Return the paragraphs on samples, reference data, features, samplers and versions."""
+        # counts of samples and held-out items
         first = self.rows[0]
         extractor, s = first.extractor, first.settings
         counts = " / ".join(sorted({f"{row.samples['count']:,}" for row in self.rows}))
         held_out = "none"
         if first.held_out:
             held_out = f"{first.held_out['name']}, {first.held_out['count']:,} items"
+        # a paragraph each
         return [
             f"Each model made {counts} samples (seed {s['seed']}, batches of {s['batch_size']}, guidance scale "
             f"{s['guidance_scale']:g}); they are compared with {first.real['compared']:,} of {first.real['items']:,} "
@@ -100,9 +101,11 @@ class Report:
 
     def _table(self) -> list[tuple[str, ...]]:
         """Return the head of the table, a line for each model, and the line of reference data."""
+        # head: metrics that any model has
         computed = set(itertools.chain(*(row.metrics for row in self.rows)))
         names = [name for name in COLUMNS if name in computed]
         lines = [("rank", "model", "family", *(COLUMNS[name] for name in names))]
+        # a line for each model, then reference data
         for rank, row in zip(self.ranks(), self.rows, strict=True):
             cells = [_cell(row.metrics.get(name)) for name in names]
             lines.append((rank, markdown(row.model), markdown(row.family), *cells))
@@ -120,8 +123,7 @@ class Report:
 
     def _estimates(self, name: str) -> list[dict[str, Any]]:
         """Return the estimates of a metric at equal counts, of the models that have one."""
-        metrics = [row.metrics.get(name, {}) for row in self.rows]
-        return [metric for metric in metrics if "matched" in metric]
+        return [row.metrics[name] for row in self.rows if "matched" in row.metrics.get(name, {})]
 
     def _matched(self) -> list[str]:
         """Return a sentence and a table of estimates at equal counts, with the values of reference data."""
@@ -157,9 +159,12 @@ class Report:
         """Return a list of the metrics without a column, and of the reasons for missing metrics, by model."""
         lines = []
         for row in self.rows:
-            others = {name: metric for name, metric in row.metrics.items() if name not in COLUMNS}
-            details = [f"  - {markdown(name)}: {_detail(metric)}" for name, metric in others.items()]
-            details += [f"  - {markdown(name)}: none, {markdown(reason)}" for name, reason in row.none.items()]
+            details = []
+            for name, metric in row.metrics.items():
+                if name not in COLUMNS:
+                    details.append(f"  - {markdown(name)}: {_detail(metric)}")
+            for name, reason in row.none.items():
+                details.append(f"  - {markdown(name)}: none, {markdown(reason)}")
             if details:
                 lines += [f"- {markdown(row.model)}", *details]
         return "\n".join(lines)

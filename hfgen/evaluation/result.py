@@ -50,6 +50,7 @@ class Evaluation:
         """Return the evaluation as JSON; if a `path` is given, write it there, and the pictures beside it."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         if path is not None:
+            # write beside, then replace
             path = Path(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.tmp")
@@ -91,7 +92,9 @@ def number(value: Any) -> str:
     """Return a number as text: four digits, with commas between thousands."""
     if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1e4):
         return f"{value:,.0f}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def with_interval(row: dict[str, Any]) -> str:

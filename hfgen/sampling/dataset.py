@@ -52,10 +52,12 @@ def push_samples(request: SampleRequest, repo_id: str, output: Path | None = Non
 
     `output`: the folder of the dataset. Default: a temporary folder, which is kept if the push fails.
     """
+    # check the request
     check_repo_id(repo_id)
     require_login()
     if output is not None and output.suffix in (*GRID_SUFFIXES, ".npy"):
         raise ConfigError(f"-o {output}: must be a folder with --push-dataset, which then holds the dataset")
+    # write the dataset
     folder = output or Path(tempfile.mkdtemp(prefix="hfgen-dataset-"))
     try:
         write_dataset(request, folder)
@@ -63,6 +65,7 @@ def push_samples(request: SampleRequest, repo_id: str, output: Path | None = Non
         if output is None:
             shutil.rmtree(folder)
         raise
+    # push it
     done = push_dataset(folder, repo_id, public=public)
     if output is None:
         shutil.rmtree(folder)
@@ -88,7 +91,8 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
     for k, count, first, pictures in _shards(batches(pipeline, request, labels), request):
         indices = range(first, first + len(pictures))
         rows: dict[str, list[Any]] = {"image": pictures, "seed": [request.seed] * len(pictures), "index": list(indices)}
-        rows |= {"label": [labels[i] for i in indices]} if labels else {}
+        if labels:
+            rows["label"] = labels[indices.start : indices.stop]
         _write_parquet(folder / "data" / f"train-{k:05d}-of-{count:05d}.parquet", rows, names)
     # card
     (folder / CARD).write_text(card(request.number, provenance(request, source, pipeline)), encoding="utf-8")
@@ -110,10 +114,12 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
 
 def class_names(model: str, known: int | None) -> list[str] | None:
     """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
+    # the record of the run
     run = runs.find(model)
     data = {} if run is None else runs.record(run).get("data")
     if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
         return None
+    # names that are unique
     names = list(map(str, data["class_names"]))
     return names if len(set(names)) == known else None
 
@@ -123,10 +129,12 @@ def _shards(samples: Iterator[torch.Tensor], request: SampleRequest) -> Iterator
     waiting: list[Image] = []
     rows, done = 0, 0
     for batch in samples:
+        # add the images of this batch
         if batch.ndim != 4:
             raise ConfigError(f"{request.model}: makes points; --push-dataset is for images")
         rows = rows or max(1, SHARD_BYTES // batch[0].numel())
         waiting += images.to_pil(batch * 2 - 1)
+        # yield full shards, and at the end the rest
         while len(waiting) >= rows or (waiting and done + len(waiting) == request.number):
             yield done // rows, math.ceil(request.number / rows), done, waiting[:rows]
             done, waiting = done + len(waiting[:rows]), waiting[rows:]
@@ -164,6 +172,7 @@ def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict
 
 def card(number: int, origin: dict[str, str]) -> str:
     """Return the card of a dataset: the Hub's metadata, and a table of `origin`."""
+    # metadata
     title = f"{number:,} images of {origin['model']}"
     metadata = {
         "pretty_name": title,
@@ -171,6 +180,7 @@ def card(number: int, origin: dict[str, str]) -> str:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
     }
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    # text
     rows = table(("property", "value"), *((markdown(name), code(value)) for name, value in origin.items()))
     return (
         f"---\n{front}---\n\n{START}\n# {markdown(title)}\n\nA model generated every image; none is a photograph or "
@@ -181,25 +191,33 @@ def card(number: int, origin: dict[str, str]) -> str:
 
 def merged(old: str, new: str) -> str:
     """Return the card `old` with hfgen's part and metadata from `new`; all other text is kept."""
+    # text before and after hfgen's part
     (ours, body), (theirs, text) = _halves(new), _halves(old)
     start, end = text.find(START), text.find(END)
-    kept = (text[:start], text[end + len(END) :]) if 0 <= start < end else ("\n", text)
+    before, after = "\n", text
+    if 0 <= start < end:
+        before, after = text[:start], text[end + len(END) :]
+    # metadata, then the text around hfgen's part
     front = yaml.safe_dump({**theirs, **ours}, sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n{kept[0]}{body.strip()}{kept[1]}"
+    return f"---\n{front}---\n{before}{body.strip()}{after}"
 
 
 def _halves(text: str) -> tuple[dict[str, Any], str]:
     """Return the metadata of a card, {} for unreadable ones, and the text after them."""
+    # find the metadata
     text = text.replace("\r\n", "\n")
     front = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
     if front is None:
         return {}, text
+    # read them
     body = text[front.end() :]
     try:
         metadata = yaml.safe_load(front[1])
     except yaml.YAMLError:
         return {}, body
-    return (metadata if isinstance(metadata, dict) else {}), body
+    if not isinstance(metadata, dict):
+        metadata = {}
+    return metadata, body
 
 
 def is_dataset(folder: str | Path) -> bool:

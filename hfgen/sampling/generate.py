@@ -64,9 +64,11 @@ def batches(pipeline: Pipeline, request: SampleRequest, labels: int | list[int] 
     arguments = request.arguments
     for first in range(0, request.number, request.batch_size):
         last = min(request.number, first + request.batch_size)
+        # classes and generators of this batch
         if labels is not None:
             arguments["class_labels"] = labels[first:last] if isinstance(labels, list) else labels
         generators = [torch.Generator().manual_seed(derive_seed(request.seed, i)) for i in range(first, last)]
+        # its samples
         result = pipeline(batch_size=last - first, generator=generators, output_type="pt", **arguments).images
         yield result.cpu()
 

@@ -195,11 +195,11 @@ def _read(path: Path, key: str) -> Part | None:
 def _write(path: Path, part: Part, key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    tensors = {name: tensor.contiguous() for name, tensor in zip(("mean", "std"), part, strict=True)}
+    tensors = {"mean": part[0].contiguous(), "std": part[1].contiguous()}
     save_file(tensors, temporary, metadata={"key": key, "sha256": _sha256(part, key)})
     temporary.chmod(path.parent.stat().st_mode & 0o666)             # safetensors writes 0600
     temporary.replace(path)
 
 
 def _sha256(part: Part, key: str) -> str:
-    return fingerprint_of(key, *(tensor.numpy() for tensor in part))
+    return fingerprint_of(key, part[0].numpy(), part[1].numpy())

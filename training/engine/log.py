@@ -78,8 +78,10 @@ class Averages:
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from the numbers that `state` returned."""
-        self.sums = {n: torch.tensor(total, dtype=torch.float64, device=device) for n, (total, _) in state.items()}
-        self.counts = {name: count for name, (_, count) in state.items()}
+        self.sums, self.counts = {}, {}
+        for name, (total, count) in state.items():
+            self.sums[name] = torch.tensor(total, dtype=torch.float64, device=device)
+            self.counts[name] = count
 
 
 class Log:

@@ -12,7 +12,9 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -131,6 +133,11 @@ def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
     return dataclasses.replace(settings, **missing)
 
 
+def values_of(settings: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of some fields by name."""
+    return {name: getattr(settings, name) for name in names}
+
+
 SMALL: dict[str, Any] = {
     "max_steps": 4, "batch_size": 16, "num_train_timesteps": 50, "preview_images": 4, "preview_steps": 2,
     "block_out_channels": (8, 16), "layers_per_block": 1, "width": 8, "blocks": 1, "text_width": 16, "threads": 1,
@@ -157,14 +164,16 @@ def small(settings: AnySettings) -> AnySettings:
         capped["split"] = "train[:200]"
     # sizes of networks, batches and grids
     for name, most in SMALL.items():
-        value = getattr(settings, name, most)
+        if not hasattr(settings, name):
+            continue
+        value = getattr(settings, name)
         if value is None:
             capped[name] = most
         elif isinstance(most, tuple):
             capped[name] = tuple(min(number, most[-1]) for number in value)
         else:
             capped[name] = min(value, most)
-    return dataclasses.replace(settings, **{name: value for name, value in capped.items() if hasattr(settings, name)})
+    return dataclasses.replace(settings, **capped)
 
 
 @dataclass(kw_only=True)
@@ -238,7 +247,7 @@ def seconds_of(budget: str) -> float:
 
 def write_yaml(settings: Settings, path: Path) -> None:
     """Write the settings to `path` in the form that `--config` reads."""
-    values = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    values = _plain_values(settings)
     values.pop("config")
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -251,11 +260,16 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     free = FREE_ON_RESUME
     if settings.lr_schedule == "constant":
         free = free | {"max_steps", "budget"}
-    now = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    now = _plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
         changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
         raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
+
+
+def _plain_values(settings: Settings) -> dict[str, Any]:
+    """Return the fields by name, with values that YAML and JSON hold."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -304,7 +318,7 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
             words[name] = _words(name, value, fields[name].type)
     # parse those words by the types of the fields
     named = dataclasses.make_dataclass("Named", [(name, fields[name].type) for name in words])
-    arguments = [word for field in words.values() for word in field]
+    arguments = list(chain.from_iterable(words.values()))
     try:
         parsed: Any = tyro.cli(named, args=arguments, prog=str(path), add_help=False)
     except SystemExit as ended:
