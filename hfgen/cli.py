@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(words: list[str]) -> int:
     """Return the exit code of a command; tyro itself exits with 2 for words that it cannot parse."""
-    # options that print something
+    # run options that print something
     first = words[0] if words else ""
     if first == "--version":
         print(f"hfgen {__version__}")
@@ -170,13 +170,13 @@ def run(words: list[str]) -> int:
 
         print(described())
         return 0
-    # recipes parse their own fields
+    # let recipes parse their own fields
     if first == "train" and words[1:] and words[1] not in HELP:
         spec = recipe_of(words[1], words[2:])
         from hfgen.training.engine.run import settings_of, train
 
         return train(spec, settings_of(spec, words[2:]))
-    # other commands, or help
+    # run other commands, or print help
     if not words:
         with suppress(SystemExit):
             parse(["--help"])

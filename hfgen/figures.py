@@ -239,7 +239,7 @@ def first_attempts(
     if len(images.shape) != 3:
         raise ConfigError(f"{dataset}: this figure is of images, and these are points; choose digits, for example")
     data = images.tensor(MAX_IMAGES)
-    # a row of training images, and one of each attempt
+    # draw a row of training images, and one of each attempt
     rows = [(["training images", f"spread {spread(data):.2f}"], to_pil(data[: ROWS * COLUMNS]))]
     for attempt in compare_attempts(data, steps, seed, report):
         rows.append(([attempt.name, *attempt.numbers()], to_pil(attempt.samples[: ROWS * COLUMNS])))
@@ -248,13 +248,13 @@ def first_attempts(
 
 def labelled_rows(rows: list[tuple[list[str], list[Image.Image]]], size: int = 14, margin: int = 8) -> Image.Image:
     """Return one RGB sheet of rows: lines of text on the left, pictures of one size on the right."""
-    # sizes of text and pictures
+    # measure text and pictures
     font = ImageFont.load_default(size)
     texts = [lines for lines, _ in rows]
     width = math.ceil(max(map(font.getlength, chain.from_iterable(texts)))) + 2 * margin
     grids = [grid(pictures, COLUMNS) for _, pictures in rows]
     height = max(max(g.height for g in grids), (size + 4) * max(map(len, texts))) + margin
-    # one sheet
+    # draw one sheet
     sheet = Image.new("RGB", (width + max(g.width for g in grids) + margin, height * len(rows) + margin), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (lines, picture) in enumerate(zip(texts, grids, strict=True)):

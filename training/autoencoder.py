@@ -55,14 +55,14 @@ def corrupted(x: Tensor, noise: Noise, corruption: Corruption, level: float) -> 
 
 def patches(noise: Noise, height: int, width: int, level: float) -> Tensor:
     """Return which pixels lie in a random box of `level` height x `level` width, rounded, bool (B, 1, H, W)."""
-    # rows and columns of the box
+    # choose rows and columns of the box
     inside = []
     for side, name in ((height, "rows"), (width, "columns")):
         length = max(1, round(level * side))
         first = (noise.uniform(f"patch {name}") * (side - length + 1)).long()[:, None]   # (B, 1)
         position = torch.arange(side, device=first.device)
         inside.append((position >= first) & (position < first + length))
-    # their intersection
+    # intersect them
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
@@ -156,7 +156,7 @@ def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
 
 def check_autoencoder(s: AutoencoderSettings, dataset: Dataset) -> None:
     """Raise ConfigError for data that are no images, and for settings out of range, by name."""
-    # data and penalties
+    # check data and penalties
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
     for name in ("weight_penalty", "sparsity_weight"):
@@ -166,7 +166,7 @@ def check_autoencoder(s: AutoencoderSettings, dataset: Dataset) -> None:
         raise ConfigError(f"--sparsity-rate must be between 0 and 1, got {s.sparsity_rate}")
     if s.sparsity == "kl" and s.code_activation != "sigmoid":
         raise ConfigError(f"--sparsity kl needs rates in [0, 1]: --code-activation sigmoid, got {s.code_activation}")
-    # corruption
+    # check the corruption
     if s.corruption == "none" and s.corruption_level:
         raise ConfigError(f"--corruption-level {s.corruption_level} needs --corruption gaussian, salt_pepper or patch")
     high = HIGHEST[s.corruption]
@@ -181,14 +181,14 @@ def evaluate(net: nn.Module, dataset: Dataset, s: AutoencoderSettings) -> dict[s
 
     Over all of a dataset, with the same corruption every time. Of completed images the given pixels are kept.
     """
-    # squared errors of restored and of corrupted images
+    # sum the squared errors of restored and of corrupted images
     device = next(net.parameters()).device
     restored = given = 0.0
     for x, x_tilde, missing in corrupted_chunks(dataset, s):
         reconstruction = torch.where(missing, net(x_tilde.to(device)).sample.float().cpu(), x)
         restored += float((reconstruction - x).double().square().mean((1, 2, 3)).sum())
         given += float((x_tilde - x).double().square().mean((1, 2, 3)).sum())
-    # in decibels
+    # convert to decibels
     numbers = {"eval_psnr": decibels(restored / len(dataset))}
     if s.corruption != "none":
         numbers["eval_psnr_corrupted"] = decibels(given / len(dataset))
@@ -217,7 +217,7 @@ def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Ima
     net = cast(Any, pipeline).autoencoder
     with torch.no_grad():
         restored = torch.where(missing, net(x_tilde.to(pipeline.device)).sample.float().cpu(), x)
-    # a row of each kind
+    # draw a row of each kind
     rows = [x, restored]
     if s.corruption != "none":
         rows.insert(1, x_tilde)
@@ -226,7 +226,7 @@ def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Ima
 
 def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderSettings:
     """Return the settings completed for the dataset: on one core digits take ten seconds, 28x28 a few minutes."""
-    # size of the network
+    # choose the size of the network
     sides = dataset.shape[1:] or (1,)
     stages = min(3, *((side & -side).bit_length() - 1 for side in sides))                # times all sides can be halved
     small = max(sides) < 16
@@ -234,12 +234,12 @@ def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderS
     hidden: tuple[int, ...] = (32, 64, 128)[: max(1, stages)]
     if body == "mlp":
         hidden = (1024,) if small else (1024, 512)                     # on few images one wide layer restores best
-    # training
+    # choose the training
     values: dict[str, Any] = {"body": body, "hidden": hidden, "latent_dim": 128}
     values |= {"batch_size": 128, "learning_rate": 1e-3, "max_steps": 4000}
     if small:
         values |= {"latent_dim": 32, "learning_rate": 2e-3, "max_steps": 2000}
-    # activation and level that penalty and corruption need
+    # choose the activation and the level that penalty and corruption need
     values["code_activation"] = {"none": "linear", "l1": "relu", "kl": "sigmoid"}[settings.sparsity]
     if settings.corruption != "none":
         values["corruption_level"] = {"gaussian": 0.8, "salt_pepper": 0.2, "patch": 0.4}[settings.corruption]

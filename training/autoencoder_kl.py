@@ -95,7 +95,7 @@ def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
         discriminator = nets["discriminator"] = PatchDiscriminator(
             dataset.shape[0], width=s.discriminator_width, layers=s.discriminator_layers
         )
-    # a phase for the autoencoder, and before it one for the discriminator
+    # add a phase for the autoencoder, and before it one for the discriminator
     perceptual = None if s.perceptual is None else lpips(s.perceptual)
     losses = AutoencoderLosses(s, vae, discriminator, perceptual)
     phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), losses.autoencoder_loss)]
@@ -177,10 +177,10 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
     And the mean and the standard deviation that its normalised latents have, 0 and 1 where the measured shift and
     scale hold for these images too.
     """
-    # mean and variance of the latents
+    # measure mean and variance of the latents
     error, vae = 0.0, cast(Any, net)
     mean, variance = mean_and_variance(vae.to_moments(batch["x"].to(vae.device)) for batch in batches_of(dataset))
-    # squared error of the reconstructions
+    # sum the squared errors of the reconstructions
     for batch in batches_of(dataset):
         x = batch["x"]
         error += float((vae(x.to(vae.device)).sample.float().cpu() - x).double().square().mean((1, 2, 3)).sum())
@@ -196,7 +196,7 @@ def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
 
 def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for data and settings that no run can use."""
-    # data and weights
+    # check data and weights
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
     for name in ("perceptual_weight", "kl_weight", "adversarial_weight", "adversarial_start"):
@@ -206,7 +206,7 @@ def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     for name in ("discriminator_learning_rate", "discriminator_layers"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
-    # sides that the networks can halve
+    # check that the networks can halve the sides
     factor = 2 ** (len(s.block_out_channels) - 1)
     if any(side % factor for side in dataset.shape[1:]):
         raise ConfigError(f"--block-out-channels {s.block_out_channels}: divide the sides by {factor}, and those "
@@ -223,7 +223,7 @@ def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
 
 def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKLSettings:
     """Return the settings completed for the dataset; sides are halved once below 64 pixels, twice below 128."""
-    # sizes of the networks
+    # choose the sizes of the networks
     sides = dataset.shape[1:] or (1,)
     side = max(sides)
     widths: tuple[int, ...] = (64, 128, 128, 128)
@@ -235,7 +235,7 @@ def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> Autoencode
         widths = (64, 128, 128)
     possible = min((side & -side).bit_length() for side in sides)                    # levels: one more than halvings
     layers = max((n for n in (1, 2, 3) if SMALLEST * 2**n <= min(sides)), default=1)
-    # training
+    # choose the training
     values: dict[str, Any] = {"batch_size": 32, "block_out_channels": widths[:possible], "max_steps": 10_000}
     values |= {"learning_rate": 5e-4, "adversarial_weight": 0.5, "discriminator_learning_rate": 2e-4,
                "discriminator_layers": layers}  # fmt: skip
@@ -243,7 +243,7 @@ def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> Autoencode
         values |= {"learning_rate": 1e-3, "max_steps": 1500, "adversarial_weight": 0.0}
     if side < 16:
         values |= {"batch_size": 64, "max_steps": 2000}
-    # error and start of the discriminator
+    # choose the error, and the start of the discriminator
     values["reconstruction"] = "l1" if filled(settings, values).adversarial_weight else "l2"
     if settings.budget is None:                                                      # else the steps are still to come
         values["adversarial_start"] = (settings.max_steps or values["max_steps"]) // 2
@@ -307,7 +307,7 @@ class AutoencoderLosses:
 
         x: images (B, C, H, W) in [-1, 1]; h: features (B, F, H, W).
         """
-        # gradient of each loss
+        # take the gradient of each loss
         last, judge = self.vae.decoder.conv_out, cast(nn.Module, self.discriminator)
         weight = last.weight.detach().requires_grad_()
         with torch.enable_grad():
@@ -346,12 +346,12 @@ class AutoencoderLosses:
         eps = noise.normal("eps", channels, x.shape[2] // factor, x.shape[3] // factor)
         out: Any = nets["vae"](x, eps=eps)
         made, q = out.sample.float(), out.latent_dist
-        # error + kl_weight KL / number of pixel values
+        # add error and kl_weight KL / number of pixel values
         error, scalars = self.error(x, made)
         kl = kl_to_standard_normal(q.mean.float(), q.logvar.float()).flatten(1).sum(1).mean()
         loss = error + s.kl_weight * kl / x[0].numel()
         scalars["kl"] = kl
-        # + adversarial_weight * lambda * L_GAN
+        # add adversarial_weight * lambda * L_GAN
         if self.discriminator is not None and noise.step >= self.start:
             fooled = self.fooled(nets["discriminator"], made, x)
             loss = loss + s.adversarial_weight * self.balance * fooled

@@ -52,7 +52,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     # build the network
     classifier: Any = network(settings, dataset)
     unseen = evaluation_data(settings, dataset)
-    # shift images at random; cross-entropy with smoothed labels
+    # shift images at random, and smooth labels
     reach = [round(side / 12) for side in dataset.shape[1:]]
     if settings.max_shift is not None:
         reach = [settings.max_shift] * len(reach)
@@ -116,7 +116,7 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
 
     Raises ConfigError unless they are labelled with the same classes.
     """
-    # the data that the settings name
+    # open the data that the settings name
     data = held_out(settings, dataset)
     if data is None:
         return None
@@ -135,7 +135,7 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
 
 def shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Return images (B, C, H, W) moved by whole pixels (B,) each; pixels from outside repeat the border."""
-    # source row and column of each pixel
+    # find source row and column of each pixel
     _, _, height, width = x.shape
     rows = (torch.arange(height, device=x.device) - down[:, None]).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=x.device) - right[:, None]).clamp(0, width - 1)  # (B, W)
@@ -158,10 +158,10 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
 
 def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
     """Return a grid of the 64 images, of the first 2,048, that the classifier is least sure of, the least one first."""
-    # probability of the predicted class
+    # compute the probability of the predicted class
     x = dataset.tensor(CANDIDATES)
     sure = pipeline(x / 2 + 0.5, batch_size=BATCH_SIZE).probabilities.max(1).values
-    # the least sure images
+    # draw the least sure images
     least = sure.argsort(stable=True)[:GRID_IMAGES]
     return images.grid(images.to_pil(x[least.cpu()]))
 

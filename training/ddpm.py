@@ -111,7 +111,7 @@ class DenoisingLoss:
         mean = (self.weights.to(error.device)[t] * error).mean()
         if s.variance_type != "learned_range":
             return mean, {"loss": mean.detach()}
-        # L_simple + 0.001 L_vlb, the second of which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
+        # add L_simple and 0.001 L_vlb, which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
         frozen = torch.cat([prediction.detach(), output[:, x_0.shape[1] :]], 1)
         bound = vlb_term(scheduler, frozen, t, x_t, x_0, self.levels)
         vlb = (bound * s.num_train_timesteps / x_0[0].numel()).mean()
@@ -122,15 +122,16 @@ class DenoisingLoss:
 def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor:
     """Return the weight > 0 of the error at each timestep, (T,) float32, scaled to mean 1 for a bound's weighting.
 
-    Raises ConfigError for a bound's weighting of another prediction than the noise, or of a learned variance.
+    Weights of the bound: Ho et al. 2020, eq. 12; min-SNR: Hang et al. 2023, section 3.4. Raises ConfigError for weights
+    of the bound with another prediction than the noise, or with a learned variance.
     """
-    # weights that do not depend on the variance
+    # compute weights that do not depend on the variance
     if settings.weighting == "simple":
         return torch.ones(settings.num_train_timesteps)
     if settings.weighting == "min_snr":
         snr = scheduler.snr(torch.arange(settings.num_train_timesteps))
         return min_snr_weights(snr, settings.prediction_type, settings.snr_gamma).float()
-    # weights of the bound
+    # compute the weights of the bound
     if settings.prediction_type != "epsilon":
         raise ConfigError("--weighting vlb is the bound's weight of the noise: it needs --prediction-type epsilon")
     if settings.variance_type == "learned_range":

@@ -104,7 +104,7 @@ def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     positions of the encoder. Errors as in `loading.resolve` and `loading.transformers_models`.
     """
     # find and load both parts
-    home, words = (resolve_component(model, part) for part in ("text_encoder", "tokenizer"))
+    home, words = resolve_component(model, "text_encoder"), resolve_component(model, "tokenizer")
     whole = read_json(home / CONFIG).get("model_type") == "clip"
     encoder: CLIPTextModel = (load_half if whole else load_model)(home, CLIPTextModel, torch.float32)
     tokenizer: CLIPTokenizer = load_tokenizer(words, CLIPTokenizer)
@@ -121,14 +121,14 @@ class Conditions:
     """
 
     def __init__(self, settings: ConditionSettings, dataset: Dataset) -> None:
-        # classes, and the null class behind them
+        # count classes, and the null class behind them
         s = self.settings = settings
         if s.class_conditional and not dataset.num_classes:
             raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
         self.null = s.condition_dropout > 0 and (s.class_conditional or s.captions)
         self.classes = cast(int, dataset.num_classes)
         self.num_class_embeds = self.classes + self.null if s.class_conditional else None
-        # the text encoder, if any, and the tokens of the empty text
+        # build the text encoder, if any, and the tokens of the empty text
         self.nets: dict[str, nn.Module] = {}
         self.tokenizer: Any = None
         self.width: int | None = None
@@ -140,12 +140,12 @@ class Conditions:
             self.nothing = token_ids(self.tokenizer, [""])
 
     def _build_text(self) -> nn.Module:
-        # a given encoder, frozen
+        # load a given encoder, and freeze it
         s = self.settings
         if s.text_encoder is not None:
             frozen, self.tokenizer = load_text(s.text_encoder)
             return frozen.requires_grad_(False)
-        # a small one for the words of the captions
+        # build a small one for the words of the captions
         self.tokenizer, self.trained = build_tokenizer(self.captions, s.max_words), ("text_encoder",)
         heads = max(n for n in range(1, max(1, s.text_width // 32) + 1) if s.text_width % n == 0)
         encoder: Any = build_text_encoder(self.tokenizer, s.text_width, s.text_layers, heads)
@@ -153,14 +153,15 @@ class Conditions:
         return cast(nn.Module, encoder)
 
     def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Return the network's condition arguments for a batch; conditions of some samples are dropped at random.
+        """Return the network's condition arguments for a batch; conditions of some samples are dropped at random
+        (Ho and Salimans 2021).
 
         `class_labels`: (B,) int64 from 0 on, the null class being the last; `encoder_hidden_states`: (B, L, width).
         """
-        # samples without a condition
+        # choose samples without a condition
         s, conditions = self.settings, {}
         left_out = noise.uniform("condition") < s.condition_dropout                     # (B,)
-        # classes, and hidden states of captions
+        # look up classes, and encode captions
         if s.class_conditional:
             conditions["class_labels"] = torch.where(left_out, self.classes, batch["label"])
         if s.captions:
@@ -193,7 +194,7 @@ def network(
     text_width: int | None = None,
 ) -> UNet | MLPDenoiser | ConditionalUNet:
     """Return the denoiser for the dataset's shape: a U-Net for images, with or without text, an MLP for 2-D points."""
-    # an MLP for points
+    # build an MLP for points
     widths, layers = settings.block_out_channels, settings.layers_per_block
     if len(dataset.shape) == 1:
         if learned_variance:
@@ -202,7 +203,7 @@ def network(
             dim=dataset.shape[0], hidden=widths[-1], layers=layers, num_class_embeds=num_class_embeds,
             **recipe.mean_and_std(dataset),
         )  # fmt: skip
-    # a U-Net for images or latents
+    # build a U-Net for images or latents
     if text_width is not None:
         return conditional_unet(settings, dataset, learned_variance, num_class_embeds, text_width)
     channels = dataset.shape[0]
@@ -257,7 +258,7 @@ def optimizer(settings: DenoiserSettings, nets: Mapping[str, nn.Module]) -> torc
 def target(scheduler: Marginals, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """Return the prediction target at the timesteps t (B,), int64 from 0 on: eps, x_0 or the velocity.
 
-    It has the shape of x_0 (B, ...).
+    It has the shape of x_0 (B, ...). The velocity is that of Salimans and Ho 2022.
     """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -281,7 +282,7 @@ AnyDenoiser = TypeVar("AnyDenoiser", bound=DenoiserSettings)
 
 def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     """Return the settings completed for the dataset: small images take under three minutes on two cores."""
-    # size of the network
+    # choose the size of the network
     side = max(dataset.shape[1:], default=0)
     widths: tuple[int, ...] = (64, 128, 256, 256)
     if len(dataset.shape) == 1:
@@ -293,7 +294,7 @@ def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     values: dict[str, Any] = {"block_out_channels": widths, "attention_levels": ()}
     if settings.captions:
         values["attention_levels"] = upper_levels(len(settings.block_out_channels or widths))
-    # training
+    # choose the training
     values |= {"batch_size": 64, "learning_rate": 2e-4, "max_steps": 20_000}
     values |= {"prediction_type": "epsilon", "layers_per_block": 2, "preview_steps": 50}
     if side < 16:
@@ -319,9 +320,11 @@ def smaller(settings: AnyDenoiser, dataset: Dataset) -> list[AnyDenoiser]:
 
     None of points and of images below 16 pixels, nor where the settings name a size of the network.
     """
+    # leave out data and settings without smaller networks
     side = max(dataset.shape[1:], default=0)
     if side < 16 or settings.block_out_channels is not None or settings.layers_per_block is not None:
         return []
+    # complete the settings of each network
     offered = []
     for values in SMALLER:
         widths = values["block_out_channels"]

@@ -95,7 +95,7 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     evaluate = None
     if isinstance(dataset, Toy) and dataset.sigma:
         evaluate = partial(mode_coverage, dataset=dataset, seed=s.seed)
-    # a phase for each network
+    # add a phase for each network
     weights_d, weights_g = discriminator.parameters(), generator.parameters()
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
@@ -133,11 +133,11 @@ class GANLosses:
         def critic(samples: Tensor) -> Tensor:
             return nets["discriminator"](samples, labels)
 
-        # the objective, and the discriminator's mean verdicts
+        # compute the objective, and the discriminator's mean verdicts
         real, fake = critic(x), critic(generated)                                # apart: batch norm must not mix them
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
-        # numbers that the guard reads
+        # compute numbers that the guard reads
         scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1]}
         scalars |= {"real_variance": variance(x), "energy_distance": energy_distance(x, generated)}
         scalars["rank_accuracy"] = (0.5 + (real - fake).detach().sign() / 2).mean()
@@ -161,18 +161,21 @@ class GANLosses:
         real = fake
         if self.settings.loss == "relativistic":
             real = nets["discriminator"](batch["x"], labels)
-        # the objective
+        # compute the objective
         loss = self.objective.g(fake, real)
         return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
 
     def penalties(self, critic: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
-        """Return the weighted gradient penalties at x and generated samples (B, ...), a non-negative scalar."""
-        # penalty between x and generated samples
+        """Return the weighted gradient penalties at x and generated samples (B, ...), a non-negative scalar.
+
+        Gulrajani et al. 2017, eq. 3, and R1 and R2 (Mescheder et al. 2018, eq. 9 and 10).
+        """
+        # add the penalty between x and generated samples
         s = self.settings
         total: Tensor | float = 0.0
         if s.gradient_penalty:
             total = s.gradient_penalty * gradient_penalty(critic, x, generated, noise.uniform("eta"))
-        # R1 and R2
+        # add R1 and R2
         every = s.penalty_every
         if noise.step % every == 0:
             decay = every * s.penalty_end ** (noise.step / s.max_steps)
@@ -222,7 +225,7 @@ def pairs(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def near_modes(x: Tensor, dataset: Toy) -> Tensor:
     """Return the share of points (B, 2), standardised, within three sigma of the mixture's nearest mode, in [0, 1]."""
-    mean, std = (torch.as_tensor(value, device=x.device) for value in (dataset.mean, dataset.std))
+    mean, std = torch.as_tensor(dataset.mean, device=x.device), torch.as_tensor(dataset.std, device=x.device)
     return high_quality(x * std + mean, cast(Tensor, dataset.modes), dataset.sigma).float().mean()
 
 
@@ -230,17 +233,17 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     """Return generator and discriminator for the dataset's shape: convolutional for images, MLPs for 2-D points."""
     if s.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
-    # arguments of generator and discriminator
+    # collect arguments of generator and discriminator
     classes = dataset.num_classes if s.class_conditional else None
     given: dict[str, Any] = {"latent_dim": s.latent_dim, "norm": s.generator_norm, "num_classes": classes}
     other: dict[str, Any] = {"pack": s.pack, "minibatch_stddev": s.minibatch_stddev, "norm": s.discriminator_norm}
     other["num_classes"] = classes
-    # MLPs for points
+    # build MLPs for points
     if len(dataset.shape) == 1:
         size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
         generator = MLPGenerator(**size, **given, **mean_and_std(dataset))
         return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies)
-    # convolutional networks for images
+    # build convolutional networks for images
     size = {"resolution": side_or_sides(dataset), "channels": dataset.shape[0], "width": s.width}
     size["base_size"] = s.base_size
     generator_ = DCGANGenerator(**size, **given, extra_layers=s.generator_extra_layers)
@@ -249,7 +252,7 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
 
 def check_gan(s: GANSettings) -> None:
     """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
-    # ranges of single fields
+    # check the ranges of single fields
     for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end", "pack"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
@@ -259,7 +262,7 @@ def check_gan(s: GANSettings) -> None:
     for name in ("betas", "discriminator_betas"):
         if not all(0 <= beta < 1 for beta in getattr(s, name)):
             raise ConfigError(f"--{name.replace('_', '-')} must be two numbers in [0, 1), got {getattr(s, name)}")
-    # packs and groups must fit into a micro-batch
+    # check that packs and groups fit into a micro-batch
     per_process = s.batch_size // PartialState().num_processes
     unit, micro = s.pack * max(1, s.minibatch_stddev), min(s.micro_batch_size or per_process, per_process)
     if micro % unit:
@@ -347,12 +350,12 @@ SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
 
 def recommended(settings: GANSettings, dataset: Dataset) -> GANSettings:
     """Return the settings completed for the dataset and the loss."""
-    # values of the loss
+    # choose values for the loss
     loss = settings.loss
     values = COMMON | OF_LOSS.get(loss or "", {})
     if loss:
         values["loss"] = loss
-    # values of the data
+    # choose values for the data
     if len(dataset.shape) == 1:
         values |= POINTS
         if loss is None:
@@ -361,7 +364,7 @@ def recommended(settings: GANSettings, dataset: Dataset) -> GANSettings:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
-    # values of the discriminator, by default those of the generator
+    # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
     return filled(settings, own)

@@ -65,7 +65,7 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
 
 def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderKL) -> None:
     """Build the networks once, so that errors are raised before all images are encoded."""
-    # latents of the right shape
+    # make latents of the right shape
     shape = vae.to_latents(source.tensor(1).to(vae.device)).shape
     nothing = torch.zeros(()).expand(len(source), *shape)           # of their shape, in no memory
     latents = Latents(source, nothing, nothing, "")
@@ -117,7 +117,7 @@ def check_latent_diffusion(s: LatentDiffusionSettings) -> None:
 
 def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDiffusionSettings:
     """Return the settings completed for the latents: at most three resolutions, as far as sides can be halved."""
-    # size of the network
+    # choose the size of the network
     side = max(dataset.shape[1:])
     possible = min((s & -s).bit_length() for s in dataset.shape[1:])                 # levels: one more than halvings
     widths: tuple[int, ...] = (128, 256, 256)
@@ -127,7 +127,7 @@ def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDi
         widths = (32, 64, 64)
     widths = widths[:possible]
     levels = len(settings.block_out_channels or widths)
-    # training
+    # choose the training
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
     values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
     values |= {"preview_steps": 50, "layers_per_block": 1 if 8 <= side < 32 else 2}

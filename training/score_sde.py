@@ -100,11 +100,11 @@ def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> 
     velocity's, and gamma^2 / sigma^2 times that of x_0.
     """
     density = sde.likelihood_weight(t)                                     # of t with importance sampling, over uniform
-    # weight that turns an error into that of the noise
+    # turn the error into that of the noise
     gamma, sigma = sde.gamma(t), sde.sigma(t)
     of_noise = {"epsilon": gamma**0, "v_prediction": gamma**2, "sample": (gamma / sigma) ** 2}
     factor = of_noise[sde.config.prediction_type]
-    # weight of the loss, over the density
+    # weigh the loss, over the density
     if settings.weighting == "likelihood":
         return factor if settings.importance_sampling else factor * density
     return factor / density if settings.importance_sampling else factor

@@ -107,7 +107,7 @@ class TranslationSettings(AdversarialFields, Settings):
 
 def open_datasets(settings: TranslationSettings) -> Unpaired:
     """Return the data of both domains, read in step. Raises ConfigError for settings that belong to one dataset."""
-    # settings of one dataset
+    # refuse settings of one dataset
     s = settings
     if s.dataset:
         raise ConfigError(f"--dataset {s.dataset}: there are two here, --dataset-a and --dataset-b")
@@ -130,7 +130,7 @@ def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
     if s.history:
         for domain, shape in (("a", dataset.shape_a), ("b", dataset.shape_b)):
             pools[f"history_{domain}"] = ImagePool(s.history, shape)
-    # a phase for both generators, and one for each discriminator
+    # add a phase for both generators, and one for each discriminator
     forward = chain.from_iterable(nets[name].parameters() for name in GENERATORS)
     adam = optimizer(s.loss, forward, s.learning_rate, s.betas)
     phases = [Phase("generators", adam, GENERATORS, losses.generator_loss)]
@@ -164,11 +164,11 @@ class TranslationLosses:
         Returns the weighted sum of the parts, a scalar, and scalars to log. `batch["a"]`, `batch["b"]`: images
         (B, C, H, W) in [-1, 1].
         """
-        # the parts of both directions
+        # compute the parts of both directions
         there = self.direction_loss(nets, batch, memo, "a", "b")
         back = self.direction_loss(nets, batch, memo, "b", "a")
         parts = {name: there[name] + back[name] for name in there}
-        # their weighted sum
+        # sum them by weight
         total = sum(weight * parts[name] for name, weight in self.weights().items() if weight)
         scalars = {f"loss_{name}": value.detach() for name, value in parts.items()}
         return cast(Tensor, total), scalars | {"loss_generators": cast(Tensor, total).detach()}
@@ -176,13 +176,14 @@ class TranslationLosses:
     def direction_loss(self, nets: Nets, batch: Batch, memo: dict[str, Tensor], x: str, y: str) -> dict[str, Tensor]:
         """Return the parts of the loss of the translation from domain x to y, scalars; hand the translations on.
 
-        They are (B, C, H, W) in [-1, 1], and stand in `memo` without gradients.
+        Cycle consistency: Zhu et al. 2017, eq. 2; distance to the paired image: Isola et al. 2017, eq. 3. The
+        translations are (B, C, H, W) in [-1, 1], and stand in `memo` without gradients.
         """
         # translate, and keep the translations for the discriminator
         there, back = nets[f"generator_{x}2{y}"], nets[f"generator_{y}2{x}"]
         made = there(batch[x]).float()
         memo[f"fake_{y}"] = made.detach()
-        # each part of the loss that has a weight
+        # compute each part of the loss that has a weight
         fake = self.logits(nets, batch, y, made)
         real = self.logits(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
         parts, weights = {"adversarial": self.objective.g(fake, real)}, self.weights()
@@ -202,17 +203,17 @@ class TranslationLosses:
         Returns the mean loss over images and patches, a scalar, and scalars to log. `batch[domain]`: images
         (B, C, H, W) in [-1, 1].
         """
-        # translations of this step or of earlier ones
+        # take translations of this step or of earlier ones
         x, made = batch[domain], memo[f"fake_{domain}"]
         if self.settings.history:
             made = nets[f"history_{domain}"](made, noise)
-        # the objective, and the discriminator's mean verdicts
+        # compute the objective, and the discriminator's mean verdicts
         real, fake = self.logits(nets, batch, domain, x), self.logits(nets, batch, domain, made)
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         name = domain.upper()
         scalars = {f"loss_discriminator_{domain}": loss.detach(), f"D_{name}(x)": says[0], f"D_{name}(G(y))": says[1]}
-        # gradient penalty of a Wasserstein critic
+        # add the gradient penalty of a Wasserstein critic
         if self.settings.gradient_penalty:
             def critic(image: Tensor) -> Tensor:
                 return self.logits(nets, batch, domain, image).mean((1, 2, 3))
@@ -240,14 +241,14 @@ class TranslationLosses:
 
 def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
     """Return the two generators and the two discriminators."""
-    # generators
+    # choose the generators
     a, b = dataset.shape_a[0], dataset.shape_b[0]
     sizes: dict[str, Any] = {"width": s.width, "norm": s.norm, "dropout": s.dropout}
     if s.generator == "resnet":
         make: Any = partial(ResNetTranslator, **sizes, blocks=s.blocks, downsamplings=s.downsamplings)
     else:
         make = partial(UNetTranslator, **sizes, depth=s.depth)
-    # discriminators
+    # build them and the discriminators
     patches: dict[str, Any] = {"width": s.discriminator_width, "layers": s.discriminator_layers}
     patches["norm"] = s.discriminator_norm
     return {
@@ -260,7 +261,7 @@ def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
 
 def check_translation(s: TranslationSettings, dataset: Unpaired) -> None:
     """Raise ConfigError, naming the field, for values that no translation can use."""
-    # ranges of single fields
+    # check the ranges of single fields
     names = ("adversarial_weight", "cycle_weight", "identity_weight", "paired_weight", "gradient_penalty", "clip")
     for name in (*names, "history"):
         if not 0 <= getattr(s, name) < float("inf"):
@@ -269,7 +270,7 @@ def check_translation(s: TranslationSettings, dataset: Unpaired) -> None:
         raise ConfigError(f"--discriminator-learning-rate must be above 0, got {s.discriminator_learning_rate}")
     if not all(0 <= beta < 1 for beta in s.betas):
         raise ConfigError(f"--betas must be two numbers in [0, 1), got {s.betas}")
-    # fields that exclude each other
+    # check fields that exclude each other
     if s.paired_weight and not s.paired:
         raise ConfigError(f"--paired-weight {s.paired_weight}: needs --paired, image i of B true for image i of A")
     if s.paired and s.history:
@@ -325,7 +326,7 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 
 def recommended(settings: TranslationSettings, dataset: Unpaired) -> TranslationSettings:
     """Return the settings completed for the data and the loss."""
-    # values of the data
+    # choose values for the data
     height, width = dataset.shape[1:]
     values = COMMON | {"depth": min(8, *((side & -side).bit_length() - 1 for side in (height, width)))}
     if min(height, width) < 256:
@@ -336,7 +337,7 @@ def recommended(settings: TranslationSettings, dataset: Unpaired) -> Translation
         values |= {"identity_weight": 0.0}
     if settings.paired:
         values |= PAIRED
-    # values of the loss
+    # choose values for the loss
     loss = settings.loss or values["loss"]
     values |= OF_LOSS.get(loss, {})
     values["adversarial_weight"] = 2.0 if loss == "least_squares" else 1.0   # Zhu et al. have no 1/2 before the square
@@ -352,7 +353,7 @@ def held_out(settings: TranslationSettings, dataset: Unpaired) -> Unpaired | Non
     s = settings
     if not any((s.eval_split, s.eval_split_b, s.eval_dataset_a, s.eval_dataset_b)):
         return None
-    # images shaped like the training data
+    # open images shaped like the training data
     split = s.eval_split or "train"
     a = _like(dataset.a, s, s.eval_dataset_a or s.dataset_a, split)
     b = _like(dataset.b, s, s.eval_dataset_b or s.dataset_b, s.eval_split_b or split)

@@ -22,7 +22,7 @@ def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, floa
 
     Of the first 128 images of each domain, with a crop of their middle.
     """
-    # the first images of both domains
+    # take the first images of both domains
     real = {"a": dataset.middle(dataset.a.tensor(EVAL_IMAGES)), "b": dataset.middle(dataset.b.tensor(EVAL_IMAGES))}
     # translate them there and back
     errors: dict[str, float] = {}
@@ -42,7 +42,7 @@ def translated(net: Any, x: Tensor) -> Tensor:
 
 def preview(pipeline: Pipeline, dataset: Unpaired) -> Image.Image:
     """Return a grid: images of A, their translations, those translated back; then the same from B."""
-    # the first images of both domains
+    # take the first images of both domains
     shown = {"a": dataset.middle(dataset.a.tensor(GRID_IMAGES)), "b": dataset.middle(dataset.b.tensor(GRID_IMAGES))}
     columns, pictures = min(map(len, shown.values())), list[Image.Image]()
     # translate them there and back

@@ -84,7 +84,7 @@ def build(s: VAESettings, dataset: Dataset) -> Recipe:
     net: Any = network(s, dataset)
     rate, epsilon = s.learning_rate, s.adam_epsilon
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, eps=epsilon, fused=True)
-    # data of the evaluation: held-out ones, else the first batches of the run
+    # evaluate on held-out data, else on the first batches of the run
     evaluation = held_out(s, dataset)
     judged = partial(training_batches, dataset, s)
     if evaluation is not None:
@@ -119,7 +119,7 @@ class VAELoss:
         if draws_pixels(s):
             x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
         eps = [noise.normal(f"z_{i}", s.importance_samples, D) for i, D in enumerate(self.sizes, 1)]
-        # the terms of the bound on log p(x)
+        # compute the terms of the bound on log p(x)
         terms = nets["vae"](x, eps, batch["label"] if s.class_conditional else None)
         bound = self.bound(terms, noise.step)                                            # (B,)
         kl = total(terms).mean()
@@ -132,7 +132,8 @@ class VAELoss:
     def bound(self, terms: Terms, step: int) -> Tensor:
         """Return the objective to maximise, (B,) in nats: the ELBO or the bound L_k, with the KL weighted for `step`.
 
-        Free bits are counted image by image, not on a batch's mean, so that it does not matter how it is divided.
+        L_k: Burda et al. 2016, eq. 8. Free bits are counted image by image, not on a batch's mean, so that the result
+        does not depend on how a batch is divided.
         """
         s = self.settings
         beta = s.beta * min(1.0, (step + 1) / max(1, s.beta_warmup_steps))
@@ -154,7 +155,7 @@ def draws_pixels(s: VAESettings) -> bool:
 
 def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     """Return the model for the dataset's images or points, which starts from the mean of the first 10,000."""
-    # arguments that all networks share
+    # collect arguments that all networks share
     sizes, hidden = s.latent_dim, s.hidden
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
@@ -165,7 +166,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
         choices |= {"dim": dataset.shape[0], **mean_and_std(dataset)}
     else:
         choices |= {"channels": dataset.shape[0], "resolution": side_or_sides(dataset)}
-    # one layer of latents, or a hierarchy
+    # build one layer of latents, or a hierarchy
     if len(sizes) == 1:
         net: LatentModel = VAE(latent_dim=sizes[0], hidden=hidden, **choices)
     else:
@@ -179,7 +180,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
 
 def check_vae(s: VAESettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for settings that no run can use."""
-    # data
+    # check the data
     points = len(dataset.shape) == 1
     if s.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
@@ -187,7 +188,7 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
         raise ConfigError(f"--likelihood must be gaussian for points, got {s.likelihood}")
     if points and (s.eval_split is not None or s.eval_dataset is not None):
         raise ConfigError(f"--eval-split, --eval-dataset: {s.dataset} is a set of points, these are for images")
-    # ranges
+    # check the ranges
     if not s.latent_dim:
         raise ConfigError("--latent-dim must be one number, or several for a hierarchy, got none")
     if s.importance_samples < 1:
@@ -195,7 +196,7 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
     for name in ("beta", "beta_warmup_steps", "free_bits"):
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
-    # fields that exclude each other
+    # check fields that exclude each other
     if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1):
         raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
     if s.sigma is not None and not LIKELIHOODS[s.likelihood].has_scale:
@@ -310,7 +311,7 @@ POINTS: dict[str, Any] = {
 
 def recommended(settings: VAESettings, dataset: Dataset) -> VAESettings:
     """Return the settings completed for the dataset; sigma None stays: it is learned."""
-    # values of the data
+    # choose values for the data
     values = COMMON
     if len(dataset.shape) == 1:
         values = COMMON | POINTS
@@ -318,7 +319,7 @@ def recommended(settings: VAESettings, dataset: Dataset) -> VAESettings:
         values = COMMON | SMALL_IMAGES
     elif dataset.shape[0] > 1:
         values = COMMON | COLOURS
-    # stages of a convolutional body
+    # fit the stages of a convolutional body
     if settings.body == "conv" and values["body"] == "mlp":
         values = values | {"hidden": (32, 64), "activation": "relu"}
     if (settings.body or values["body"]) == "conv":

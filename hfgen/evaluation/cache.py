@@ -80,8 +80,9 @@ class Cache:
         path = self._path(key)
         if path is None:
             return
-        # write beside, then replace
+        # encode the header and the tensors
         text, kept = json.dumps(facts), {name: t.cpu().contiguous() for name, t in (tensors or {}).items()}
+        # write beside, then replace
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,12 +84,12 @@ class FeatureExtraction:
 
     def of_reference(self, reference: ReferenceData, seed: int, name: str) -> Features | None:
         """Return the features of reference data, in the first process; None in the others. `name`: for the bar."""
-        # key and batches
+        # choose key and batches
         count = reference.count
         key = key_of("real", seed=seed, real=reference.key(), fresh=reference.fresh, **self.identity)
         batches = [range(i, min(i + BATCH_SIZE, count)) for i in range(0, count, BATCH_SIZE)]
 
-        # items, with their progress
+        # return items, with their progress
         def items(rows: range) -> Tensor:
             self.progress.tick(rows.start / count)
             return reference(rows)
@@ -101,12 +101,12 @@ class FeatureExtraction:
     ) -> Features | None:
         """Return features from the cache, or extracted now in a stage of the bar, in the first process; None in the
         others."""
-        # from the cache, if the first process finds them there
+        # look in the cache, in the first process
         entry = self.cache.get(key) if self.processes.first else None
         if self.processes.from_first(lambda: entry is not None):
             self.progress.skip(stage)
             return None if entry is None else Features.unpacked(entry[0]["count"], entry[1])
-        # extracted now
+        # extract now
         with self.progress.stage(stage, title):
             features = self(items, batches, keep_images)
         if features is not None:
@@ -124,7 +124,7 @@ class FeatureExtraction:
 
     def _local(self, items: Items, batches: list[range], keep_images: bool) -> dict[str, Any]:
         """Return the results of this process, by the first index of each batch."""
-        # number of features and of images that stay in memory
+        # count features and images that stay in memory
         size = math.prod(self.shape)
         count = batches[-1].stop
         dim = self.extractor.dim or size
@@ -151,7 +151,7 @@ class FeatureExtraction:
 
 def _joined(parts: list[dict[str, Any]], count: int) -> Features:
     """Return the features of `count` items from the results of all processes."""
-    # moments of all processes
+    # merge moments of all processes
     moments = None
     for part in parts:
         if part["moments"] is not None:
@@ -160,7 +160,7 @@ def _joined(parts: list[dict[str, Any]], count: int) -> Features:
                 moments = local
             else:
                 moments.merge(local)
-    # tensors in the order of the items
+    # join tensors in the order of the items
     features, images = _in_order(parts, "features"), _in_order(parts, "images")
     assert features is not None and images is not None
     return Features(count, features, moments, images, _in_order(parts, "seen"))

@@ -61,7 +61,7 @@ Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
 
 def likelihood(context: MetricContext) -> MetricResult:
     """Return the likelihoods that the family of the model has, and for a toy set the density at the samples."""
-    # likelihoods of the family
+    # compute the likelihoods of the family
     items, words = context.reference, "the real data that samples are compared with"
     if context.held_out is not None:
         items, words = context.held_out, "held-out data"
@@ -69,7 +69,7 @@ def likelihood(context: MetricContext) -> MetricResult:
     for row in result.metrics.values():
         row["items"] = words
 
-    # density of a toy set
+    # compute the density of a toy set
     data = context.reference.data
     if isinstance(data, Toy):
         if data.sigma:
@@ -160,12 +160,12 @@ def vae_items(vae: Any, items: ReferenceData, number: int, seed: int) -> VAEItem
 
     Raises ConfigError if pixels of the model and of the data have different numbers of levels.
     """
-    # points
+    # standardise points
     x, levels = items(range(number)), items.data.top + 1
     if items.points:
         x, log_scale = _standardised(x, vae.config)
         return VAEItems(x, log_scale, "density of points", None)
-    # pixels: binarised, dequantised, or as they are
+    # binarise or dequantise pixels, or keep them
     u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
     if vae.config["likelihood"] == "bernoulli":
         return VAEItems(binarised(x, u), 0.0, "binarised pixels", 1.0)
@@ -180,7 +180,7 @@ def vae_items(vae: Any, items: ReferenceData, number: int, seed: int) -> VAEItem
 @family_likelihood.register(VAEPipeline)
 def vae_likelihood(pipeline: VAEPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
     """Return the ELBO and the importance-sampled log-likelihood of items, in nats, for images also in bits/dim."""
-    # items and labels on the device of the model
+    # move items and labels to the device of the model
     if missing := _missing(context, items):
         return _no_likelihood(missing)
     vae: Any = pipeline.vae
@@ -242,7 +242,7 @@ class DiffusionItems:
     @classmethod
     def of(cls, pipeline: DDPMPipeline, context: MetricContext, items: ReferenceData) -> "DiffusionItems":
         """Return the first items: `likelihood_images` of them. Default: at most 64, as many as the time allows."""
-        # items in model coordinates
+        # bring items into model coordinates
         images = context.settings.likelihood_images
         number = min(images or ITEMS, items.count)
         x, log_scale, levels = items(range(number)), 0.0, None
@@ -250,7 +250,7 @@ class DiffusionItems:
             x, log_scale = _standardised(x, pipeline.unet.config)
         else:
             levels = items.data.top + 1
-        # their conditions
+        # collect their conditions
         labels, captions = _labels(context, items, number), None
         if context.generator.conditions.captions is not None:
             captions = items.captions(number)
@@ -258,7 +258,7 @@ class DiffusionItems:
 
     def bound(self, trained: Any) -> Estimator:
         """Return the estimator by the variational bound (Ho et al. 2020, eq. 5)."""
-        # the chain, and the number of its terms
+        # build the chain, and count its terms
         chain = trained.discretised() if traits_of(trained).continuous else trained
         T, draws = len(chain.betas), DRAWS if self.limited else None
         terms = len(stretches(T, draws))
@@ -271,7 +271,7 @@ class DiffusionItems:
 
     def ode(self, trained: Any) -> Estimator:
         """Return the estimator by the probability-flow ODE (Song et al. 2021, eq. 39)."""
-        # SDE and tolerances
+        # choose SDE and tolerances
         sde = trained if traits_of(trained).continuous else make_sampler("ode_heun", trained)
         usual = signature(ode_log_likelihood).parameters
         tolerances = {"rtol": usual["rtol"].default, "atol": usual["atol"].default}
@@ -283,7 +283,7 @@ class DiffusionItems:
                 return ode_bits_per_dim(predict, sde, x, generator, self.levels, **tolerances)
             return ode_log_likelihood(predict, sde, x, generator, None, **tolerances).log_prob + self.log_scale
 
-        # settings of the estimate for pixels
+        # record settings of the estimate for pixels
         facts = {"probes": None, "dequantisation": "none"}
         if self.levels:
             facts = {"probes": usual["probes"].default, "dequantisation": "uniform"}
@@ -291,7 +291,7 @@ class DiffusionItems:
 
     def values(self, estimator: Estimator, done: float) -> Tensor:
         """Return the likelihoods of the items, (n,), in nats or bits/dim. `done`: the share of the stage before."""
-        # batch by batch, as long as there is time
+        # compute batch by batch, as long as there is time
         parts, clock = list[Tensor](), Clock(self.context.settings.likelihood_seconds if self.limited else None)
         for rows in pieces(len(self.x), self.limited):
             if parts and not clock.allows(rows):
@@ -304,7 +304,7 @@ class DiffusionItems:
     def _predictor(self, rows: slice) -> Predict:
         """Return the network, conditioned on the classes and captions of items, as a function of x_t and t; no
         guidance."""
-        # conditions of these items
+        # take the conditions of these items
         labels = captions = None
         count = 1
         if self.captions is not None:
@@ -313,7 +313,7 @@ class DiffusionItems:
         if self.labels is not None:
             labels = self.labels[rows]
             count = len(labels)
-        # the network with them
+        # call the network with them
         cond = self.pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
         net: Any = self.pipeline.unet
         return lambda x_t, t: net(x_t, t, return_dict=False, **cond)[0]
@@ -337,7 +337,7 @@ def diffusion_likelihood(pipeline: DDPMPipeline, context: MetricContext, items: 
     Default, in bounded time: as many of 64 items as `likelihood_seconds` allow for each of the two, the bound from 100
     draws of its terms, the ODE at a tolerance of 1e-4. With `likelihood_images`: all those items, every term, 1e-5.
     """
-    # items
+    # choose the items
     if missing := _missing(context, items):
         return _no_likelihood(missing)
     trained: Any = pipeline.scheduler
@@ -349,7 +349,7 @@ def diffusion_likelihood(pipeline: DDPMPipeline, context: MetricContext, items: 
     if chosen.levels is not None:
         suffix, facts = "bits_per_dim", {"unit": "bits/dim", "levels": chosen.levels}
 
-    # both estimates
+    # compute both estimates
     result = MetricResult()
     for name, prepare, done in (("bound", chosen.bound, 0.0), ("ode", chosen.ode, 0.5)):
         try:
@@ -369,7 +369,7 @@ def pieces(number: int, limited: bool) -> list[slice]:
 
     The last batch has at least two items, since one item has no interval.
     """
-    # edges of batches
+    # choose edges of batches
     sizes = itertools.chain([4, 4, 8] if limited else [], itertools.repeat(BATCH_SIZE))
     edges = [0]
     while edges[-1] < number:

@@ -47,10 +47,10 @@ class Progress:
     @contextmanager
     def stage(self, kind: str, title: str) -> Iterator[None]:
         """Run the next stage of a kind inside."""
-        # the stage
+        # start the stage
         self._title, self._expected, self._share, self._begun = title, self.skip(kind), 0.0, time.monotonic()
         yield
-        # the pace of its kind
+        # measure the pace of its kind
         if self._expected:
             ratio = (time.monotonic() - self._begun) / self._expected
             self._pace[kind] = self._pace_of(kind) * ratio
@@ -63,7 +63,7 @@ class Progress:
     @property
     def left(self) -> float:
         """Return the expected seconds until all running and planned stages end."""
-        # the running stage, then the planned ones
+        # add up the running stage and the planned ones
         elapsed, share = time.monotonic() - self._begun, self._share
         running = 0.0                                                       # no stage is running
         if share:

@@ -102,12 +102,12 @@ def open_held_out(
     `options`: arguments of `load_dataset`, which a dataset by name is read with. Raises ConfigError for the same data
     as the reference data, and for another shape.
     """
-    # the default
+    # take the default
     data = reference.data
     chosen = held_out_of(dataset, settings.split, settings.held_out, settings.held_out_split)
     if chosen is None:
         return FreshReferenceData(data, seed, most_samples()) if isinstance(data, Toy) else None
-    # a dataset by name takes the shape of the reference data
+    # give a dataset by name the shape of the reference data
     source, split = chosen
     if isinstance(source, Dataset):
         options = {}
@@ -127,7 +127,7 @@ def held_out_of(data: Any, split: str, held_out: Any, held_out_split: str | None
     """
     if held_out is None and held_out_split is None:
         return None
-    # the dataset and its split
+    # choose the dataset and its split
     chosen, part = data if held_out is None else held_out, held_out_split or "train"
     if isinstance(chosen, Dataset) and held_out_split is not None:
         raise ConfigError(f"held_out_split is for datasets by name, {chosen.name} is loaded already; give held_out")

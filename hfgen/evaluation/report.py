@@ -72,14 +72,14 @@ class Report:
 
     def _method(self) -> list[str]:
         """Return the paragraphs on samples, reference data, features, samplers and versions."""
-        # counts of samples and held-out items
+        # count samples and held-out items
         first = self.rows[0]
         extractor, s = first.extractor, first.settings
         counts = " / ".join(sorted({f"{row.samples['count']:,}" for row in self.rows}))
         held_out = "none"
         if first.held_out:
             held_out = f"{first.held_out['name']}, {first.held_out['count']:,} items"
-        # a paragraph each
+        # write a paragraph each
         return [
             f"Each model made {counts} samples (seed {s['seed']}, batches of {s['batch_size']}, guidance scale "
             f"{s['guidance_scale']:g}); they are compared with {first.real['compared']:,} of {first.real['items']:,} "
@@ -101,11 +101,11 @@ class Report:
 
     def _table(self) -> list[tuple[str, ...]]:
         """Return the head of the table, a line for each model, and the line of reference data."""
-        # head: metrics that any model has
+        # list the metrics that any model has
         computed = set(itertools.chain(*(row.metrics for row in self.rows)))
         names = [name for name in COLUMNS if name in computed]
         lines = [("rank", "model", "family", *(COLUMNS[name] for name in names))]
-        # a line for each model, then reference data
+        # write a line for each model, then reference data
         for rank, row in zip(self.ranks(), self.rows, strict=True):
             cells = [_cell(row.metrics.get(name)) for name in names]
             lines.append((rank, markdown(row.model), markdown(row.family), *cells))
@@ -127,15 +127,15 @@ class Report:
 
     def _matched(self) -> list[str]:
         """Return a sentence and a table of estimates at equal counts, with the values of reference data."""
-        # metrics with such estimates
+        # list metrics with such estimates
         names = [name for name in COLUMNS if self._estimates(name)]
         if not names:
             return []
-        # values of reference data, and counts
+        # format values of reference data, and counts
         estimates = list(map(self._estimates, names))
         floors = [with_interval(floor_of(first)) for first, *_ in estimates]
         counts = sorted({estimate["count"] for estimate in itertools.chain(*estimates)})
-        # sentence and table
+        # write sentence and table
         lines = [("model", *(COLUMNS[name] for name in names))]
         for row in self.rows:
             lines.append((markdown(row.model), *(_at_count(row.metrics.get(name)) for name in names)))
@@ -159,12 +159,14 @@ class Report:
         """Return a list of the metrics without a column, and of the reasons for missing metrics, by model."""
         lines = []
         for row in self.rows:
+            # list metrics, then reasons
             details = []
             for name, metric in row.metrics.items():
                 if name not in COLUMNS:
                     details.append(f"  - {markdown(name)}: {_detail(metric)}")
             for name, reason in row.none.items():
                 details.append(f"  - {markdown(name)}: none, {markdown(reason)}")
+            # put them under the name of the model
             if details:
                 lines += [f"- {markdown(row.model)}", *details]
         return "\n".join(lines)
@@ -248,14 +250,14 @@ def require_matplotlib() -> None:
 
 def write_report(report: Report, folder: Path) -> None:
     """Write the report, the grids of samples, the closest pairs and the plots into `folder`."""
-    # plots
+    # draw plots
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Callable[[list[Evaluation], Path], bool]] = {
         "quality_against_time.png": quality_against_time, "precision_against_recall.png": precision_against_recall,
     }  # fmt: skip
     names = [name for name, plot in plots.items() if plot(report.rows, folder / name)]
 
-    # pictures of each model
+    # save pictures of each model
     for row in report.rows:
         for kind, picture in row.pictures.items():
             stem = f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '_', row.model)}"
@@ -263,7 +265,7 @@ def write_report(report: Report, folder: Path) -> None:
             picture.save(folder / name)
             names.append(name)
 
-    # report
+    # write the report
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "report.md").write_text(report.markdown(names), encoding="utf-8")

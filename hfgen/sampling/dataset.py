@@ -81,12 +81,12 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: must be a new or empty folder, which then holds the dataset")
-    # model and labels
+    # open the model, choose labels
     source = resolve(request.model)
     pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **request.conditions)
     labels = labels_of(pipeline, request.label, request.number)
     names = class_names(request.model, num_classes(pipeline))
-    # samples
+    # write samples
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for k, count, first, pictures in _shards(batches(pipeline, request, labels), request):
         indices = range(first, first + len(pictures))
@@ -94,7 +94,7 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
         if labels:
             rows["label"] = labels[indices.start : indices.stop]
         _write_parquet(folder / "data" / f"train-{k:05d}-of-{count:05d}.parquet", rows, names)
-    # card
+    # write the card
     (folder / CARD).write_text(card(request.number, provenance(request, source, pipeline)), encoding="utf-8")
 
 
@@ -114,12 +114,12 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
 
 def class_names(model: str, known: int | None) -> list[str] | None:
     """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
-    # the record of the run
+    # read the record of the run
     run = runs.find(model)
     data = {} if run is None else runs.record(run).get("data")
     if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
         return None
-    # names that are unique
+    # take names that are unique
     names = list(map(str, data["class_names"]))
     return names if len(set(names)) == known else None
 
@@ -152,18 +152,18 @@ def _write_parquet(path: Path, rows: dict[str, list[Any]], names: list[str] | No
 
 def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict[str, str]:
     """Return the origin of the images: model, commit, weights, settings and versions; never a path."""
-    # model
+    # name the model
     local = Path(request.model).expanduser().exists()
     origin = {"model": last_name(request.model) if local else request.model}
     commits = [path.name for path in (source, *source.parents) if path.parent.name == "snapshots"]
     if commits and not local:
         origin["commit"] = commits[0]
     origin["pipeline"] = type(pipeline).__name__
-    # weights
+    # hash the weights
     for name in readable_files(request.model, files_of(source)):
         if name.endswith(".safetensors"):
             origin[f"sha256 of {name}"] = hash_of_file(source / name)
-    # settings and versions
+    # add settings and versions
     settings = asdict(request)
     del settings["model"]
     origin |= {name: "default of the model" if value is None else str(value) for name, value in settings.items()}
@@ -172,7 +172,7 @@ def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict
 
 def card(number: int, origin: dict[str, str]) -> str:
     """Return the card of a dataset: the Hub's metadata, and a table of `origin`."""
-    # metadata
+    # write metadata
     title = f"{number:,} images of {origin['model']}"
     metadata = {
         "pretty_name": title,
@@ -180,7 +180,7 @@ def card(number: int, origin: dict[str, str]) -> str:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
     }
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    # text
+    # write text
     rows = table(("property", "value"), *((markdown(name), code(value)) for name, value in origin.items()))
     return (
         f"---\n{front}---\n\n{START}\n# {markdown(title)}\n\nA model generated every image; none is a photograph or "
@@ -191,13 +191,13 @@ def card(number: int, origin: dict[str, str]) -> str:
 
 def merged(old: str, new: str) -> str:
     """Return the card `old` with hfgen's part and metadata from `new`; all other text is kept."""
-    # text before and after hfgen's part
+    # find text before and after hfgen's part
     (ours, body), (theirs, text) = _halves(new), _halves(old)
     start, end = text.find(START), text.find(END)
     before, after = "\n", text
     if 0 <= start < end:
         before, after = text[:start], text[end + len(END) :]
-    # metadata, then the text around hfgen's part
+    # join metadata, and the text around hfgen's part
     front = yaml.safe_dump({**theirs, **ours}, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n{before}{body.strip()}{after}"
 
@@ -242,7 +242,7 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
     check_repo_id(repo_id)
     folder = Path(folder).expanduser()
     with adding_to_errors(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
-        # the repository, and its card
+        # open the repository, and read its card
         repository = open_repository(repo_id, "dataset", public)
         cache, staged = Path(temporary, "cache"), Path(temporary, "dataset")
         published = repository.fetch(CARD, cache)
@@ -250,7 +250,7 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
         others = repository.files - {CARD, ".gitattributes"}
         if others and START not in old:
             raise ConfigError(f"{repo_id}: holds other data ({', '.join(sorted(others)[:3])}); choose another name")
-        # the new files
+        # link the new files
         (staged / "data").mkdir(parents=True)
         for name in _files(folder):
             link(folder / name, staged / name)

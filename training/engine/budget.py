@@ -145,7 +145,7 @@ def sample_grid(
     """
     if not _fields(settings, PROBE):
         return probe, {}
-    # sizes of grids; a plot has a fixed number of points
+    # list sizes of grids; a plot has a fixed number of points
     images, steps = (getattr(settings, name) for name in PROBE)
     in_plane = len(dataset.shape) == 1
     unit, sizes = probe / PROBE["preview_steps"], [(images, steps)]
@@ -153,7 +153,7 @@ def sample_grid(
         unit /= PROBE["preview_images"]
         sizes += [(i, s) for i, s in GRIDS if i <= images and s <= steps]
     costs = [(unit * s * (bool(i) if in_plane else i), i, s) for i, s in sizes]
-    # the largest that fits
+    # take the largest that fits
     for together in (2, 1):
         for seconds, i, s in costs:
             if together * seconds <= allowed:
@@ -163,7 +163,7 @@ def sample_grid(
 
 def notes(usual: Settings, chosen: Settings) -> Iterator[str]:
     """Yield a line on a network, and one on sample grids, that are smaller or rarer than in the `usual` settings."""
-    # a smaller network
+    # report a smaller network
     network = [
         f.name for f in dataclasses.fields(usual)
         if getattr(usual, f.name) != getattr(chosen, f.name) and f.name not in (*PROBE, "max_steps", "sample_every")
@@ -175,7 +175,7 @@ def notes(usual: Settings, chosen: Settings) -> Iterator[str]:
             f"{usual.max_steps // ENOUGH:,} steps in {usual.budget}; pictures have less detail than with a "
             "longer --budget"
         )
-    # smaller or rarer grids
+    # report smaller or rarer grids
     images, steps = (getattr(chosen, name, None) for name in PROBE)
     if images == 0 and getattr(usual, "preview_images", None):
         yield f"no sample grid: drawing one does not fit in {usual.budget}; `hfgen sample` draws one afterwards"
@@ -193,7 +193,7 @@ def untrained(settings: Settings, recommended: int) -> str | None:
     steps = settings.max_steps
     if settings.budget is None or steps * ENOUGH >= recommended:
         return None
-    # a budget that is enough, and other ways
+    # compute a budget that is enough, and name other ways
     needed = seconds_of(settings.budget) * recommended / ENOUGH / max(1, steps)
     ways = [f"--budget {_rounded(needed)} or more", "a smaller --resolution"]
     if hasattr(settings, "block_out_channels"):
@@ -217,7 +217,7 @@ def seconds_per_step(engine: Engine, first: int, limit: float, stop: StopSignal)
             raise Interrupted
         if agree(stamps[-1] - stamps[0] > limit):
             break
-    # the median, without the warm-up
+    # take the median, without the warm-up
     durations = sorted(b - a for a, b in pairwise(stamps[min(WARM_UP, len(stamps) - 2) :]))
     return durations[len(durations) // 2]
 

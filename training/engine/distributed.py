@@ -125,7 +125,7 @@ def split_batch(settings: Settings, processes: int, rank: int) -> tuple[slice, l
             f"--batch-size {settings.batch_size} is the global batch and must divide by {processes} processes x "
             f"micro-batches of {micro or 1}; the nearest are {' and '.join(str(b) for b in (below, above) if b)}"
         )
-    # rows of this process
+    # slice the rows of this process
     start = rank * per_process
     micro_batches = [slice(start + i, start + i + micro) for i in range(0, per_process, micro)]
     return slice(start, start + per_process), micro_batches

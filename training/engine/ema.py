@@ -24,6 +24,7 @@ class EMA:
 
         Looked up at the first update: wrapping a network for several processes gives its parameters new memory.
         """
+        # sort the tensors by the way that they follow
         averaged, live = list[torch.Tensor](), list[torch.Tensor]()
         copies, originals = list[torch.Tensor](), list[torch.Tensor]()
         sources = self._live.state_dict(keep_vars=True)
@@ -42,8 +43,10 @@ class EMA:
 
         `step` counts from 0.
         """
+        # average
         weight = finite * (1 - min(self.decay, (1 + step) / (10 + step)))
         averaged, live, copies, originals = self._pairs
         torch._foreach_lerp_(averaged, live, [weight] * len(averaged))
+        # copy
         if copies:
             torch._foreach_copy_(copies, originals)

@@ -68,7 +68,7 @@ def guard(
     line = {name: value for name, value in given.items() if value is not None and math.isfinite(value)}
     if not line.keys() >= NEEDED or line["step"] <= settings.warmup_steps:
         return memory, None
-    # the weight of this line, and whether the energy distance still falls
+    # weigh this line, and decide whether the energy distance still falls
     steps = min(SPAN, line["step"] - memory.get("step", settings.warmup_steps))
     weight = 1 - math.exp(-steps / SPAN)
     recent = memory.get("distance", distance(line))
@@ -101,7 +101,7 @@ def _cure(field: str, s: Any, points: bool) -> str | None:
     """Return the option that changes a field; None where the run has that value, or would not gain from it."""
     if field.endswith("learning_rate"):
         return _other_rate(field, getattr(s, field))
-    # each option, and whether it may help
+    # list each option, and whether it may help
     critic = s.loss in ("wasserstein", "wasserstein_gp")
     options = {
         "loss": ("--loss wasserstein_gp", s.loss != "wasserstein_gp"),
@@ -112,7 +112,7 @@ def _cure(field: str, s: Any, points: bool) -> str | None:
         "frequencies": ("--frequencies 32", not s.frequencies),
         "latent_dim": ("--latent-dim 64", s.latent_dim < 16),
     }
-    # options that depend on the data and the loss
+    # replace options that depend on the data and the loss
     if points:
         options["loss"] = ("--loss relativistic --r1 1 --r2 1", s.loss != "relativistic")
     if s.loss == "wasserstein_gp":

@@ -31,12 +31,12 @@ class ImagePool(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor, noise: Noise) -> Tensor:
         """Return the images in [-1, 1] that replace x (b, C, H, W), the rows of this process and micro-batch."""
-        # images of all processes, and the places that they meet
+        # gather images of all processes, and the places that they meet
         rows, first = everyones_rows(noise)
         everyones = gather(x)                                                            # (P b, C, H, W)
         places, exchanged = self.meetings(noise)
         met = torch.nonzero(places[rows] < self.size).flatten()                          # known without the device
-        place, exchange = (some[rows][met].to(x.device) for some in (places, exchanged))
+        place, exchange = places[rows][met].to(x.device), exchanged[rows][met].to(x.device)
         met = met.to(x.device)
         # keep the new images, unless they stay in the batch
         new, old, exchange = everyones[met], self.images[place], exchange & self.held[place]

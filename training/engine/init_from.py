@@ -17,6 +17,7 @@ def with_weights_of(model: str, build: Build) -> Build:
     Networks that are components of the saved pipeline, by name, start from them; others, such as discriminators, from
     random weights. Raises ConfigError where there is none in common, or where one is built otherwise.
     """
+    # load the saved pipeline
     components = AutoPipeline.from_pretrained(model).components
 
     # build the networks, then copy the weights of those in common

@@ -64,11 +64,11 @@ class Latents(Dataset):
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
         """Return the batch of the images `indices`, mirrored by f(seed, epoch, index)."""
-        # means and deviations, of one side each
+        # take means and deviations of one side each
         rows = torch.from_numpy(indices)
         side = torch.from_numpy(uniforms(seed, epochs, indices, "flip") * self._mean.shape[1]).long()
         batch: Batch = {"x": self._mean[rows, side].to(device), "std": self._std[rows, side].to(device)}
-        # conditions
+        # add the conditions
         if self._labels is not None:
             batch["label"] = self._labels[rows].to(device)
         if self.captions is not None:
@@ -77,7 +77,7 @@ class Latents(Dataset):
 
 
 def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> Latents:
-    """Return the latents of all images of `source`, which is not to mirror any, from the files in `folder`.
+    """Return the latents of all images of `source`, which must not mirror any, from the files in `folder`.
 
     Files that are missing, cut short, or changed are encoded first, by one process. Files that belong to
     other images, or to an autoencoder with other weights, are a CheckpointError. Warns where the latents are not of
@@ -148,12 +148,14 @@ def _check_standard(name: str, parts: list[Part]) -> None:
 @torch.no_grad()
 def _encode(source: Dataset, vae: AutoencoderKL, flip: bool, start: int) -> Part:
     """Return means and standard deviations of up to 4,096 images, (n, F, D, h, w), as diffusion takes them."""
+    # encode in batches
     means, stds = [], []
     stop = min(start + SHARD, len(source))
     for first in range(start, stop, BATCH_SIZE):
         x = _rows(source, first, min(first + BATCH_SIZE, stop))["x"]
         sides_of_x = [x, x.flip(-1)] if flip else [x]
         copies = [vae.to_moments(one.to(vae.device)) for one in sides_of_x]
+        # stack both sides
         mean, std = (torch.stack(sides, 1).float().cpu() for sides in zip(*copies, strict=True))
         means.append(mean)
         stds.append(std)

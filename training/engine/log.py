@@ -118,11 +118,11 @@ class Log:
         """Write one line of numbers; NaN and infinities become null, which JSON has."""
         if not self.accelerator.is_main_process:
             return
-        # the file
+        # append to the file
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        # the progress bar and the tracker
+        # update the progress bar and the tracker
         losses = {name: f"{value:.4f}" for name, value in values.items() if name.startswith("loss")}
         self._bar.set_postfix(losses, refresh=False)
         if self.accelerator.trackers:

@@ -48,11 +48,11 @@ class Engine:
         torch.manual_seed(derive_seed(settings.seed, "init"))
         self.recipe = build(settings, dataset)
         self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
-        # averages and trainable parameters
+        # collect averages and trainable parameters
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
         self.trainable = {name: trainable_parameters(net) for name, net in self.nets.items()}
         self.resume_training()
-        # wrap for the processes
+        # wrap the networks for the processes
         self.power_iterations = PowerIterations(self.nets)
         self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
         self.buffers = [b for net in self.nets.values() for b in net.buffers()]
@@ -85,10 +85,10 @@ class Engine:
 
     def step(self, step: int, batches: list[Batch], max_steps: int) -> None:
         """Run every phase of one training step."""
-        # the learning rate, and tensors that phases hand on
+        # compute the learning rate, and prepare tensors that phases hand on
         rate = factor(self.settings.lr_schedule, step, max_steps, self.settings.warmup_steps)
         memo: list[dict[str, Tensor]] = [{} for _ in self.micro_batches]
-        # the phases in turn
+        # run the phases in turn
         for phase in self.recipe.phases:
             for group in phase.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate
@@ -106,7 +106,7 @@ class Engine:
         self.power_iterations.advance(phase.trains)
         phase.optimizer.zero_grad()
         key = (self.settings.seed, step, phase.name, repetition)
-        # backward over the micro-batches
+        # go backward over the micro-batches
         for i, rows in enumerate(self.micro_batches):
             seed(self.device, derive_seed(*key, "local", i, self.rank))        # for dropout, which has no global batch
             noise = Noise(key, self.settings.batch_size, rows, self.device)
@@ -153,7 +153,7 @@ class Engine:
         Gradients are the same on all processes by now, so is the verdict. A fused optimiser takes the clipping factor
         and the verdict as tensors, and neither touches the gradients again nor waits for the device.
         """
-        # norm of all gradients
+        # compute the norm of all gradients
         optimizer = phase.optimizer
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

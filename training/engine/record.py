@@ -53,7 +53,7 @@ def facts_of(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]
 
 def write(path: Path, known: dict[str, Any], step: int, seconds: float | None, evaluated: list[str]) -> None:
     """Write `run.json`, whole or not at all: `known`, step, seconds of training, and names of evaluated metrics."""
-    # facts and progress
+    # join facts and progress
     progress = {"step": step, "seconds": None if seconds is None else round(seconds, 1), "evaluated": evaluated}
     # write beside, then replace
     temporary = path.with_name(f".{path.name}.tmp")

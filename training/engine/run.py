@@ -121,11 +121,11 @@ def stored_checkpoint(settings: Settings) -> Path | None:
 
     Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
     """
-    # nothing but a run to resume may be there
+    # check that nothing but a run to resume is there
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not settings.resume:
         raise ConfigError(f"{folder} is not empty: use --resume to continue the run in it, or another --output-dir")
-    # the folder can be written
+    # check that the folder can be written
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ResourceError(f"{folder}: cannot be written, {existing} is not a folder that you may write to")
@@ -183,13 +183,13 @@ class Run:
         if self.step:
             stopping = self.catch_up()
         if not stopping:
-            # one optimiser step at a time
+            # take one optimiser step at a time
             for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
                 self.step = step
                 self.log.advance()
                 if stopping := self.after_step():
                     break
-        # stopped, or finished
+        # finish, unless it was stopped
         self.log.close()
         if stopping and self.step < self.max_steps:
             self.log.say(f"stopped at step {self.step:,}; continue with --resume")
@@ -228,11 +228,11 @@ class Run:
 
     def catch_up(self) -> bool:
         """Do the work that was cut off after the checkpoint that was resumed from; return whether to stop."""
-        # a step whose line of the log was cut off
+        # do the whole step whose line of the log was cut off
         line = agree(self.log.last)
         if line.get("step") != self.step:
             return self.after_step()
-        # a step whose model or grid was cut off
+        # do the model or the grid that was cut off
         if self.engine.recipe.guard is not None:                     # the checkpoint is older than this line
             self.guarded, _ = self.engine.recipe.guard(self.guarded, line)
         if "learning_rate" in line:                                  # these averages are written already
@@ -246,7 +246,7 @@ class Run:
 
         An evaluation that a stop signal ends leaves no line: it is made and written when the run is resumed.
         """
-        # evaluation and averages
+        # collect evaluation and averages
         due = self.due()
         numbers: dict[str, float] | None = {}
         if due["sample"]:
@@ -256,7 +256,7 @@ class Run:
         elif due["log"]:
             rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
             numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
-        # the line, which the guard sees
+        # write the line, and show it to the guard
         if numbers:
             self.log.write(self.step, numbers)
             self.watch(numbers)
@@ -300,7 +300,7 @@ class Run:
 
     def watch(self, numbers: dict[str, float]) -> None:
         """Warn where the recipe's guard sees trouble begin; with `stop_on_collapse` save and raise CollapseError."""
-        # the guard's verdict
+        # ask the guard
         if self.engine.recipe.guard is None:
             return
         self.guarded, warning = self.engine.recipe.guard(self.guarded, {"step": self.step, **numbers})
@@ -321,7 +321,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of this step; all processes wait until it is there."""
-        # state of the run beside tensors
+        # collect the state of the run beside tensors
         engine = self.engine
         now = {
             "step": self.step,
@@ -331,7 +331,7 @@ class Run:
             "guard": self.guarded,
             "seconds": self.seconds(),
         }
-        # the checkpoint, and the record beside it
+        # write the checkpoint, and the record beside it
         if self.main and self.saved != self.step:
             with self.beside("saving"):
                 checkpoint.save(
@@ -381,7 +381,7 @@ class Run:
 
     def introduction(self) -> str:
         """Return a few lines on data, networks, steps and processes."""
-        # data, networks, steps and processes
+        # describe data, networks, steps and processes
         engine, settings = self.engine, self.settings
         sizes = ", ".join(f"{name} {count:,}" for name, count in engine.sizes().items())
         steps = f"{self.max_steps:,} steps of {settings.batch_size}"
@@ -393,7 +393,7 @@ class Run:
             f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
             f"precision {precision_in_words(settings)}",
         ]
-        # warnings
+        # add warnings
         divided = self.accelerator.num_processes > 1 or len(engine.micro_batches) > 1
         random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
         if divided and random:
@@ -411,12 +411,12 @@ class Run:
 
     def finish(self) -> None:
         """Record the evaluated metrics; print where everything is, the last metrics, and warnings."""
-        # the record
+        # write the record
         if not self.main:
             return
         if self.numbers:
             record.write(self.folder / "run.json", self.facts, self.step, self.seconds(), sorted(self.numbers))
-        # metrics, time and grid in words
+        # describe metrics, time and grid
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         now = time.monotonic()
         training = (now - self.began - self.aside) / (now - self.started)

@@ -158,11 +158,11 @@ def small(settings: AnySettings) -> AnySettings:
     """
     if not is_small():
         return settings
-    # the data
+    # shorten the data
     capped: dict[str, Any] = {"budget": None}
     if settings.dataset == "shapes" and settings.split == "train":
         capped["split"] = "train[:200]"
-    # sizes of networks, batches and grids
+    # cap the sizes of networks, batches and grids
     for name, most in SMALL.items():
         if not hasattr(settings, name):
             continue
@@ -217,7 +217,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
 
 def check_settings(settings: Settings) -> None:
     """Raise ConfigError for values that no run can use."""
-    # ranges of single fields
+    # check the ranges of single fields
     positive = ("batch_size", "micro_batch_size", "max_steps", "learning_rate", "log_every", "threads", "max_grad_norm")
     for name in positive:
         value = getattr(settings, name)
@@ -230,7 +230,7 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
     if settings.keep_checkpoints < 2:
         raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
-    # fields with a format
+    # check fields with a format
     if settings.budget is not None:
         seconds_of(settings.budget)
     if settings.publish_to is not None:
