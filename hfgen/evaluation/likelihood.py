@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -194,23 +194,33 @@ def vae_likelihood(pipeline: VAEPipeline, context: MetricContext, items: Referen
     if labels is not None:
         labels = labels.to(device)
 
-    # estimate in batches
+    # estimate, and make a row of each
     rows: dict[str, dict[str, Any]] = {}
     draws_of = {"elbo": (elbo, 1), "log_likelihood": (log_likelihood, context.settings.importance_samples)}
     for name, (estimate, draws) in draws_of.items():
-        generator, batch, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), list[Tensor]()
-        for start in range(0, number, batch):
-            if name == "log_likelihood":
-                context.progress.tick(start / number)
-            some = slice(start, start + batch)
-            classes = None if labels is None else labels[some]
-            parts.append(estimate(vae, x[some], draws, generator, class_labels=classes))
-        row = _interval(torch.cat(parts) + prepared.log_scale, context)
+        tick = context.progress.tick if name == "log_likelihood" else None
+        values = _in_batches(partial(estimate, vae), x, labels, draws, seed, tick)
+        row = _interval(values + prepared.log_scale, context)
         row |= {"unit": "nats", "of": prepared.of, "count": number, "draws": draws}
         if prepared.width is not None:
             row["bits_per_dim"] = bits_per_dim(row["value"], math.prod(items.data.shape), prepared.width)
         rows[name] = row
     return MetricResult(rows)
+
+
+def _in_batches(
+    estimate: Callable[..., Tensor], x: Tensor, labels: Tensor | None, draws: int, seed: int,
+    tick: Callable[[float], None] | None,
+) -> Tensor:  # fmt: skip
+    """Return the estimates (N,), in nats, for items x (N, ...) from `draws` of z each; `tick` gets the share done."""
+    generator, batch, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), list[Tensor]()
+    for start in range(0, len(x), batch):
+        if tick is not None:
+            tick(start / len(x))
+        some = slice(start, start + batch)
+        classes = None if labels is None else labels[some]
+        parts.append(estimate(x[some], draws, generator, class_labels=classes))
+    return torch.cat(parts)
 
 
 class Estimator(NamedTuple):

@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -299,6 +299,7 @@ def _overridden(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any
 
 def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
     """Return the fields of `cls` that a YAML file sets. Raises ConfigError naming the file and the field."""
+    # read the file
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -309,11 +310,7 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     words: dict[str, list[str]] = {}
     for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
-            raise ConfigError(f"{path}: unknown field {key!r}; {hint}")
+        name = _known_name(key, fields, path)
         if value is not None:
             words[name] = _words(name, value, fields[name].type)
     # parse those words by the types of the fields
@@ -324,6 +321,16 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
     except SystemExit as ended:
         raise ConfigError(f"{path}: holds a value that its field does not take, named above") from ended
     return {name: getattr(parsed, name) for name in words}
+
+
+def _known_name(key: Any, fields: Collection[str], path: Path) -> str:
+    """Return a key of a YAML file as the name of a field. Raises ConfigError, with the nearest name, for others."""
+    name = str(key).replace("-", "_")
+    if name in fields:
+        return name
+    near = difflib.get_close_matches(name, fields, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
+    raise ConfigError(f"{path}: unknown field {key!r}; {hint}")
 
 
 def _words(name: str, value: Any, kind: Any) -> list[str]:
