@@ -160,6 +160,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(words: list[str]) -> int:
     """Return the exit code of a command; tyro itself exits with 2 for words that it cannot parse."""
+    # run options that print something
     first = words[0] if words else ""
     if first == "--version":
         print(f"hfgen {__version__}")
@@ -169,11 +170,13 @@ def run(words: list[str]) -> int:
 
         print(described())
         return 0
+    # let recipes parse their own fields
     if first == "train" and words[1:] and words[1] not in HELP:
         spec = recipe_of(words[1], words[2:])
         from hfgen.training.engine.run import settings_of, train
 
         return train(spec, settings_of(spec, words[2:]))
+    # run other commands, or print help
     if not words:
         with suppress(SystemExit):
             parse(["--help"])
@@ -184,8 +187,10 @@ def run(words: list[str]) -> int:
 
 def recipe_of(name: str, words: list[str]) -> Any:
     """Return the recipe of a name. Raises ConfigError for a name that no recipe has."""
+    # check the name
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    # import the recipe
     if not {*HELP} & {*words}:
         print(f"hfgen train {name}: starting", file=sys.stderr)            # imports take seconds
     return import_module(RECIPES[name]).RECIPE
@@ -193,10 +198,12 @@ def recipe_of(name: str, words: list[str]) -> Any:
 
 def parse(words: list[str]) -> Any:
     """Return the command that the words describe; print the help, or a usage error, and exit otherwise."""
+    # make one word of two numbers of a resolution
     for i, word in enumerate(words):
         numbers = words[i + 1 : i + 3]
         if word == "--resolution" and len(numbers) == 2 and all(number.isdigit() for number in numbers):
             words = [*words[: i + 1], " ".join(numbers), *words[i + 3 :]]
+    # parse
     about = f"Train, judge, share and sample generative models. Version {__version__} (--version prints it)."
     return tyro.cli(Command, args=words, prog="hfgen", description=about, config=(FlagCreatePairsOff,))
 

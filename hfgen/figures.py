@@ -9,6 +9,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +49,7 @@ def train_one_shot(data: Tensor, steps: int, seed: int, sigma: float = 10.0) -> 
     image hides all differences between images: every sample is nearly the mean E[x], a blur. For data N(m, C) it is
     m + C (C + sigma^2 I)^-1 (sigma eps - m). The input of the network is y / sqrt(1 + sigma^2), of unit variance.
     """
+    # train d
     net = network(data, seed)
 
     def denoised(y: Tensor) -> Tensor:
@@ -55,6 +57,7 @@ def train_one_shot(data: Tensor, steps: int, seed: int, sigma: float = 10.0) -> 
 
     fit(net, data, lambda x, noise: l_simple(denoised(x + sigma * noise.normal("eps", *x.shape[1:])), x), steps, seed)
 
+    # apply it once
     @torch.no_grad()
     def sampler(number: int, seed: int) -> Tensor:
         return denoised(sigma * pure_noise(data, number, seed))
@@ -76,6 +79,7 @@ def train_multi_stage(data: Tensor, steps: int, seed: int, stages: int = STAGES,
     probability flow (Song et al. 2021, eq. 13), an ascent to the same few smooth images. For data N(m, C) the product
     of all stages is m + C (C + v_T I)^-1 (x_T - m): the blur of one shot.
     """
+    # train the network to predict n
     net, betas = network(data, seed), ddpm_scheduler(stages).betas
     roots = betas.cumsum(0).sqrt()                                                       # sqrt(v_t)
 
@@ -85,6 +89,7 @@ def train_multi_stage(data: Tensor, steps: int, seed: int, stages: int = STAGES,
 
     fit(net, data, loss, steps, seed)
 
+    # apply every stage
     @torch.no_grad()
     def sampler(number: int, seed: int) -> Tensor:
         return denoise_by_stages(lambda x, t: net(x, t).sample, betas, start_std * pure_noise(data, number, seed))
@@ -98,6 +103,7 @@ def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sam
     x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps ends in N(0, I), where sampling starts; each step draws x_{t-1}
     from a Gaussian around the posterior mean, so noise is added again (Ho et al. 2020, algorithms 1 and 2).
     """
+    # train the network to predict eps
     net, scheduler = network(data, seed), ddpm_scheduler(stages)
 
     def loss(x: Tensor, noise: Noise) -> Tensor:
@@ -105,6 +111,7 @@ def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sam
         return l_simple(net(scheduler.add_noise(x, eps, t), t).sample, eps)
 
     fit(net, data, loss, steps, seed)
+    # sample with its pipeline
     pipeline = DDPMPipeline(unet=cast(UNet, net), scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
 
@@ -133,7 +140,7 @@ def ddpm_scheduler(stages: int) -> DDPMScheduler:
 
 
 def network(data: Tensor, seed: int) -> nn.Module:
-    """Return a small U-Net for images like `data`, (N, C, H, W), with weights that are a function of the seed."""
+    """Return a small U-Net for images like `data`, (N, C, H, W) in [-1, 1]; its weights are a function of the seed."""
     channels, height, width = data.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "init"))
@@ -150,12 +157,17 @@ def network(data: Tensor, seed: int) -> nn.Module:
 
 
 def fit(net: nn.Module, data: Tensor, loss: Callable[[Tensor, Noise], Tensor], steps: int, seed: int) -> None:
-    """Train `net` in place: Adam on the mean of `loss(x, noise)`, (B,), with a cosine learning rate that ends at 0."""
+    """Train `net` in place: Adam on the mean of `loss(x, noise)`, (B,), with a cosine learning rate that ends at 0.
+
+    `data`: images (N, C, H, W) in [-1, 1].
+    """
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
+        # draw a batch and its noise
         _, indices = stretch(seed, len(data), step * BATCH_SIZE, BATCH_SIZE)
         noise = Noise((seed, step, "figure", 0), BATCH_SIZE, slice(None))
+        # step on the mean loss
         mean = loss(data[torch.from_numpy(indices)], noise).mean()
         optimizer.zero_grad()
         mean.backward()
@@ -169,7 +181,8 @@ def pure_noise(data: Tensor, number: int, seed: int) -> Tensor:
 
 
 def spread(samples: Tensor) -> float:
-    """Return the standard deviation between samples (N, ...): the root of the variance, averaged over dimensions."""
+    """Return the non-negative standard deviation between samples (N, ...): the root of their variance, averaged over
+    dimensions."""
     return float(samples.flatten(1).var(0).mean().sqrt())
 
 
@@ -219,27 +232,32 @@ def first_attempts(
     `compare_attempts` stand beside the samples and go to `report`, a line each. Raises ConfigError for points and for
     fewer than 1 step.
     """
+    # load the data
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, got {steps}")
     images = load_dataset(dataset)
     if len(images.shape) != 3:
         raise ConfigError(f"{dataset}: this figure is of images, and these are points; choose digits, for example")
     data = images.tensor(MAX_IMAGES)
-    attempts = compare_attempts(data, steps, seed, report)
-    rows = [(["training images", f"spread {spread(data):.2f}"], data)]
-    rows += [([attempt.name, *attempt.numbers()], attempt.samples) for attempt in attempts]
-    return labelled_rows([(lines, to_pil(samples[: ROWS * COLUMNS])) for lines, samples in rows])
+    # draw a row of training images, and one of each attempt
+    rows = [(["training images", f"spread {spread(data):.2f}"], to_pil(data[: ROWS * COLUMNS]))]
+    for attempt in compare_attempts(data, steps, seed, report):
+        rows.append(([attempt.name, *attempt.numbers()], to_pil(attempt.samples[: ROWS * COLUMNS])))
+    return labelled_rows(rows)
 
 
 def labelled_rows(rows: list[tuple[list[str], list[Image.Image]]], size: int = 14, margin: int = 8) -> Image.Image:
     """Return one RGB sheet of rows: lines of text on the left, pictures of one size on the right."""
+    # measure text and pictures
     font = ImageFont.load_default(size)
-    width = math.ceil(max(font.getlength(line) for lines, _ in rows for line in lines)) + 2 * margin
+    texts = [lines for lines, _ in rows]
+    width = math.ceil(max(map(font.getlength, chain.from_iterable(texts)))) + 2 * margin
     grids = [grid(pictures, COLUMNS) for _, pictures in rows]
-    height = max(max(g.height for g in grids), (size + 4) * max(len(lines) for lines, _ in rows)) + margin
+    height = max(max(g.height for g in grids), (size + 4) * max(map(len, texts))) + margin
+    # draw one sheet
     sheet = Image.new("RGB", (width + max(g.width for g in grids) + margin, height * len(rows) + margin), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, ((lines, _), picture) in enumerate(zip(rows, grids, strict=True)):
+    for row, (lines, picture) in enumerate(zip(texts, grids, strict=True)):
         top = margin + row * height
         draw.multiline_text((margin, top), "\n".join(lines), fill="black", font=font)
         sheet.paste(picture, (width, top))
@@ -251,6 +269,7 @@ FIGURES: dict[str, Callable[..., Image.Image]] = {"first_attempts": first_attemp
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code of `python -m hfgen.figures NAME -o FILE` with `arguments` (sys.argv by default)."""
+    # parse
     parser = argparse.ArgumentParser(
         "python -m hfgen.figures", description="Make a figure.", argument_default=argparse.SUPPRESS
     )
@@ -262,6 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     figure, output = FIGURES[options.pop("figure")], options.pop("output")
 
+    # draw and save
     def command() -> int:
         if output.suffix not in GRID_SUFFIXES:
             raise ConfigError(f"-o {output}: must end in one of {', '.join(GRID_SUFFIXES)}")

@@ -26,7 +26,7 @@ from hfgen.pipelines.base import Pipeline
 from hfgen.training.engine.evaluation import BATCH_SIZE, EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
-from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
@@ -55,12 +55,14 @@ def corrupted(x: Tensor, noise: Noise, corruption: Corruption, level: float) -> 
 
 def patches(noise: Noise, height: int, width: int, level: float) -> Tensor:
     """Return which pixels lie in a random box of `level` height x `level` width, rounded, bool (B, 1, H, W)."""
+    # choose rows and columns of the box
     inside = []
     for side, name in ((height, "rows"), (width, "columns")):
         length = max(1, round(level * side))
         first = (noise.uniform(f"patch {name}") * (side - length + 1)).long()[:, None]   # (B, 1)
         position = torch.arange(side, device=first.device)
         inside.append((position >= first) & (position < first + length))
+    # intersect them
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
@@ -98,16 +100,19 @@ class AutoencoderSettings(EvaluationFields, Settings):
 
 def build(s: AutoencoderSettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of an autoencoder of `dataset`."""
+    # build the network
     check_autoencoder(s, dataset)
     net: Any = network(s, dataset)
     shown = held_out(s, dataset)
 
+    # restore corrupted images: squared error and penalties
     def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
         x = batch["x"]
         out = nets["autoencoder"](corrupted(x, noise, s.corruption, s.corruption_level or 0.0))
         error = F.mse_loss(out.sample.float(), x)
         return error + penalty(s, net, out.latents.float()), {"loss": error.detach(), "activity": activity(out.latents)}
 
+    # assemble the recipe
     return Recipe(
         nets={"autoencoder": net},
         phases=[Phase("autoencoder", torch.optim.Adam(net.parameters(), lr=s.learning_rate, fused=True),
@@ -121,7 +126,7 @@ def build(s: AutoencoderSettings, dataset: Dataset) -> Recipe:
 
 
 def penalty(s: AutoencoderSettings, net: nn.Module, z: Tensor) -> Tensor | float:
-    """Return the penalties beside the squared error, a scalar: of the weights, and of the codes z (B, D)."""
+    """Return the penalties on the weights and on the codes z (B, D), a non-negative scalar."""
     total: Tensor | float = 0.0
     if s.weight_penalty:
         total = s.weight_penalty * sum(p.square().sum() for p in net.parameters() if p.ndim > 1)
@@ -133,16 +138,15 @@ def penalty(s: AutoencoderSettings, net: nn.Module, z: Tensor) -> Tensor | float
 
 
 def activity(z: Tensor) -> Tensor:
-    """Return the mean of |z|."""
+    """Return the mean of |z| over codes z (B, D), a non-negative scalar."""
     return z.detach().float().abs().mean()
 
 
 def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
     """Return the autoencoder for the dataset's images."""
-    channels, height, width = dataset.shape
     return Autoencoder(
-        resolution=height if height == width else (height, width),
-        channels=channels,
+        resolution=side_or_sides(dataset),
+        channels=dataset.shape[0],
         body=s.body,
         hidden=s.hidden,
         latent_dim=s.latent_dim,
@@ -152,6 +156,7 @@ def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
 
 def check_autoencoder(s: AutoencoderSettings, dataset: Dataset) -> None:
     """Raise ConfigError for data that are no images, and for settings out of range, by name."""
+    # check data and penalties
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
     for name in ("weight_penalty", "sparsity_weight"):
@@ -161,6 +166,7 @@ def check_autoencoder(s: AutoencoderSettings, dataset: Dataset) -> None:
         raise ConfigError(f"--sparsity-rate must be between 0 and 1, got {s.sparsity_rate}")
     if s.sparsity == "kl" and s.code_activation != "sigmoid":
         raise ConfigError(f"--sparsity kl needs rates in [0, 1]: --code-activation sigmoid, got {s.code_activation}")
+    # check the corruption
     if s.corruption == "none" and s.corruption_level:
         raise ConfigError(f"--corruption-level {s.corruption_level} needs --corruption gaussian, salt_pepper or patch")
     high = HIGHEST[s.corruption]
@@ -175,14 +181,18 @@ def evaluate(net: nn.Module, dataset: Dataset, s: AutoencoderSettings) -> dict[s
 
     Over all of a dataset, with the same corruption every time. Of completed images the given pixels are kept.
     """
+    # sum the squared errors of restored and of corrupted images
     device = next(net.parameters()).device
     restored = given = 0.0
     for x, x_tilde, missing in corrupted_chunks(dataset, s):
         reconstruction = torch.where(missing, net(x_tilde.to(device)).sample.float().cpu(), x)
         restored += float((reconstruction - x).double().square().mean((1, 2, 3)).sum())
         given += float((x_tilde - x).double().square().mean((1, 2, 3)).sum())
+    # convert to decibels
     numbers = {"eval_psnr": decibels(restored / len(dataset))}
-    return numbers | ({} if s.corruption == "none" else {"eval_psnr_corrupted": decibels(given / len(dataset))})
+    if s.corruption != "none":
+        numbers["eval_psnr_corrupted"] = decibels(given / len(dataset))
+    return numbers
 
 
 def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -202,24 +212,34 @@ def corrupted_chunks(dataset: Dataset, s: AutoencoderSettings) -> Iterator[tuple
 
 def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Image.Image:
     """Return a grid: the first 16 images, the same corrupted (if they are), and the restored ones."""
+    # restore the first images
     x, x_tilde, missing = (some[:GRID_IMAGES] for some in next(corrupted_chunks(dataset, s)))
     net = cast(Any, pipeline).autoencoder
     with torch.no_grad():
         restored = torch.where(missing, net(x_tilde.to(pipeline.device)).sample.float().cpu(), x)
-    rows = [x, restored] if s.corruption == "none" else [x, x_tilde, restored]
+    # draw a row of each kind
+    rows = [x, restored]
+    if s.corruption != "none":
+        rows.insert(1, x_tilde)
     return images.grid(images.to_pil(torch.cat(rows)), columns=len(x))
 
 
 def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderSettings:
     """Return the settings completed for the dataset: on one core digits take ten seconds, 28x28 a few minutes."""
+    # choose the size of the network
     sides = dataset.shape[1:] or (1,)
     stages = min(3, *((side & -side).bit_length() - 1 for side in sides))                # times all sides can be halved
-    body = settings.body or ("mlp" if max(sides) < 16 or not stages else "conv")
-    values: dict[str, Any] = {"body": body, "batch_size": 128, "learning_rate": 1e-3, "max_steps": 4000}
-    values |= {"latent_dim": 128, "hidden": (1024, 512) if body == "mlp" else (32, 64, 128)[: max(1, stages)]}
-    if max(sides) < 16:                                                # on few images one wide layer restores best
+    small = max(sides) < 16
+    body = settings.body or ("mlp" if small or not stages else "conv")
+    hidden: tuple[int, ...] = (32, 64, 128)[: max(1, stages)]
+    if body == "mlp":
+        hidden = (1024,) if small else (1024, 512)                     # on few images one wide layer restores best
+    # choose the training
+    values: dict[str, Any] = {"body": body, "hidden": hidden, "latent_dim": 128}
+    values |= {"batch_size": 128, "learning_rate": 1e-3, "max_steps": 4000}
+    if small:
         values |= {"latent_dim": 32, "learning_rate": 2e-3, "max_steps": 2000}
-        values |= {"hidden": (1024,)} if body == "mlp" else {}
+    # choose the activation and the level that penalty and corruption need
     values["code_activation"] = {"none": "linear", "l1": "relu", "kl": "sigmoid"}[settings.sparsity]
     if settings.corruption != "none":
         values["corruption_level"] = {"gaussian": 0.8, "salt_pepper": 0.2, "patch": 0.4}[settings.corruption]

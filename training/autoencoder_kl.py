@@ -37,8 +37,8 @@ from hfgen.pipelines.base import Pipeline
 from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
 from hfgen.training.engine.latents import mean_and_variance
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.phase import Batch, Phase, Recipe
-from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.phase import Batch, Phase, Recipe, detached
+from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
@@ -95,8 +95,9 @@ def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
         discriminator = nets["discriminator"] = PatchDiscriminator(
             dataset.shape[0], width=s.discriminator_width, layers=s.discriminator_layers
         )
-    # a phase for the autoencoder, and before it one for the discriminator
-    losses = AutoencoderLosses(s, vae, discriminator, None if s.perceptual is None else lpips(s.perceptual))
+    # add a phase for the autoencoder, and before it one for the discriminator
+    perceptual = None if s.perceptual is None else lpips(s.perceptual)
+    losses = AutoencoderLosses(s, vae, discriminator, perceptual)
     phases = [Phase("autoencoder", optimizer(vae, s.learning_rate), ("vae",), losses.autoencoder_loss)]
     if discriminator is not None:
         judge = optimizer(discriminator, s.discriminator_learning_rate)
@@ -118,8 +119,7 @@ def build(s: AutoencoderKLSettings, dataset: Dataset) -> Recipe:
 
 def network(s: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKL:
     """Return the autoencoder for the dataset's images."""
-    channels, height, width = dataset.shape
-    widths = s.block_out_channels
+    channels, widths = dataset.shape[0], s.block_out_channels
     return AutoencoderKL(
         in_channels=channels,
         out_channels=channels,
@@ -129,7 +129,7 @@ def network(s: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKL:
         layers_per_block=s.layers_per_block,
         latent_channels=s.latent_channels,
         norm_num_groups=min(32, max(1, widths[0] // 4)),
-        sample_size=height if height == width else (height, width),
+        sample_size=side_or_sides(dataset),
     )
 
 
@@ -177,8 +177,10 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
     And the mean and the standard deviation that its normalised latents have, 0 and 1 where the measured shift and
     scale hold for these images too.
     """
+    # measure mean and variance of the latents
     error, vae = 0.0, cast(Any, net)
     mean, variance = mean_and_variance(vae.to_moments(batch["x"].to(vae.device)) for batch in batches_of(dataset))
+    # sum the squared errors of the reconstructions
     for batch in batches_of(dataset):
         x = batch["x"]
         error += float((vae(x.to(vae.device)).sample.float().cpu() - x).double().square().mean((1, 2, 3)).sum())
@@ -194,6 +196,7 @@ def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
 
 def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for data and settings that no run can use."""
+    # check data and weights
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {s.dataset}: an autoencoder is for images, these are points")
     for name in ("perceptual_weight", "kl_weight", "adversarial_weight", "adversarial_start"):
@@ -203,6 +206,7 @@ def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
     for name in ("discriminator_learning_rate", "discriminator_layers"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
+    # check that the networks can halve the sides
     factor = 2 ** (len(s.block_out_channels) - 1)
     if any(side % factor for side in dataset.shape[1:]):
         raise ConfigError(f"--block-out-channels {s.block_out_channels}: divide the sides by {factor}, and those "
@@ -219,11 +223,19 @@ def check_autoencoder_kl(s: AutoencoderKLSettings, dataset: Dataset) -> None:
 
 def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> AutoencoderKLSettings:
     """Return the settings completed for the dataset; sides are halved once below 64 pixels, twice below 128."""
+    # choose the sizes of the networks
     sides = dataset.shape[1:] or (1,)
     side = max(sides)
-    widths = (32, 64) if side < 16 else (16, 32) if side < 64 else (64, 128, 128, 128)[: 3 if side < 128 else 4]
+    widths: tuple[int, ...] = (64, 128, 128, 128)
+    if side < 16:
+        widths = (32, 64)
+    elif side < 64:
+        widths = (16, 32)
+    elif side < 128:
+        widths = (64, 128, 128)
     possible = min((side & -side).bit_length() for side in sides)                    # levels: one more than halvings
     layers = max((n for n in (1, 2, 3) if SMALLEST * 2**n <= min(sides)), default=1)
+    # choose the training
     values: dict[str, Any] = {"batch_size": 32, "block_out_channels": widths[:possible], "max_steps": 10_000}
     values |= {"learning_rate": 5e-4, "adversarial_weight": 0.5, "discriminator_learning_rate": 2e-4,
                "discriminator_layers": layers}  # fmt: skip
@@ -231,8 +243,8 @@ def recommended(settings: AutoencoderKLSettings, dataset: Dataset) -> Autoencode
         values |= {"learning_rate": 1e-3, "max_steps": 1500, "adversarial_weight": 0.0}
     if side < 16:
         values |= {"batch_size": 64, "max_steps": 2000}
-    losses = values["adversarial_weight"] if settings.adversarial_weight is None else settings.adversarial_weight
-    values["reconstruction"] = "l1" if losses else "l2"
+    # choose the error, and the start of the discriminator
+    values["reconstruction"] = "l1" if filled(settings, values).adversarial_weight else "l2"
     if settings.budget is None:                                                      # else the steps are still to come
         values["adversarial_start"] = (settings.max_steps or values["max_steps"]) // 2
     return filled(settings, values)
@@ -268,7 +280,10 @@ class AutoencoderLosses:
         self.balance = torch.zeros(())
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(1) D: tell patches of images from patches of reconstructions; before its start it learns nothing."""
+        """(1) D: tell patches of images from patches of reconstructions; before its start it learns nothing.
+
+        Returns the mean loss over the images `batch["x"]` (B, C, H, W) in [-1, 1], a scalar, and scalars to log.
+        """
         # do nothing before the starting step
         x, judge = batch["x"], nets["discriminator"]
         self.active = noise.step >= self.start
@@ -288,13 +303,18 @@ class AutoencoderLosses:
         return loss, {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(x')": says[1]}
 
     def weigh(self, x: Tensor, h: Tensor) -> None:
-        """Add this micro-batch's gradients of both losses in the last layer, whose input is h, to the batch's."""
+        """Add this micro-batch's gradients of both losses in the last layer, whose input is h, to the batch's.
+
+        x: images (B, C, H, W) in [-1, 1]; h: features (B, F, H, W).
+        """
+        # take the gradient of each loss
         last, judge = self.vae.decoder.conv_out, cast(nn.Module, self.discriminator)
         weight = last.weight.detach().requires_grad_()
         with torch.enable_grad():
             made = F.conv2d(h, weight, cast(Tensor, last.bias).detach(), padding=1).float()
             losses = (self.error(x, made)[0], self.fooled(judge, made, x))
             gradients = [torch.autograd.grad(loss, weight, retain_graph=True)[0].float() for loss in losses]
+        # sum over micro-batches
         earlier = self.gradients or [torch.zeros_like(gradient) for gradient in gradients]
         self.gradients = [a + b for a, b in zip(earlier, gradients, strict=True)]
 
@@ -316,33 +336,43 @@ class AutoencoderLosses:
         return after
 
     def autoencoder_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(2) Autoencoder: reconstruct, keep q(z|x) near N(0, I), and, from its start on, fool the discriminator."""
+        """(2) Autoencoder: reconstruct, keep q(z|x) near N(0, I), and, from its start on, fool the discriminator.
+
+        Returns the mean loss over the images `batch["x"]` (B, C, H, W) in [-1, 1], a scalar, and scalars to log.
+        """
         # reconstruct through a draw of q(z|x)
         s, x = self.settings, batch["x"]
         channels, factor = s.latent_channels, self.vae.factor
         eps = noise.normal("eps", channels, x.shape[2] // factor, x.shape[3] // factor)
         out: Any = nets["vae"](x, eps=eps)
         made, q = out.sample.float(), out.latent_dist
-        # error + kl_weight KL / number of pixel values
+        # add error and kl_weight KL / number of pixel values
         error, scalars = self.error(x, made)
         kl = kl_to_standard_normal(q.mean.float(), q.logvar.float()).flatten(1).sum(1).mean()
         loss = error + s.kl_weight * kl / x[0].numel()
         scalars["kl"] = kl
-        # + adversarial_weight * lambda * L_GAN
+        # add adversarial_weight * lambda * L_GAN
         if self.discriminator is not None and noise.step >= self.start:
             fooled = self.fooled(nets["discriminator"], made, x)
             loss = loss + s.adversarial_weight * self.balance * fooled
             scalars |= {"adversarial": fooled, "adversarial_balance": self.balance}
-        return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in scalars.items()}}
+        return loss, detached({"loss": loss, **scalars})
 
     def fooled(self, judge: nn.Module, made: Tensor, x: Tensor) -> Tensor:
-        """Return the adversarial loss of reconstructions; some losses compare them with the images x."""
+        """Return the adversarial loss, a scalar, of reconstructions; some losses compare them with the images x.
+
+        Both are (B, C, H, W); x is in [-1, 1].
+        """
         fake = judge(made)
         return self.objective.g(fake, judge(x) if self.settings.loss == "relativistic" else fake)
 
     def error(self, x: Tensor, made: Tensor) -> Losses:
-        """Return the mean error of reconstructions, absolute or squared, with the weighted LPIPS; and its parts."""
-        error = F.l1_loss(made, x) if self.settings.reconstruction == "l1" else F.mse_loss(made, x)
+        """Return the mean error of reconstructions, absolute or squared, with the weighted LPIPS; and its parts.
+
+        All are non-negative scalars, of images (B, C, H, W).
+        """
+        measure = F.l1_loss if self.settings.reconstruction == "l1" else F.mse_loss
+        error = measure(made, x)
         if self.perceptual is None:
             return error, {"reconstruction": error}
         distance = self.perceptual.to(x.device)(x, made).mean()
@@ -355,7 +385,10 @@ def starting_step(start: int | None, steps: int) -> int:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-    """Return lambda = |grad L_rec| / (|grad L_GAN| + delta), in the decoder's last layer (Esser et al. 2021, eq. 7)."""
+    """Return lambda = |grad L_rec| / (|grad L_GAN| + delta), in the decoder's last layer (Esser et al. 2021, eq. 7).
+
+    A scalar in [0, 1e4]; the arguments are the two gradients, of one shape.
+    """
     return (reconstruction.norm() / (adversarial.norm() + DELTA)).clamp(max=LARGEST)
 
 

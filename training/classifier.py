@@ -21,7 +21,7 @@ from hfgen.pipelines.classifier import ClassifierPipeline
 from hfgen.training.engine.evaluation import BATCH_SIZE, EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
-from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import Settings, filled
 
@@ -52,9 +52,10 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     # build the network
     classifier: Any = network(settings, dataset)
     unseen = evaluation_data(settings, dataset)
-    sides = dataset.shape[1:]
-    # shift images at random; cross-entropy with smoothed labels
-    reach = [round(side / 12) if settings.max_shift is None else settings.max_shift for side in sides]
+    # shift images at random, and smooth labels
+    reach = [round(side / 12) for side in dataset.shape[1:]]
+    if settings.max_shift is not None:
+        reach = [settings.max_shift] * len(reach)
 
     def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
         x, label = batch["x"], batch["label"]
@@ -80,6 +81,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
 
 def network(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
     """Return the classifier for the dataset's images and classes. Raises ConfigError where it has none."""
+    # check that the dataset can be classified
     if len(dataset.shape) != 3:
         raise ConfigError(f"--dataset {settings.dataset}: a classifier is for images, these are points")
     if dataset.num_classes is None:
@@ -90,8 +92,9 @@ def network(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
     if dataset.num_classes < 2:
         raise ConfigError(f"--dataset {settings.dataset}: a classifier needs two classes or more, found one")
     _check_settings(settings, dataset)
+    # build the network
     return Classifier(
-        resolution=dataset.shape[1] if dataset.shape[1] == dataset.shape[2] else dataset.shape[1:],
+        resolution=side_or_sides(dataset),
         channels=dataset.shape[0],
         num_classes=dataset.num_classes,
         width=settings.width,
@@ -113,9 +116,11 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
 
     Raises ConfigError unless they are labelled with the same classes.
     """
+    # open the data that the settings name
     data = held_out(settings, dataset)
     if data is None:
         return None
+    # check that the classes are the same
     classes, names_there = dataset.num_classes or 0, data.class_names
     if data.num_classes is None:
         raise ConfigError(f"the evaluation data {data.name} have no labels; name others with --eval-dataset")
@@ -130,9 +135,11 @@ def evaluation_data(settings: ClassifierSettings, dataset: Dataset) -> Dataset |
 
 def shifted(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Return images (B, C, H, W) moved by whole pixels (B,) each; pixels from outside repeat the border."""
+    # find source row and column of each pixel
     _, _, height, width = x.shape
     rows = (torch.arange(height, device=x.device) - down[:, None]).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width, device=x.device) - right[:, None]).clamp(0, width - 1)  # (B, W)
+    # gather them
     image = torch.arange(len(x), device=x.device)[:, None, None]
     return x.movedim(1, 3)[image, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
 
@@ -151,8 +158,10 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
 
 def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
     """Return a grid of the 64 images, of the first 2,048, that the classifier is least sure of, the least one first."""
+    # compute the probability of the predicted class
     x = dataset.tensor(CANDIDATES)
     sure = pipeline(x / 2 + 0.5, batch_size=BATCH_SIZE).probabilities.max(1).values
+    # draw the least sure images
     least = sure.argsort(stable=True)[:GRID_IMAGES]
     return images.grid(images.to_pil(x[least.cpu()]))
 

@@ -56,6 +56,7 @@ class DDPMSettings(DenoiserSettings):
 
 def build(s: DDPMSettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
+    # build networks and scheduler
     conditions = Conditions(s, dataset)
     unet: Any = network(s, dataset, s.variance_type == "learned_range", conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
@@ -63,6 +64,7 @@ def build(s: DDPMSettings, dataset: Dataset) -> Recipe:
         prediction_type=s.prediction_type, variance_type=s.variance_type,
         clip_sample=len(dataset.shape) == 3,
     )  # fmt: skip
+    # assemble the recipe
     nets = {"unet": unet, **conditions.nets}
     trained = ("unet", *conditions.trained)
     return Recipe(
@@ -91,7 +93,10 @@ class DenoisingLoss:
     def __call__(
         self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss over the batch, and its parts to log."""
+        """Return the mean loss over the batch and its parts to log, all of them scalars >= 0.
+
+        `batch["x"]`: images (B, C, H, W) in [-1, 1], points (B, 2), or means of latents (B, D, h, w).
+        """
         s, scheduler = self.settings, self.scheduler
         # draw noise and timesteps
         x_0 = drawn(batch, noise)
@@ -106,7 +111,7 @@ class DenoisingLoss:
         mean = (self.weights.to(error.device)[t] * error).mean()
         if s.variance_type != "learned_range":
             return mean, {"loss": mean.detach()}
-        # L_simple + 0.001 L_vlb, the second of which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
+        # add L_simple and 0.001 L_vlb, which trains the variance alone (Nichol and Dhariwal 2021, eq. 16)
         frozen = torch.cat([prediction.detach(), output[:, x_0.shape[1] :]], 1)
         bound = vlb_term(scheduler, frozen, t, x_t, x_0, self.levels)
         vlb = (bound * s.num_train_timesteps / x_0[0].numel()).mean()
@@ -115,12 +120,18 @@ class DenoisingLoss:
 
 
 def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor:
-    """Return the weight of the error at each timestep, (T,) float32, scaled to mean 1 for a bound's weighting."""
+    """Return the weight > 0 of the error at each timestep, (T,) float32, scaled to mean 1 for a bound's weighting.
+
+    Weights of the bound: Ho et al. 2020, eq. 12; min-SNR: Hang et al. 2023, section 3.4. Raises ConfigError for weights
+    of the bound with another prediction than the noise, or with a learned variance.
+    """
+    # compute weights that do not depend on the variance
     if settings.weighting == "simple":
         return torch.ones(settings.num_train_timesteps)
     if settings.weighting == "min_snr":
         snr = scheduler.snr(torch.arange(settings.num_train_timesteps))
         return min_snr_weights(snr, settings.prediction_type, settings.snr_gamma).float()
+    # compute the weights of the bound
     if settings.prediction_type != "epsilon":
         raise ConfigError("--weighting vlb is the bound's weight of the noise: it needs --prediction-type epsilon")
     if settings.variance_type == "learned_range":

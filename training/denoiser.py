@@ -90,7 +90,11 @@ def open_dataset(settings: ConditionSettings) -> Dataset:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(s, name)}")
     if s.captions and s.streaming:
         raise ConfigError("--streaming: captions are read before training, all of them; leave it out")
-    return recipe.open_dataset(s, caption_column=(s.caption_column or "caption") if s.captions else None)
+    # open the dataset
+    caption_column = None
+    if s.captions:
+        caption_column = s.caption_column or "caption"
+    return recipe.open_dataset(s, caption_column=caption_column)
 
 
 def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
@@ -99,10 +103,12 @@ def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     `model` may be the text encoder or the whole CLIP, with its tokenizer. Texts are padded and cut to the number of
     positions of the encoder. Errors as in `loading.resolve` and `loading.transformers_models`.
     """
-    home, words = (resolve_component(model, part) for part in ("text_encoder", "tokenizer"))
+    # find and load both parts
+    home, words = resolve_component(model, "text_encoder"), resolve_component(model, "tokenizer")
     whole = read_json(home / CONFIG).get("model_type") == "clip"
     encoder: CLIPTextModel = (load_half if whole else load_model)(home, CLIPTextModel, torch.float32)
     tokenizer: CLIPTokenizer = load_tokenizer(words, CLIPTokenizer)
+    # cut texts to the positions of the encoder
     tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     return encoder, tokenizer
 
@@ -115,14 +121,14 @@ class Conditions:
     """
 
     def __init__(self, settings: ConditionSettings, dataset: Dataset) -> None:
-        # classes, and the null class behind them
+        # count classes, and the null class behind them
         s = self.settings = settings
         if s.class_conditional and not dataset.num_classes:
             raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
         self.null = s.condition_dropout > 0 and (s.class_conditional or s.captions)
         self.classes = cast(int, dataset.num_classes)
         self.num_class_embeds = self.classes + self.null if s.class_conditional else None
-        # the text encoder, if any, and the tokens of the empty text
+        # build the text encoder, if any, and the tokens of the empty text
         self.nets: dict[str, nn.Module] = {}
         self.tokenizer: Any = None
         self.width: int | None = None
@@ -134,10 +140,12 @@ class Conditions:
             self.nothing = token_ids(self.tokenizer, [""])
 
     def _build_text(self) -> nn.Module:
+        # load a given encoder, and freeze it
         s = self.settings
         if s.text_encoder is not None:
             frozen, self.tokenizer = load_text(s.text_encoder)
             return frozen.requires_grad_(False)
+        # build a small one for the words of the captions
         self.tokenizer, self.trained = build_tokenizer(self.captions, s.max_words), ("text_encoder",)
         heads = max(n for n in range(1, max(1, s.text_width // 32) + 1) if s.text_width % n == 0)
         encoder: Any = build_text_encoder(self.tokenizer, s.text_width, s.text_layers, heads)
@@ -145,9 +153,15 @@ class Conditions:
         return cast(nn.Module, encoder)
 
     def __call__(self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Return the network's condition arguments for a batch; conditions of some samples are dropped at random."""
+        """Return the network's condition arguments for a batch; conditions of some samples are dropped at random
+        (Ho and Salimans 2021).
+
+        `class_labels`: (B,) int64 from 0 on, the null class being the last; `encoder_hidden_states`: (B, L, width).
+        """
+        # choose samples without a condition
         s, conditions = self.settings, {}
         left_out = noise.uniform("condition") < s.condition_dropout                     # (B,)
+        # look up classes, and encode captions
         if s.class_conditional:
             conditions["class_labels"] = torch.where(left_out, self.classes, batch["label"])
         if s.captions:
@@ -164,9 +178,12 @@ class Conditions:
 
     def words(self) -> str:
         """Return the words of `hfgen sample` that ask for a class and a caption."""
-        label = " --label 0" if self.settings.class_conditional else ""
-        prompt = f" --prompt {shlex.quote(self.captions[0])}" if self.captions else ""
-        return (label + prompt).replace("{", "{{").replace("}", "}}")
+        words = ""
+        if self.settings.class_conditional:
+            words += " --label 0"
+        if self.captions:
+            words += f" --prompt {shlex.quote(self.captions[0])}"
+        return words.replace("{", "{{").replace("}", "}}")
 
 
 def network(
@@ -177,27 +194,28 @@ def network(
     text_width: int | None = None,
 ) -> UNet | MLPDenoiser | ConditionalUNet:
     """Return the denoiser for the dataset's shape: a U-Net for images, with or without text, an MLP for 2-D points."""
+    # build an MLP for points
     widths, layers = settings.block_out_channels, settings.layers_per_block
     if len(dataset.shape) == 1:
         if learned_variance:
             raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
         return MLPDenoiser(
-            dim=dataset.shape[0], hidden=widths[-1], layers=layers,
-            num_class_embeds=num_class_embeds, data_mean=torch.as_tensor(dataset.mean).tolist(),
-            data_std=torch.as_tensor(dataset.std).tolist(),
+            dim=dataset.shape[0], hidden=widths[-1], layers=layers, num_class_embeds=num_class_embeds,
+            **recipe.mean_and_std(dataset),
         )  # fmt: skip
+    # build a U-Net for images or latents
     if text_width is not None:
         return conditional_unet(settings, dataset, learned_variance, num_class_embeds, text_width)
-    channels, height, width = dataset.shape
-    attention = [level in settings.attention_levels for level in range(len(widths))]
+    channels = dataset.shape[0]
+    kinds = ["Attn" if level in settings.attention_levels else "" for level in range(len(widths))]
     return UNet(
-        sample_size=height if height == width else (height, width),
+        sample_size=recipe.side_or_sides(dataset),
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
         block_out_channels=widths,
         layers_per_block=layers,
-        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
-        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         attention_head_dim=min(settings.attention_head_dim, *widths),
         norm_num_groups=min(32, widths[0] // 4),
         dropout=settings.dropout,
@@ -213,10 +231,9 @@ def conditional_unet(
     text_width: int,
 ) -> ConditionalUNet:
     """Return the U-Net with transformer blocks, for images or latents conditioned on text."""
-    channels, height, width = dataset.shape
-    widths = settings.block_out_channels
+    channels, widths = dataset.shape[0], settings.block_out_channels
     return ConditionalUNet(
-        sample_size=height if height == width else (height, width),
+        sample_size=recipe.side_or_sides(dataset),
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
         block_out_channels=widths,
@@ -239,15 +256,25 @@ def optimizer(settings: DenoiserSettings, nets: Mapping[str, nn.Module]) -> torc
 
 
 def target(scheduler: Marginals, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """Return the prediction target at the timesteps t (B,): eps, x_0 or the velocity, of the shape of x_0."""
-    known = {"epsilon": eps, "sample": x_0}.get(scheduler.config.prediction_type)
-    return scheduler.get_velocity(x_0, eps, t) if known is None else known
+    """Return the prediction target at the timesteps t (B,), int64 from 0 on: eps, x_0 or the velocity.
+
+    It has the shape of x_0 (B, ...). The velocity is that of Salimans and Ho 2022.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return eps
+    if kind == "sample":
+        return x_0
+    return scheduler.get_velocity(x_0, eps, t)
 
 
 def drawn(batch: Batch, noise: Noise) -> Tensor:
-    """Return x_0: the batch's images or points; of latents, which have a deviation, draws of q(z|x)."""
+    """Return x_0: the batch's images (B, C, H, W) in [-1, 1] or points (B, 2); of latents, which have a deviation,
+    draws of q(z|x) (B, D, h, w)."""
     x: Tensor = batch["x"]
-    return x + batch["std"] * noise.normal("posterior", *x.shape[1:]) if "std" in batch else x
+    if "std" in batch:
+        return x + batch["std"] * noise.normal("posterior", *x.shape[1:])
+    return x
 
 
 AnyDenoiser = TypeVar("AnyDenoiser", bound=DenoiserSettings)
@@ -255,12 +282,20 @@ AnyDenoiser = TypeVar("AnyDenoiser", bound=DenoiserSettings)
 
 def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
     """Return the settings completed for the dataset: small images take under three minutes on two cores."""
-    in_plane = len(dataset.shape) == 1
-    side = 0 if in_plane else max(dataset.shape[1:])
-    widths = (128,) if in_plane else (32, 64) if side < 16 else (64, 128, 128) if side < 64 else (64, 128, 256, 256)
-    values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "learning_rate": 2e-4}
-    levels = len(settings.block_out_channels or widths)
-    values |= {"max_steps": 20_000, "attention_levels": upper_levels(levels) if settings.captions else ()}
+    # choose the size of the network
+    side = max(dataset.shape[1:], default=0)
+    widths: tuple[int, ...] = (64, 128, 256, 256)
+    if len(dataset.shape) == 1:
+        widths = (128,)
+    elif side < 16:
+        widths = (32, 64)
+    elif side < 64:
+        widths = (64, 128, 128)
+    values: dict[str, Any] = {"block_out_channels": widths, "attention_levels": ()}
+    if settings.captions:
+        values["attention_levels"] = upper_levels(len(settings.block_out_channels or widths))
+    # choose the training
+    values |= {"batch_size": 64, "learning_rate": 2e-4, "max_steps": 20_000}
     values |= {"prediction_type": "epsilon", "layers_per_block": 2, "preview_steps": 50}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
@@ -285,10 +320,16 @@ def smaller(settings: AnyDenoiser, dataset: Dataset) -> list[AnyDenoiser]:
 
     None of points and of images below 16 pixels, nor where the settings name a size of the network.
     """
+    # leave out data and settings without smaller networks
     side = max(dataset.shape[1:], default=0)
     if side < 16 or settings.block_out_channels is not None or settings.layers_per_block is not None:
         return []
-    sizes = [{**values, "layers_per_block": 1} for values in SMALLER]
-    if side >= 64:
-        sizes = [{**v, "block_out_channels": (*v["block_out_channels"], v["block_out_channels"][-1])} for v in sizes]
-    return [recommended(filled(settings, values), dataset) for values in sizes]
+    # complete the settings of each network
+    offered = []
+    for values in SMALLER:
+        widths = values["block_out_channels"]
+        if side >= 64:
+            widths = (*widths, widths[-1])
+        size = {**values, "block_out_channels": widths, "layers_per_block": 1}
+        offered.append(recommended(filled(settings, size), dataset))
+    return offered

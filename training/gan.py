@@ -27,7 +27,7 @@ from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.recipe import RecipeSpec, mean_and_std, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
@@ -86,13 +86,16 @@ class GANSettings(AdversarialFields, Settings):
 
 def build(s: GANSettings, dataset: Dataset) -> Recipe:
     """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
+    # build networks and losses
     check_gan(s)
     generator, discriminator = networks(s, dataset)
     losses = GANLosses(s, dataset)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
+    # count modes where they are known
     evaluate = None
     if isinstance(dataset, Toy) and dataset.sigma:
         evaluate = partial(mode_coverage, dataset=dataset, seed=s.seed)
+    # add a phase for each network
     weights_d, weights_g = discriminator.parameters(), generator.parameters()
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
@@ -117,7 +120,11 @@ class GANLosses:
         self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss]
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(1) D: maximise log D(x) + log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1), or the objective of --loss."""
+        """(1) D: maximise log D(x) + log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1), or the objective of --loss.
+
+        Returns the mean loss with penalties, a scalar, and scalars to log. `batch["x"]`: images (B, C, H, W) in
+        [-1, 1], or points (B, 2).
+        """
         # generate samples for the batch's classes
         x, labels = batch["x"], self.labels(batch)
         with torch.no_grad():
@@ -126,11 +133,11 @@ class GANLosses:
         def critic(samples: Tensor) -> Tensor:
             return nets["discriminator"](samples, labels)
 
-        # the objective, and the discriminator's mean verdicts
+        # compute the objective, and the discriminator's mean verdicts
         real, fake = critic(x), critic(generated)                                # apart: batch norm must not mix them
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
-        # numbers that the guard reads
+        # compute numbers that the guard reads
         scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1]}
         scalars |= {"real_variance": variance(x), "energy_distance": energy_distance(x, generated)}
         scalars["rank_accuracy"] = (0.5 + (real - fake).detach().sign() / 2).mean()
@@ -142,22 +149,33 @@ class GANLosses:
         return loss + self.penalties(critic, x, generated, noise), scalars
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(2) G: maximise log D(G(z)) (Goodfellow et al. 2014, section 3), or the objective of --loss."""
+        """(2) G: maximise log D(G(z)) (Goodfellow et al. 2014, section 3), or the objective of --loss.
+
+        Returns the mean loss, a scalar, and scalars to log. `batch["x"]`: images (B, C, H, W) in [-1, 1], or points
+        (B, 2).
+        """
+        # generate samples, and judge them
         labels = self.labels(batch)
         generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels)
         fake = nets["discriminator"](generated, labels)
         real = fake
         if self.settings.loss == "relativistic":
             real = nets["discriminator"](batch["x"], labels)
+        # compute the objective
         loss = self.objective.g(fake, real)
         return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
 
     def penalties(self, critic: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
-        """Return the weighted gradient penalties of this step."""
+        """Return the weighted gradient penalties at x and generated samples (B, ...), a non-negative scalar.
+
+        Gulrajani et al. 2017, eq. 3, and R1 and R2 (Mescheder et al. 2018, eq. 9 and 10).
+        """
+        # add the penalty between x and generated samples
         s = self.settings
         total: Tensor | float = 0.0
         if s.gradient_penalty:
             total = s.gradient_penalty * gradient_penalty(critic, x, generated, noise.uniform("eta"))
+        # add R1 and R2
         every = s.penalty_every
         if noise.step % every == 0:
             decay = every * s.penalty_end ** (noise.step / s.max_steps)
@@ -167,7 +185,7 @@ class GANLosses:
         return total
 
     def labels(self, batch: Batch) -> Tensor | None:
-        """Return the classes that both networks are given."""
+        """Return the classes that both networks are given, (B,) int64 from 0 on; None for unconditional ones."""
         return batch["label"] if self.settings.class_conditional else None
 
 
@@ -175,7 +193,8 @@ def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the variance over samples (B, ...), averaged over dimensions, as half the mean square of differences.
 
     Of consecutive samples, so that it is a mean over pairs, and does not depend on how a batch is divided. With
-    `labels` (B,) pairs of two classes count as 0: the variance within classes, times the share of other pairs.
+    `labels` (B,) pairs of two classes count as 0: the variance within classes, times the share of other pairs. The
+    result is a non-negative scalar.
     """
     a, b = pairs(x.float())
     square = (a - b).square().flatten(1).mean(1) / 2
@@ -187,8 +206,8 @@ def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return 2 E|x - y| - E|x - x'| - E|y - y'| of samples (B, ...), unbiased (Székely & Rizzo 2013, eq. 5).
 
-    0 where both have one distribution, above it elsewhere. |.| is the root mean square over dimensions, and pairs are
-    those of `variance`; an x never meets the y of its row, which may have the same class.
+    A scalar: in expectation 0 where both have one distribution, > 0 elsewhere. |.| is the root mean square over
+    dimensions, and pairs are those of `variance`; an x never meets the y of its row, which may have the same class.
     """
     (a, b), (c, d) = pairs(x.float()), pairs(y.float())
 
@@ -199,14 +218,14 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def pairs(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first and the second sample of each pair of consecutive ones, (B/2, ...) each."""
+    """Return the first and the second sample of each pair of consecutive ones in x (B, ...), both (B // 2, ...)."""
     halves = x[: len(x) // 2 * 2].unflatten(0, (-1, 2))
     return halves[:, 0], halves[:, 1]
 
 
 def near_modes(x: Tensor, dataset: Toy) -> Tensor:
     """Return the share of points (B, 2), standardised, within three sigma of the mixture's nearest mode, in [0, 1]."""
-    mean, std = (torch.as_tensor(value, device=x.device) for value in (dataset.mean, dataset.std))
+    mean, std = torch.as_tensor(dataset.mean, device=x.device), torch.as_tensor(dataset.std, device=x.device)
     return high_quality(x * std + mean, cast(Tensor, dataset.modes), dataset.sigma).float().mean()
 
 
@@ -214,24 +233,26 @@ def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
     """Return generator and discriminator for the dataset's shape: convolutional for images, MLPs for 2-D points."""
     if s.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
+    # collect arguments of generator and discriminator
     classes = dataset.num_classes if s.class_conditional else None
     given: dict[str, Any] = {"latent_dim": s.latent_dim, "norm": s.generator_norm, "num_classes": classes}
     other: dict[str, Any] = {"pack": s.pack, "minibatch_stddev": s.minibatch_stddev, "norm": s.discriminator_norm}
     other["num_classes"] = classes
+    # build MLPs for points
     if len(dataset.shape) == 1:
         size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
-        there = {k: torch.as_tensor(getattr(dataset, k)).tolist() for k in ("mean", "std")}
-        generator = MLPGenerator(**size, **given, data_mean=there["mean"], data_std=there["std"])
+        generator = MLPGenerator(**size, **given, **mean_and_std(dataset))
         return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies)
-    channels, height, width = dataset.shape
-    resolution = height if height == width else (height, width)
-    size = {"resolution": resolution, "channels": channels, "width": s.width, "base_size": s.base_size}
+    # build convolutional networks for images
+    size = {"resolution": side_or_sides(dataset), "channels": dataset.shape[0], "width": s.width}
+    size["base_size"] = s.base_size
     generator_ = DCGANGenerator(**size, **given, extra_layers=s.generator_extra_layers)
     return generator_, DCGANDiscriminator(**size, **other, extra_layers=s.discriminator_extra_layers)
 
 
 def check_gan(s: GANSettings) -> None:
     """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
+    # check the ranges of single fields
     for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end", "pack"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
@@ -241,6 +262,7 @@ def check_gan(s: GANSettings) -> None:
     for name in ("betas", "discriminator_betas"):
         if not all(0 <= beta < 1 for beta in getattr(s, name)):
             raise ConfigError(f"--{name.replace('_', '-')} must be two numbers in [0, 1), got {getattr(s, name)}")
+    # check that packs and groups fit into a micro-batch
     per_process = s.batch_size // PartialState().num_processes
     unit, micro = s.pack * max(1, s.minibatch_stddev), min(s.micro_batch_size or per_process, per_process)
     if micro % unit:
@@ -250,9 +272,11 @@ def check_gan(s: GANSettings) -> None:
 
 def mode_coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:
     """Return the modes captured and the share of high quality among 2,500 samples (Srivastava et al. 2017)."""
+    # sample
     pipeline = GANPipeline(generator=nets["generator"])
     generator = torch.Generator().manual_seed(seed)
     points = pipeline(batch_size=2500, generator=generator, output_type="pt", return_dict=False)[0].cpu()
+    # compare with the modes
     modes = cast(Tensor, dataset.modes)
     return {
         "modes": float(modes_captured(points, modes, dataset.sigma)),
@@ -326,12 +350,21 @@ SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
 
 def recommended(settings: GANSettings, dataset: Dataset) -> GANSettings:
     """Return the settings completed for the dataset and the loss."""
+    # choose values for the loss
     loss = settings.loss
-    values = COMMON | OF_LOSS.get(loss or "", {}) | ({"loss": loss} if loss else {})
+    values = COMMON | OF_LOSS.get(loss or "", {})
+    if loss:
+        values["loss"] = loss
+    # choose values for the data
     if len(dataset.shape) == 1:
-        values |= POINTS | (RECOMMENDED_POINTS if loss is None else {})
+        values |= POINTS
+        if loss is None:
+            values |= RECOMMENDED_POINTS
     elif max(dataset.shape[1:]) < 16:
-        values |= SMALL_IMAGES | (SMALL_IMAGES_WGAN_GP if loss == "wasserstein_gp" else {})
+        values |= SMALL_IMAGES
+        if loss == "wasserstein_gp":
+            values |= SMALL_IMAGES_WGAN_GP
+    # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
     return filled(settings, own)

@@ -65,9 +65,11 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
 
 def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderKL) -> None:
     """Build the networks once, so that errors are raised before all images are encoded."""
+    # make latents of the right shape
     shape = vae.to_latents(source.tensor(1).to(vae.device)).shape
     nothing = torch.zeros(()).expand(len(source), *shape)           # of their shape, in no memory
     latents = Latents(source, nothing, nothing, "")
+    # check and build as the run does
     s = recommended(settings, latents)
     split_batch(s, PartialState().num_processes, PartialState().process_index)
     require_batch(latents, s.batch_size)
@@ -77,6 +79,7 @@ def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderK
 
 def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     """Return U-Net, text encoder if any, the one phase and the pipeline of a diffusion model of latents."""
+    # build networks and scheduler
     conditions = Conditions(s, dataset)
     unet: Any = network(s, dataset, False, conditions.num_class_embeds, conditions.width)
     scheduler = DDPMScheduler(
@@ -87,11 +90,13 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     nets = {"unet": unet, **conditions.nets}
     trained = ("unet", *conditions.trained)
 
+    # put the autoencoder beside them
     def pipeline(nets: Any) -> LatentDiffusionPipeline:
         unet: UNet | ConditionalUNet = nets["unet"]
         on_device = cast(AutoencoderKL, vae.to(unet.device))
         return LatentDiffusionPipeline(on_device, unet, scheduler, **conditions.parts(nets))
 
+    # assemble the recipe
     return Recipe(
         nets=nets,
         phases=[Phase("latent_diffusion", optimizer(s, nets), trained, DenoisingLoss(s, scheduler, conditions))],
@@ -112,14 +117,20 @@ def check_latent_diffusion(s: LatentDiffusionSettings) -> None:
 
 def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDiffusionSettings:
     """Return the settings completed for the latents: at most three resolutions, as far as sides can be halved."""
+    # choose the size of the network
     side = max(dataset.shape[1:])
     possible = min((s & -s).bit_length() for s in dataset.shape[1:])                 # levels: one more than halvings
-    widths = ((32, 64) if side < 8 else (32, 64, 64) if side < 32 else (128, 256, 256))[:possible]
+    widths: tuple[int, ...] = (128, 256, 256)
+    if side < 8:
+        widths = (32, 64)
+    elif side < 32:
+        widths = (32, 64, 64)
+    widths = widths[:possible]
     levels = len(settings.block_out_channels or widths)
+    # choose the training
     values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
     values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
-    values |= {"preview_steps": 50}
-    values |= {"layers_per_block": 1 if 8 <= side < 32 else 2}
+    values |= {"preview_steps": 50, "layers_per_block": 1 if 8 <= side < 32 else 2}
     if side < 32:
         values |= {"learning_rate": 1e-3, "max_steps": 2600}
     if side < 8:

@@ -42,12 +42,14 @@ class ScoreSDESettings(DenoiserSettings):
 
 def build(s: ScoreSDESettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a score model on `dataset`."""
+    # build networks and SDE
     conditions = Conditions(s, dataset)
     unet: Any = network(s, dataset, False, conditions.num_class_embeds, conditions.width)
     sde: Any = VPSDEScheduler(
         beta_schedule=s.beta_schedule, prediction_type=s.prediction_type, t_min=s.t_min,
         clip_sample=len(dataset.shape) == 3,
     )  # fmt: skip
+    # assemble the recipe
     nets = {"unet": unet, **conditions.nets}
     trained = ("unet", *conditions.trained)
     return Recipe(
@@ -73,7 +75,10 @@ class ScoreLoss:
     def __call__(
         self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss over the batch, and the same to log."""
+        """Return the mean loss over the batch, a scalar >= 0, and the same to log.
+
+        `batch["x"]`: images (B, C, H, W) in [-1, 1], or points (B, 2).
+        """
         s, sde, x_0 = self.settings, self.sde, batch["x"]
         # draw noise and times
         eps = noise.normal("eps", *x_0.shape[1:])
@@ -89,15 +94,17 @@ class ScoreLoss:
 
 
 def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> Tensor:
-    """Return the weight of the prediction's error, divided by the density of t, (B,), float64.
+    """Return the weight > 0 of the prediction's error, divided by the density of t, (B,), float64.
 
     That of the noise has lambda_t / sigma_t^2, of mean 1 over the times that are drawn; it is gamma^2 times the
     velocity's, and gamma^2 / sigma^2 times that of x_0.
     """
     density = sde.likelihood_weight(t)                                     # of t with importance sampling, over uniform
+    # turn the error into that of the noise
     gamma, sigma = sde.gamma(t), sde.sigma(t)
     of_noise = {"epsilon": gamma**0, "v_prediction": gamma**2, "sample": (gamma / sigma) ** 2}
     factor = of_noise[sde.config.prediction_type]
+    # weigh the loss, over the density
     if settings.weighting == "likelihood":
         return factor if settings.importance_sampling else factor * density
     return factor / density if settings.importance_sampling else factor
@@ -105,8 +112,9 @@ def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> 
 
 def recommended(settings: ScoreSDESettings, dataset: Dataset) -> ScoreSDESettings:
     """Return the settings completed for the dataset, as for a DDPM; for points the velocity is predicted."""
-    in_plane = len(dataset.shape) == 1
-    values = {"preview_steps": 20, **({"prediction_type": "v_prediction"} if in_plane else {})}
+    values: dict[str, Any] = {"preview_steps": 20}
+    if len(dataset.shape) == 1:
+        values["prediction_type"] = "v_prediction"
     return denoiser.recommended(filled(settings, values), dataset)
 
 

@@ -28,7 +28,7 @@ from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
+from hfgen.training.engine.settings import AUTO, Auto, Settings, filled, values_of
 from hfgen.training.translation_evaluation import evaluate, preview
 
 Nets = Mapping[str, nn.Module]
@@ -107,13 +107,15 @@ class TranslationSettings(AdversarialFields, Settings):
 
 def open_datasets(settings: TranslationSettings) -> Unpaired:
     """Return the data of both domains, read in step. Raises ConfigError for settings that belong to one dataset."""
+    # refuse settings of one dataset
     s = settings
     if s.dataset:
         raise ConfigError(f"--dataset {s.dataset}: there are two here, --dataset-a and --dataset-b")
     if s.paired and s.skip_bad_images:
         raise ConfigError("--skip-bad-images would pair images that do not belong together; repair the files")
+    # open both domains
     names = ("image_column", "resolution", "channels", "background", "skip_bad_images", "flip", "streaming")
-    choices = {name: getattr(s, name) for name in (*names, "num_workers")} | {"label_column": NO_LABELS}
+    choices = values_of(s, (*names, "num_workers")) | {"label_column": NO_LABELS}
     a = load_dataset(s.dataset_a, split=s.split, **choices)
     b = load_dataset(s.dataset_b, split=s.split_b or s.split, **choices)
     return Unpaired(a, b, paired=s.paired, crop=s.crop)
@@ -126,9 +128,9 @@ def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
     nets = networks(s, dataset)
     losses, pools = TranslationLosses(s), {}
     if s.history:
-        shapes = {"a": dataset.shape_a, "b": dataset.shape_b}
-        pools = {f"history_{domain}": ImagePool(s.history, shape) for domain, shape in shapes.items()}
-    # a phase for both generators, and one for each discriminator
+        for domain, shape in (("a", dataset.shape_a), ("b", dataset.shape_b)):
+            pools[f"history_{domain}"] = ImagePool(s.history, shape)
+    # add a phase for both generators, and one for each discriminator
     forward = chain.from_iterable(nets[name].parameters() for name in GENERATORS)
     adam = optimizer(s.loss, forward, s.learning_rate, s.betas)
     phases = [Phase("generators", adam, GENERATORS, losses.generator_loss)]
@@ -137,6 +139,7 @@ def build(s: TranslationSettings, dataset: Unpaired) -> Recipe:
         adam = optimizer(s.loss, nets[name].parameters(), s.discriminator_learning_rate, s.betas)
         after = partial(clip_weights, nets[name], s.clip) if s.clip else None
         phases.append(Phase(name, adam, (name,), partial(losses.discriminator_loss, domain), after=after))
+    # assemble the recipe
     shown = held_out(s, dataset)
     return Recipe(
         nets=nets | pools,
@@ -156,22 +159,31 @@ class TranslationLosses:
         self.settings, self.objective = settings, OBJECTIVES[settings.loss]
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
-        """(1) G_ab and G_ba: be taken for real, and undo each other (Zhu et al. 2017, eq. 3)."""
-        parts: dict[str, Tensor] = {}
-        for x, y in ("ab", "ba"):
-            for name, value in self.direction_loss(nets, batch, memo, x, y).items():
-                parts[name] = parts[name] + value if name in parts else value
+        """(1) G_ab and G_ba: be taken for real, and undo each other (Zhu et al. 2017, eq. 3).
+
+        Returns the weighted sum of the parts, a scalar, and scalars to log. `batch["a"]`, `batch["b"]`: images
+        (B, C, H, W) in [-1, 1].
+        """
+        # compute the parts of both directions
+        there = self.direction_loss(nets, batch, memo, "a", "b")
+        back = self.direction_loss(nets, batch, memo, "b", "a")
+        parts = {name: there[name] + back[name] for name in there}
+        # sum them by weight
         total = sum(weight * parts[name] for name, weight in self.weights().items() if weight)
         scalars = {f"loss_{name}": value.detach() for name, value in parts.items()}
         return cast(Tensor, total), scalars | {"loss_generators": cast(Tensor, total).detach()}
 
     def direction_loss(self, nets: Nets, batch: Batch, memo: dict[str, Tensor], x: str, y: str) -> dict[str, Tensor]:
-        """Return the parts of the loss of the translation from domain x to y; hand the translations on."""
+        """Return the parts of the loss of the translation from domain x to y, scalars; hand the translations on.
+
+        Cycle consistency: Zhu et al. 2017, eq. 2; distance to the paired image: Isola et al. 2017, eq. 3. The
+        translations are (B, C, H, W) in [-1, 1], and stand in `memo` without gradients.
+        """
         # translate, and keep the translations for the discriminator
         there, back = nets[f"generator_{x}2{y}"], nets[f"generator_{y}2{x}"]
         made = there(batch[x]).float()
         memo[f"fake_{y}"] = made.detach()
-        # each part of the loss that has a weight
+        # compute each part of the loss that has a weight
         fake = self.logits(nets, batch, y, made)
         real = self.logits(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
         parts, weights = {"adversarial": self.objective.g(fake, real)}, self.weights()
@@ -186,18 +198,22 @@ class TranslationLosses:
     def discriminator_loss(
         self, domain: str, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]
     ) -> Losses:
-        """(2) D_A, (3) D_B: tell real images of a domain from translated ones, of this step or of earlier ones."""
-        # translations of this step or of earlier ones
+        """(2) D_A, (3) D_B: tell real images of a domain from translated ones, of this step or of earlier ones.
+
+        Returns the mean loss over images and patches, a scalar, and scalars to log. `batch[domain]`: images
+        (B, C, H, W) in [-1, 1].
+        """
+        # take translations of this step or of earlier ones
         x, made = batch[domain], memo[f"fake_{domain}"]
         if self.settings.history:
             made = nets[f"history_{domain}"](made, noise)
-        # the objective, and the discriminator's mean verdicts
+        # compute the objective, and the discriminator's mean verdicts
         real, fake = self.logits(nets, batch, domain, x), self.logits(nets, batch, domain, made)
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         name = domain.upper()
         scalars = {f"loss_discriminator_{domain}": loss.detach(), f"D_{name}(x)": says[0], f"D_{name}(G(y))": says[1]}
-        # gradient penalty of a Wasserstein critic
+        # add the gradient penalty of a Wasserstein critic
         if self.settings.gradient_penalty:
             def critic(image: Tensor) -> Tensor:
                 return self.logits(nets, batch, domain, image).mean((1, 2, 3))
@@ -206,8 +222,13 @@ class TranslationLosses:
         return loss, scalars
 
     def logits(self, nets: Nets, batch: Batch, domain: str, image: Tensor) -> Tensor:
-        """Return the logits of the domain's discriminator, which sees the other domain's image beside it in pairs."""
-        condition = batch["b" if domain == "a" else "a"] if self.settings.paired else None
+        """Return the logits of patches, (B, 1, h, w), of the domain's discriminator for images (B, C, H, W).
+
+        In pairs it sees the other domain's image as well.
+        """
+        condition = None
+        if self.settings.paired:
+            condition = batch["b" if domain == "a" else "a"]
         return nets[f"discriminator_{domain}"](image, condition)
 
     def weights(self) -> dict[str, float]:
@@ -220,12 +241,14 @@ class TranslationLosses:
 
 def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
     """Return the two generators and the two discriminators."""
+    # choose the generators
     a, b = dataset.shape_a[0], dataset.shape_b[0]
     sizes: dict[str, Any] = {"width": s.width, "norm": s.norm, "dropout": s.dropout}
     if s.generator == "resnet":
         make: Any = partial(ResNetTranslator, **sizes, blocks=s.blocks, downsamplings=s.downsamplings)
     else:
         make = partial(UNetTranslator, **sizes, depth=s.depth)
+    # build them and the discriminators
     patches: dict[str, Any] = {"width": s.discriminator_width, "layers": s.discriminator_layers}
     patches["norm"] = s.discriminator_norm
     return {
@@ -238,6 +261,7 @@ def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
 
 def check_translation(s: TranslationSettings, dataset: Unpaired) -> None:
     """Raise ConfigError, naming the field, for values that no translation can use."""
+    # check the ranges of single fields
     names = ("adversarial_weight", "cycle_weight", "identity_weight", "paired_weight", "gradient_penalty", "clip")
     for name in (*names, "history"):
         if not 0 <= getattr(s, name) < float("inf"):
@@ -246,6 +270,7 @@ def check_translation(s: TranslationSettings, dataset: Unpaired) -> None:
         raise ConfigError(f"--discriminator-learning-rate must be above 0, got {s.discriminator_learning_rate}")
     if not all(0 <= beta < 1 for beta in s.betas):
         raise ConfigError(f"--betas must be two numbers in [0, 1), got {s.betas}")
+    # check fields that exclude each other
     if s.paired_weight and not s.paired:
         raise ConfigError(f"--paired-weight {s.paired_weight}: needs --paired, image i of B true for image i of A")
     if s.paired and s.history:
@@ -301,6 +326,7 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 
 def recommended(settings: TranslationSettings, dataset: Unpaired) -> TranslationSettings:
     """Return the settings completed for the data and the loss."""
+    # choose values for the data
     height, width = dataset.shape[1:]
     values = COMMON | {"depth": min(8, *((side & -side).bit_length() - 1 for side in (height, width)))}
     if min(height, width) < 256:
@@ -311,6 +337,7 @@ def recommended(settings: TranslationSettings, dataset: Unpaired) -> Translation
         values |= {"identity_weight": 0.0}
     if settings.paired:
         values |= PAIRED
+    # choose values for the loss
     loss = settings.loss or values["loss"]
     values |= OF_LOSS.get(loss, {})
     values["adversarial_weight"] = 2.0 if loss == "least_squares" else 1.0   # Zhu et al. have no 1/2 before the square
@@ -326,6 +353,7 @@ def held_out(settings: TranslationSettings, dataset: Unpaired) -> Unpaired | Non
     s = settings
     if not any((s.eval_split, s.eval_split_b, s.eval_dataset_a, s.eval_dataset_b)):
         return None
+    # open images shaped like the training data
     split = s.eval_split or "train"
     a = _like(dataset.a, s, s.eval_dataset_a or s.dataset_a, split)
     b = _like(dataset.b, s, s.eval_dataset_b or s.dataset_b, s.eval_split_b or split)
@@ -335,7 +363,7 @@ def held_out(settings: TranslationSettings, dataset: Unpaired) -> Unpaired | Non
 def _like(trained: Dataset, s: TranslationSettings, name: str, split: str) -> Dataset:
     """Return a dataset with the sides and channels of the one that is trained on."""
     channels, height, width = trained.shape
-    choices: dict[str, Any] = {key: getattr(s, key) for key in ("image_column", "background", "skip_bad_images")}
+    choices = values_of(s, ("image_column", "background", "skip_bad_images"))
     choices |= {"resolution": (height, width), "channels": channels, "label_column": NO_LABELS}
     return load_dataset(name, split=split, **choices)
 

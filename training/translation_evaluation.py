@@ -22,7 +22,9 @@ def evaluate(nets: Mapping[str, nn.Module], dataset: Unpaired) -> dict[str, floa
 
     Of the first 128 images of each domain, with a crop of their middle.
     """
+    # take the first images of both domains
     real = {"a": dataset.middle(dataset.a.tensor(EVAL_IMAGES)), "b": dataset.middle(dataset.b.tensor(EVAL_IMAGES))}
+    # translate them there and back
     errors: dict[str, float] = {}
     for x, y in ("ab", "ba"):
         made = translated(nets[f"generator_{x}2{y}"], real[x])
@@ -40,8 +42,10 @@ def translated(net: Any, x: Tensor) -> Tensor:
 
 def preview(pipeline: Pipeline, dataset: Unpaired) -> Image.Image:
     """Return a grid: images of A, their translations, those translated back; then the same from B."""
+    # take the first images of both domains
     shown = {"a": dataset.middle(dataset.a.tensor(GRID_IMAGES)), "b": dataset.middle(dataset.b.tensor(GRID_IMAGES))}
     columns, pictures = min(map(len, shown.values())), list[Image.Image]()
+    # translate them there and back
     for x, y in ("ab", "ba"):
         real, nets = shown[x][:columns], pipeline.components
         made = translated(nets[f"generator_{x}2{y}"], real)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import gcd
 from typing import Any, Literal, cast
 
 import torch
@@ -24,9 +25,9 @@ from hfgen.pipelines.vae import VAEPipeline
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.evaluation import EvaluationFields, batches_of, held_out
 from hfgen.training.engine.noise import Noise
-from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.phase import Batch, Phase, Recipe, detached
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.recipe import RecipeSpec, mean_and_std, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 
@@ -78,12 +79,17 @@ class VAESettings(EvaluationFields, Settings):
 
 def build(s: VAESettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a variational autoencoder of `dataset`."""
+    # build network and optimiser
     check_vae(s, dataset)
     net: Any = network(s, dataset)
     rate, epsilon = s.learning_rate, s.adam_epsilon
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, eps=epsilon, fused=True)
+    # evaluate on held-out data, else on the first batches of the run
     evaluation = held_out(s, dataset)
-    judged = partial(training_batches, dataset, s) if evaluation is None else partial(batches_of, evaluation)
+    judged = partial(training_batches, dataset, s)
+    if evaluation is not None:
+        judged = partial(batches_of, evaluation)
+    # assemble the recipe
     return Recipe(
         nets={"vae": net},
         phases=[Phase("vae", optimizer, ("vae",), VAELoss(s, net.sizes))],
@@ -104,13 +110,16 @@ class VAELoss:
     def __call__(
         self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and ELBO, reconstruction (- log p(x|z)) and KL to log."""
+        """Return the loss, and ELBO, reconstruction (- log p(x|z)) and KL to log: scalars in nats.
+
+        `batch["x"]`: images (B, C, H, W) in [-1, 1], or points (B, 2).
+        """
         # draw black or white pixels, and eps for each layer of latents
         s, x = self.settings, batch["x"]
         if draws_pixels(s):
             x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
         eps = [noise.normal(f"z_{i}", s.importance_samples, D) for i, D in enumerate(self.sizes, 1)]
-        # the terms of the bound on log p(x)
+        # compute the terms of the bound on log p(x)
         terms = nets["vae"](x, eps, batch["label"] if s.class_conditional else None)
         bound = self.bound(terms, noise.step)                                            # (B,)
         kl = total(terms).mean()
@@ -118,12 +127,13 @@ class VAELoss:
         scalars = {"loss": -bound.mean(), "elbo": log_px - kl, "reconstruction": -log_px, "kl": kl}
         if s.importance_samples > 1:
             scalars["iwae"] = log_mean_exp(terms.log_weights).mean()
-        return scalars["loss"], {name: value.detach() for name, value in scalars.items()}
+        return scalars["loss"], detached(scalars)
 
     def bound(self, terms: Terms, step: int) -> Tensor:
-        """Return the objective to maximise, (B,): the ELBO or the bound L_k, with the KL weighted for `step`.
+        """Return the objective to maximise, (B,) in nats: the ELBO or the bound L_k, with the KL weighted for `step`.
 
-        Free bits are counted image by image, not on a batch's mean, so that it does not matter how it is divided.
+        L_k: Burda et al. 2016, eq. 8. Free bits are counted image by image, not on a batch's mean, so that the result
+        does not depend on how a batch is divided.
         """
         s = self.settings
         beta = s.beta * min(1.0, (step + 1) / max(1, s.beta_warmup_steps))
@@ -134,7 +144,7 @@ class VAELoss:
 
 
 def total(terms: Terms) -> Tensor:
-    """Return the KL over all layers and dimensions, (B, 1 or k)."""
+    """Return the KL over all layers and dimensions, (B, 1 or k) in nats."""
     return cast(Tensor, sum(kl.sum(-1) for kl in terms.kl))
 
 
@@ -145,7 +155,7 @@ def draws_pixels(s: VAESettings) -> bool:
 
 def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     """Return the model for the dataset's images or points, which starts from the mean of the first 10,000."""
-    # arguments that all networks share
+    # collect arguments that all networks share
     sizes, hidden = s.latent_dim, s.hidden
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
@@ -153,17 +163,16 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
         "num_classes": dataset.num_classes if s.class_conditional else None,
     }  # fmt: skip
     if len(dataset.shape) == 1:
-        there = {f"data_{key}": torch.as_tensor(getattr(dataset, key)).tolist() for key in ("mean", "std")}
-        choices |= {"dim": dataset.shape[0], **there}
+        choices |= {"dim": dataset.shape[0], **mean_and_std(dataset)}
     else:
-        channels, height, width = dataset.shape
-        choices |= {"channels": channels, "resolution": height if height == width else (height, width)}
-    # one layer of latents, or a hierarchy
+        choices |= {"channels": dataset.shape[0], "resolution": side_or_sides(dataset)}
+    # build one layer of latents, or a hierarchy
     if len(sizes) == 1:
         net: LatentModel = VAE(latent_dim=sizes[0], hidden=hidden, **choices)
     else:
         layers = (hidden, *[s.upper_hidden] * (len(sizes) - 1))
         net = HierarchicalVAE(latent_dims=sizes, hidden=layers, **choices)
+    # start from the mean of the data
     if len(dataset.shape) == 3:
         net.start_at(dataset.tensor(10_000).mean(0))
     return net
@@ -171,6 +180,7 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
 
 def check_vae(s: VAESettings, dataset: Dataset) -> None:
     """Raise ConfigError, naming the field, for settings that no run can use."""
+    # check the data
     points = len(dataset.shape) == 1
     if s.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
@@ -178,6 +188,7 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
         raise ConfigError(f"--likelihood must be gaussian for points, got {s.likelihood}")
     if points and (s.eval_split is not None or s.eval_dataset is not None):
         raise ConfigError(f"--eval-split, --eval-dataset: {s.dataset} is a set of points, these are for images")
+    # check the ranges
     if not s.latent_dim:
         raise ConfigError("--latent-dim must be one number, or several for a hierarchy, got none")
     if s.importance_samples < 1:
@@ -185,6 +196,7 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
     for name in ("beta", "beta_warmup_steps", "free_bits"):
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
+    # check fields that exclude each other
     if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1):
         raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
     if s.sigma is not None and not LIKELIHOODS[s.likelihood].has_scale:
@@ -207,8 +219,12 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
     device, generator = net.centre.device, torch.Generator().manual_seed(s.seed)
     means, kls, bounds = [], [], []
     for batch in batches:
-        x, labels = batch["x"], batch["label"].to(device) if s.class_conditional else None
-        x = (binarised(x, torch.rand(x.shape, generator=generator)) if draws_pixels(s) else x).to(device)
+        x, labels = batch["x"], None
+        if s.class_conditional:
+            labels = batch["label"].to(device)
+        if draws_pixels(s):
+            x = binarised(x, torch.rand(x.shape, generator=generator))
+        x = x.to(device)
         terms = net(x, net.normals(len(x), 1, generator), labels)
         means.append(net.means(x, labels))
         kls.append(torch.cat(terms.kl, -1)[:, 0])                                        # (b, D)
@@ -219,11 +235,13 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
     if len(layers) > 1:
         numbers |= {f"active_units_{i}": units for i, units in enumerate(layers, 1)}
     numbers |= by_dimension(torch.cat(kls).double().mean(0))
-    return numbers | ({"eval_elbo": float(torch.cat(bounds).double().mean())} if named else {})
+    if named:
+        numbers["eval_elbo"] = float(torch.cat(bounds).double().mean())
+    return numbers
 
 
 def by_dimension(kl: Tensor) -> dict[str, float]:
-    """Return the KL of each dimension (D,) by name, or their minimum, mean and maximum."""
+    """Return the KL of each dimension (D,), in nats, by name, or their minimum, mean and maximum."""
     if len(kl) <= LISTED:
         return {f"kl_{d}": value for d, value in enumerate(kl.tolist())}
     return {"kl_min": float(kl.min()), "kl_mean": float(kl.mean()), "kl_max": float(kl.max())}
@@ -293,6 +311,7 @@ POINTS: dict[str, Any] = {
 
 def recommended(settings: VAESettings, dataset: Dataset) -> VAESettings:
     """Return the settings completed for the dataset; sigma None stays: it is learned."""
+    # choose values for the data
     values = COMMON
     if len(dataset.shape) == 1:
         values = COMMON | POINTS
@@ -300,6 +319,7 @@ def recommended(settings: VAESettings, dataset: Dataset) -> VAESettings:
         values = COMMON | SMALL_IMAGES
     elif dataset.shape[0] > 1:
         values = COMMON | COLOURS
+    # fit the stages of a convolutional body
     if settings.body == "conv" and values["body"] == "mlp":
         values = values | {"hidden": (32, 64), "activation": "relu"}
     if (settings.body or values["body"]) == "conv":
@@ -309,7 +329,7 @@ def recommended(settings: VAESettings, dataset: Dataset) -> VAESettings:
 
 def halvings(hidden: tuple[int, ...], sides: tuple[int, ...]) -> tuple[int, ...]:
     """Return as many of the stages `hidden` as the sides can be halved for, but one at least."""
-    possible = [n for n in range(1, len(hidden) + 1) if all(side % 2**n == 0 for side in sides)]
+    possible = [n for n in range(1, len(hidden) + 1) if gcd(*sides) % 2**n == 0]
     return hidden[: max(possible, default=1)]
 
 

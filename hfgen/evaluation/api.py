@@ -114,7 +114,9 @@ def evaluate_to(model: str, dataset: str, output: Path | None, arguments: Evalua
     """
     if output is not None and output.suffix != ".json":
         raise ConfigError(f"-o {output}: must end in .json")
+    # evaluate
     result = evaluate(model, dataset, **vars(arguments))
+    # write in the first process
     run = runs.find(model)
     path = output if output is not None or run is None else run / runs.EVALUATION
     first, text = is_first(), result.table()

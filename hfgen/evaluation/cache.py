@@ -56,6 +56,7 @@ class Cache:
 
     def get(self, key: str | None) -> Entry | None:
         """Return an entry; None for a missing or damaged one, and without a `key`."""
+        # read the file
         path = self._path(key)
         if path is None or not path.is_file():
             return None
@@ -65,15 +66,23 @@ class Cache:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             return None
+        # check that it is whole
         facts = header.get("facts", "")
-        return (json.loads(facts), tensors) if _hash(facts, tensors) == header.get("sha256") else None
+        if _hash(facts, tensors) != header.get("sha256"):
+            return None
+        return json.loads(facts), tensors
 
     def put(self, key: str | None, facts: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Write an entry, unless there is no `key` or the folder cannot be written to."""
+        """Write an entry, unless there is no `key` or the folder cannot be written to.
+
+        `facts`: plain JSON; `tensors`: tensors of any shape, by name.
+        """
         path = self._path(key)
         if path is None:
             return
+        # encode the header and the tensors
         text, kept = json.dumps(facts), {name: t.cpu().contiguous() for name, t in (tensors or {}).items()}
+        # write beside, then replace
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

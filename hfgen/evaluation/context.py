@@ -53,7 +53,7 @@ class MetricContext:
         return 200 if dim <= 1024 and most <= 50_000 else 50
 
     def images(self, indices: list[int]) -> Tensor:
-        """Return the samples `indices` (B, C, H, W): those in memory, or all of them generated again."""
+        """Return the samples `indices`, (B, C, H, W) in [-1, 1]: those in memory, or all of them generated again."""
         if max(indices) < len(self.samples.images):
             return self.samples.images[indices]
         return self.generator.at(indices, self.samples.count)

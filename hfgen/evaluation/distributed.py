@@ -42,7 +42,7 @@ class Processes:
         """Return the results of `compute()` in all processes, by rank, in the first process; None in the others."""
         if self.count == 1:
             return [compute()]
-        # an error in one process is raised in all
+        # raise an error of one process in all
         result, failure = _attempted(compute)
         failures: list[Any] = [None] * self.count
         dist.all_gather_object(failures, failure, group=self._group)

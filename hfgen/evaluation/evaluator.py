@@ -44,12 +44,12 @@ class Evaluator:
     """
 
     def __init__(self, dataset: Any, settings: EvaluationArguments, **options: Any) -> None:
-        # processes, bar and cache
+        # create processes, bar and cache
         self.settings, self.processes = settings, Processes()
         self.progress = Progress(settings.progress and self.processes.first)
         self.cache = Cache(settings.cache)
 
-        # reference data and held-out data
+        # open reference data and held-out data
         options = {**settings.reading, **options}
         data = open_data(dataset, split=settings.split, **options)
         self.dataset = str(dataset) if data is not dataset else data.name
@@ -57,7 +57,7 @@ class Evaluator:
         self.held_out = open_held_out(dataset, self.reference, settings.seed, settings, options)
         settings.check_counts(self.reference.count)
 
-        # feature extractor and classifier
+        # load feature extractor and classifier
         if self.reference.points and (settings.features != "pixels" or settings.classifier is not None):
             raise ConfigError(f"{data.name} is a set of points: its features are pixels, and no classifier sees them")
         self.extractor = classifier = load_extractor(settings.features, device())
@@ -72,7 +72,7 @@ class Evaluator:
 
     def __call__(self, model: Any, lenient: bool = False) -> Evaluation:
         """Return the evaluation of a model. `lenient`: settings that a model does not take do not apply to it."""
-        # samples
+        # generate samples
         generator, count = self.generator(model, lenient)
         name = generator.model.name
         key = self._sample_key(generator, count)
@@ -81,11 +81,11 @@ class Evaluator:
             key, items, generator.batches(count), "sampling", f"{name}: sampling", keep_images=True
         )
 
-        # reference features
+        # extract reference features
         reference = self._reference_features("real data", self.reference)
         held_out = self._reference_features("held-out data", self.held_out)
 
-        # metrics, in the first process
+        # compute the metrics, in the first process
         def evaluation() -> Evaluation:
             assert samples is not None and reference is not None
             context = MetricContext(
@@ -101,13 +101,13 @@ class Evaluator:
 
         Raises ConfigError for impossible settings, if they are known to be so before a sample is generated.
         """
-        # model and number of samples
+        # load the model, count its samples
         evaluated, s, data = load_model(model), self.settings, self.reference.data
         count = s.count(self.reference.count)
         if not (OF_SAMPLES & {*s.metric_groups} or (self.reference.points and "likelihood" in s.metric_groups)):
             count = min(count, GRID_IMAGES)
 
-        # arguments of its call
+        # collect the arguments of its call
         choices: dict[str, Any] = {"num_steps": s.num_steps, "guidance_scale": s.guidance_scale, "sampler": s.sampler}
         if lenient and evaluated.steps is None:
             choices.pop("num_steps")
@@ -124,7 +124,7 @@ class Evaluator:
 
     def plan(self, model: Any, lenient: bool = False) -> None:
         """Check the settings for a model, as `generator` does, and plan its stages in the bar."""
-        # sampling
+        # plan sampling
         generator, count = self.generator(model, lenient)
         evaluated, s = generator.model, self.settings
         evaluations = 1
@@ -133,7 +133,7 @@ class Evaluator:
         sampling = evaluations * count * SECONDS["evaluation"]
         self.progress.plan("sampling", sampling)
 
-        # metrics
+        # plan metrics
         for name in s.metric_groups:
             seconds = SECONDS.get(name, 0.1) * count / DIGITS
             if name == "likelihood" and is_timed(evaluated.pipeline):
@@ -142,7 +142,7 @@ class Evaluator:
                 seconds = 4 * 64 / count * sampling
             self.progress.plan(name, seconds)
 
-        # features of reference data, once for all models
+        # plan features of reference data, once for all models
         seconds = 1e-5
         if self.extractor.weights_hash != "none" or self.classifier is not None:
             seconds = 0.02
@@ -165,11 +165,13 @@ class Evaluator:
 
     def _sample_key(self, generator: SampleGenerator, count: int) -> str | None:
         """Return the key of the samples and their features; None for a model that cannot be identified."""
+        # identify the model
         if not self.cache.on:
             return None
         identity = self.processes.from_first(lambda: identity_of(generator))
         if identity is None:
             return None
+        # collect conditions, and everything else
         s, data, conditions = self.settings, self.reference.data, None
         if generator.conditions.labels is not None or generator.conditions.captions is not None:
             conditions = [data.fingerprint, generator.conditions.source]
@@ -181,14 +183,14 @@ class Evaluator:
 
     def _evaluation(self, context: MetricContext, key: str | None) -> Evaluation:
         """Return the metrics and pictures of a model, and everything that they depend on."""
-        # metrics and pictures
+        # compute metrics and pictures
         metrics, none = dict[str, dict[str, Any]](), dict[str, str]()
         for name in self.settings.metric_groups:
             result = self._result(name, context, key)
             metrics, none = metrics | result.metrics, none | result.none
         pictures = self._pictures(context, key, metrics.get("near_copies"))
 
-        # counts and fingerprints
+        # collect counts and fingerprints
         data, model, generator = self.reference.data, context.model, context.generator
         samples = {
             "count": context.samples.count, "features": len(context.samples.features), "told": generator.arguments,
@@ -212,7 +214,7 @@ class Evaluator:
 
     def _result(self, name: str, context: MetricContext, key: str | None) -> MetricResult:
         """Return the result of a group, from the cache or computed now."""
-        # key: everything that the group depends on
+        # collect everything that the group depends on
         metric = METRICS[name]
         visible = self.settings.only(("seed", *metric.settings))
         parts: dict[str, Any] = {**vars(visible), "held_out": None}
@@ -224,12 +226,12 @@ class Evaluator:
         if key is not None:
             entry_key = key_of(name, samples=key, real=self.reference.key(), **parts)
 
-        # from the cache
+        # look in the cache
         if entry := self.cache.get(entry_key):
             self.progress.skip(name)
             return MetricResult(**entry[0])
 
-        # computed now
+        # compute now
         with self.progress.stage(name, f"{context.model.name}: {name}"):
             result = metric.compute(dataclasses.replace(context, settings=visible))
         self.cache.put(entry_key, dataclasses.asdict(result))
@@ -239,11 +241,13 @@ class Evaluator:
         self, context: MetricContext, key: str | None, near_copies: dict[str, Any] | None
     ) -> dict[str, Image.Image]:
         """Return the pictures, from the cache or drawn now."""
+        # look in the cache
         entry_key, pairs = None, (near_copies or {}).get("pairs")
         if key is not None:
             entry_key = key_of("pictures", samples=key, real=self.reference.key(), pairs=pairs)
         if entry := self.cache.get(entry_key):
             return {name: Image.fromarray(tensor.numpy()) for name, tensor in entry[1].items()}
+        # draw now
         pictures = draw(context, pairs)
         arrays = {name: torch.from_numpy(np.array(picture)) for name, picture in pictures.items()}
         self.cache.put(entry_key, {}, arrays)

@@ -46,7 +46,7 @@ class Features:
     seen: Tensor | None
 
     def packed(self) -> dict[str, Tensor]:
-        """Return everything as tensors by name."""
+        """Return everything as tensors by name, in the shapes of the class's docstring; images are in [-1, 1]."""
         tensors = {"features": self.features, "images": self.images}
         if self.moments is not None:
             tensors["moments"] = self.moments.packed()
@@ -56,7 +56,7 @@ class Features:
 
     @classmethod
     def unpacked(cls, count: int, tensors: dict[str, Tensor]) -> "Features":
-        """Return the features of `packed` tensors."""
+        """Return the features of `packed` tensors: images (B, C, H, W) in [-1, 1], features (k, D)."""
         moments = Moments.unpacked(tensors["moments"]) if "moments" in tensors else None
         return cls(count, tensors["features"], moments, tensors["images"], tensors.get("seen"))
 
@@ -84,10 +84,12 @@ class FeatureExtraction:
 
     def of_reference(self, reference: ReferenceData, seed: int, name: str) -> Features | None:
         """Return the features of reference data, in the first process; None in the others. `name`: for the bar."""
+        # choose key and batches
         count = reference.count
         key = key_of("real", seed=seed, real=reference.key(), fresh=reference.fresh, **self.identity)
         batches = [range(i, min(i + BATCH_SIZE, count)) for i in range(0, count, BATCH_SIZE)]
 
+        # return items, with their progress
         def items(rows: range) -> Tensor:
             self.progress.tick(rows.start / count)
             return reference(rows)
@@ -99,10 +101,12 @@ class FeatureExtraction:
     ) -> Features | None:
         """Return features from the cache, or extracted now in a stage of the bar, in the first process; None in the
         others."""
+        # look in the cache, in the first process
         entry = self.cache.get(key) if self.processes.first else None
         if self.processes.from_first(lambda: entry is not None):
             self.progress.skip(stage)
             return None if entry is None else Features.unpacked(entry[0]["count"], entry[1])
+        # extract now
         with self.progress.stage(stage, title):
             features = self(items, batches, keep_images)
         if features is not None:
@@ -120,7 +124,7 @@ class FeatureExtraction:
 
     def _local(self, items: Items, batches: list[range], keep_images: bool) -> dict[str, Any]:
         """Return the results of this process, by the first index of each batch."""
-        # number of features and of images that stay in memory
+        # count features and images that stay in memory
         size = math.prod(self.shape)
         count = batches[-1].stop
         dim = self.extractor.dim or size
@@ -147,6 +151,7 @@ class FeatureExtraction:
 
 def _joined(parts: list[dict[str, Any]], count: int) -> Features:
     """Return the features of `count` items from the results of all processes."""
+    # merge moments of all processes
     moments = None
     for part in parts:
         if part["moments"] is not None:
@@ -155,6 +160,7 @@ def _joined(parts: list[dict[str, Any]], count: int) -> Features:
                 moments = local
             else:
                 moments.merge(local)
+    # join tensors in the order of the items
     features, images = _in_order(parts, "features"), _in_order(parts, "images")
     assert features is not None and images is not None
     return Features(count, features, moments, images, _in_order(parts, "seen"))

@@ -87,7 +87,10 @@ class SampleGenerator:
             raise ConfigError(f"{self.model.name}: {error}") from error
 
     def __call__(self, rows: range) -> Tensor:
-        """Return the samples `rows`, float32 on the CPU: images (B, C, H, W) in [-1, 1], or points (B, 2)."""
+        """Return the samples `rows`, float32 on the CPU: images (B, C, H, W) in [-1, 1], or points (B, 2).
+
+        Raises DataError for another number of samples.
+        """
         model, arguments = self.model, self._call_arguments(rows)
         seed = None if "generator" in arguments else derive_seed(self.seed, rows.start)
         with _seeded(seed), torch.no_grad(), quiet(model.pipeline):
@@ -101,7 +104,10 @@ class SampleGenerator:
         return [range(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
 
     def at(self, indices: list[int], count: int) -> Tensor:
-        """Return the samples `indices` of `count`, in their order, each generated in its own batch."""
+        """Return the samples `indices` of `count`, in their order, each generated in its own batch.
+
+        Images (B, C, H, W) in [-1, 1], or points (B, 2).
+        """
         batches, generated = self.batches(count), dict[int, Tensor]()
         for i in sorted(indices):
             batch = i // self.batch_size
@@ -111,6 +117,7 @@ class SampleGenerator:
 
     def _conditions(self, rows: range) -> dict[str, Any]:
         """Return the arguments for classes and captions of the samples `rows`."""
+        # add classes
         arguments: dict[str, Any] = {}
         labels, captions, model = self.conditions.labels, self.conditions.captions, self.model
         if labels is not None:
@@ -118,18 +125,21 @@ class SampleGenerator:
             for name in CLASSES:
                 if name in model.parameters and (known[name] or not model.own):
                     arguments[name] = labels[list(rows)].tolist()
+        # add captions
         if captions is not None:
-            arguments["prompt"] = [captions[i] for i in rows]
+            arguments["prompt"] = captions[rows.start : rows.stop]
         return arguments
 
     def _call_arguments(self, rows: range) -> dict[str, Any]:
         """Return all arguments of the call for the samples `rows`."""
+        # add the number of samples
         model, arguments = self.model, {**self.arguments, **self._conditions(rows)}
         if "batch_size" in model.parameters:
             arguments["batch_size"] = len(rows)
         elif not {"prompt", *CLASSES} & arguments.keys():
             raise ConfigError(f"{model.name}: a call of {model.family} must take batch_size, it takes "
                               f"{', '.join(model.parameters) or 'nothing'}")  # fmt: skip
+        # add generators
         if "generator" in model.parameters:
             if model.takes_generators:
                 arguments["generator"] = [torch.Generator().manual_seed(derive_seed(self.seed, i)) for i in rows]
@@ -145,7 +155,7 @@ def common_arguments(
 
     Raises ConfigError for a value that the model does not take.
     """
-    # sampler and steps
+    # choose sampler and steps
     arguments: dict[str, Any] = {}
     if num_steps is not None and model.steps is None and num_steps != 1:
         raise ConfigError(f"num_steps must be 1, {model.name} makes samples in one step; got {num_steps}")
@@ -156,13 +166,13 @@ def common_arguments(
     if num_steps is not None and model.steps is not None:
         arguments[model.steps] = num_steps
 
-    # guidance
+    # add guidance
     if "guidance_scale" in model.parameters:
         arguments["guidance_scale"] = guidance_scale
     elif guidance_scale != 1:
         raise ConfigError(f"guidance_scale must be 1: {model.family} cannot be guided, got {guidance_scale}")
 
-    # the sampler, and the type of the output
+    # add the sampler, and the type of the output
     if sampler is not None:
         if "sampler" not in model.parameters:
             raise ConfigError(f"sampler must be left out: {model.family} takes none, got {sampler!r}")
@@ -177,10 +187,12 @@ def reporting(generator: SampleGenerator, count: int, data: Dataset, progress: P
 
     Raises ConfigError for samples whose shape is not that of the data.
     """
+    # expect the evaluations of one batch
     networks = generator.model.networks
-    evaluations = generator.steps or (1000 if generator.model.steps else 1)             # of one batch
+    evaluations = generator.steps or (1000 if generator.model.steps else 1)
 
     def samples(rows: range) -> Tensor:
+        # count the evaluations of this batch
         nonlocal evaluations
         calls, last = itertools.count(1), 0
 
@@ -189,6 +201,7 @@ def reporting(generator: SampleGenerator, count: int, data: Dataset, progress: P
             last = next(calls)
             progress.tick((rows.start + len(rows) * min(1.0, (last - 1) / evaluations)) / count)
 
+        # generate it, and check its shape
         progress.tick(rows.start / count)
         with each_call(networks, report):
             batch = generator(rows)
@@ -206,14 +219,14 @@ def identity_of(generator: SampleGenerator) -> str | None:
     more than its weights and settings: on code, attributes, a scheduler's state. Its identity also covers its
     attributes and its first 16 samples, in 2 steps if it takes several.
     """
-    # identity without samples
+    # identify it without samples
     model = generator.model
     if model.fingerprint is None or model.loaded or isinstance(getattr(model.pipeline, "fingerprint", None), str):
         return model.fingerprint
     if (attributes := attributes_of(model.pipeline)) is None:
         return None
 
-    # the first samples
+    # generate the first samples
     probe = copy(generator)
     if model.steps is not None:
         probe.arguments = {**generator.arguments, model.steps: min(PROBE_STEPS, generator.steps or PROBE_STEPS)}
@@ -222,7 +235,7 @@ def identity_of(generator: SampleGenerator) -> str | None:
     except ValueError:                                                      # the model does not allow so few steps
         return None
 
-    # hash
+    # hash them
     digest = hashlib.sha256(f"{model.fingerprint} {attributes} {tuple(samples.shape)}".encode())
     digest.update(samples.numpy().data)
     return digest.hexdigest()
@@ -233,7 +246,7 @@ def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) 
 
     Classes come in equal shares if the data have no labels. Raises ConfigError if data and model do not fit.
     """
-    # captions
+    # take captions
     items = torch.from_numpy(stretch(derive_seed(seed, "conditions"), len(data), 0, count)[1].copy())
     captions = None
     if model.reads_text:
@@ -242,7 +255,7 @@ def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) 
                               "caption_column (--caption-column)")  # fmt: skip
         captions = [data.captions[i] for i in items.tolist()]
 
-    # classes
+    # take classes
     classes, labels = model.num_targets or model.num_classes, data.labels()
     if classes is None and not model.takes_classes:
         return SampleConditions(None, captions, "captions of the data" if captions else "none")
@@ -275,7 +288,7 @@ def tensor_of(output: Any) -> Tensor:
     The output may be an object with `.images`, a tuple that begins with the images, or the images themselves: a list of
     PIL images, an array (B, H, W, C) or a tensor (B, C, H, W), in [0, 1] or uint8. Raises DataError for anything else.
     """
-    # the images of the output
+    # find the images of the output
     images = output
     if hasattr(output, "images"):
         images = output.images
@@ -284,7 +297,7 @@ def tensor_of(output: Any) -> Tensor:
     if isinstance(images, list) and images and all(isinstance(image, Image.Image) for image in images):
         return from_pil([_converted(image) for image in images])
 
-    # as a tensor, channels first
+    # convert them to a tensor, channels first
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
         if images.ndim == 4:
@@ -293,7 +306,7 @@ def tensor_of(output: Any) -> Tensor:
         raise DataError(f"a model must give images as PIL images, an array (B, H, W, C) or a tensor (B, C, H, W), or "
                         f"points (B, 2); got {type(images).__name__}{tuple(getattr(images, 'shape', ()))}")  # fmt: skip
 
-    # in [-1, 1]
+    # scale them to [-1, 1]
     images = images.detach().cpu()
     if images.dtype == torch.uint8:
         return from_integers(images)

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ Compute = Callable[[Predict, Tensor, torch.Generator], Tensor]
 
 def likelihood(context: MetricContext) -> MetricResult:
     """Return the likelihoods that the family of the model has, and for a toy set the density at the samples."""
-    # likelihoods of the family
+    # compute the likelihoods of the family
     items, words = context.reference, "the real data that samples are compared with"
     if context.held_out is not None:
         items, words = context.held_out, "held-out data"
@@ -69,7 +69,7 @@ def likelihood(context: MetricContext) -> MetricResult:
     for row in result.metrics.values():
         row["items"] = words
 
-    # density of a toy set
+    # compute the density of a toy set
     data = context.reference.data
     if isinstance(data, Toy):
         if data.sigma:
@@ -160,10 +160,12 @@ def vae_items(vae: Any, items: ReferenceData, number: int, seed: int) -> VAEItem
 
     Raises ConfigError if pixels of the model and of the data have different numbers of levels.
     """
+    # standardise points
     x, levels = items(range(number)), items.data.top + 1
     if items.points:
         x, log_scale = _standardised(x, vae.config)
         return VAEItems(x, log_scale, "density of points", None)
+    # binarise or dequantise pixels, or keep them
     u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
     if vae.config["likelihood"] == "bernoulli":
         return VAEItems(binarised(x, u), 0.0, "binarised pixels", 1.0)
@@ -178,7 +180,7 @@ def vae_items(vae: Any, items: ReferenceData, number: int, seed: int) -> VAEItem
 @family_likelihood.register(VAEPipeline)
 def vae_likelihood(pipeline: VAEPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
     """Return the ELBO and the importance-sampled log-likelihood of items, in nats, for images also in bits/dim."""
-    # items and labels on the device of the model
+    # move items and labels to the device of the model
     if missing := _missing(context, items):
         return _no_likelihood(missing)
     vae: Any = pipeline.vae
@@ -192,23 +194,33 @@ def vae_likelihood(pipeline: VAEPipeline, context: MetricContext, items: Referen
     if labels is not None:
         labels = labels.to(device)
 
-    # estimate in batches
+    # estimate, and make a row of each
     rows: dict[str, dict[str, Any]] = {}
     draws_of = {"elbo": (elbo, 1), "log_likelihood": (log_likelihood, context.settings.importance_samples)}
     for name, (estimate, draws) in draws_of.items():
-        generator, batch, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), list[Tensor]()
-        for start in range(0, number, batch):
-            if name == "log_likelihood":
-                context.progress.tick(start / number)
-            some = slice(start, start + batch)
-            classes = None if labels is None else labels[some]
-            parts.append(estimate(vae, x[some], draws, generator, class_labels=classes))
-        row = _interval(torch.cat(parts) + prepared.log_scale, context)
+        tick = context.progress.tick if name == "log_likelihood" else None
+        values = _in_batches(partial(estimate, vae), x, labels, draws, seed, tick)
+        row = _interval(values + prepared.log_scale, context)
         row |= {"unit": "nats", "of": prepared.of, "count": number, "draws": draws}
         if prepared.width is not None:
             row["bits_per_dim"] = bits_per_dim(row["value"], math.prod(items.data.shape), prepared.width)
         rows[name] = row
     return MetricResult(rows)
+
+
+def _in_batches(
+    estimate: Callable[..., Tensor], x: Tensor, labels: Tensor | None, draws: int, seed: int,
+    tick: Callable[[float], None] | None,
+) -> Tensor:  # fmt: skip
+    """Return the estimates (N,), in nats, for items x (N, ...) from `draws` of z each; `tick` gets the share done."""
+    generator, batch, parts = torch.Generator().manual_seed(seed), max(1, ROWS // draws), list[Tensor]()
+    for start in range(0, len(x), batch):
+        if tick is not None:
+            tick(start / len(x))
+        some = slice(start, start + batch)
+        classes = None if labels is None else labels[some]
+        parts.append(estimate(x[some], draws, generator, class_labels=classes))
+    return torch.cat(parts)
 
 
 class Estimator(NamedTuple):
@@ -240,7 +252,7 @@ class DiffusionItems:
     @classmethod
     def of(cls, pipeline: DDPMPipeline, context: MetricContext, items: ReferenceData) -> "DiffusionItems":
         """Return the first items: `likelihood_images` of them. Default: at most 64, as many as the time allows."""
-        # items in model coordinates
+        # bring items into model coordinates
         images = context.settings.likelihood_images
         number = min(images or ITEMS, items.count)
         x, log_scale, levels = items(range(number)), 0.0, None
@@ -248,7 +260,7 @@ class DiffusionItems:
             x, log_scale = _standardised(x, pipeline.unet.config)
         else:
             levels = items.data.top + 1
-        # their conditions
+        # collect their conditions
         labels, captions = _labels(context, items, number), None
         if context.generator.conditions.captions is not None:
             captions = items.captions(number)
@@ -256,6 +268,7 @@ class DiffusionItems:
 
     def bound(self, trained: Any) -> Estimator:
         """Return the estimator by the variational bound (Ho et al. 2020, eq. 5)."""
+        # build the chain, and count its terms
         chain = trained.discretised() if traits_of(trained).continuous else trained
         T, draws = len(chain.betas), DRAWS if self.limited else None
         terms = len(stretches(T, draws))
@@ -268,6 +281,7 @@ class DiffusionItems:
 
     def ode(self, trained: Any) -> Estimator:
         """Return the estimator by the probability-flow ODE (Song et al. 2021, eq. 39)."""
+        # choose SDE and tolerances
         sde = trained if traits_of(trained).continuous else make_sampler("ode_heun", trained)
         usual = signature(ode_log_likelihood).parameters
         tolerances = {"rtol": usual["rtol"].default, "atol": usual["atol"].default}
@@ -279,13 +293,15 @@ class DiffusionItems:
                 return ode_bits_per_dim(predict, sde, x, generator, self.levels, **tolerances)
             return ode_log_likelihood(predict, sde, x, generator, None, **tolerances).log_prob + self.log_scale
 
+        # record settings of the estimate for pixels
         facts = {"probes": None, "dequantisation": "none"}
         if self.levels:
             facts = {"probes": usual["probes"].default, "dequantisation": "uniform"}
         return Estimator(compute, ODE_EVALUATIONS, {**tolerances, **facts, "t_min": sde.t_min})
 
     def values(self, estimator: Estimator, done: float) -> Tensor:
-        """Return the likelihoods of the items, (n,). `done`: the share of the stage of the bar that is done before."""
+        """Return the likelihoods of the items, (n,), in nats or bits/dim. `done`: the share of the stage before."""
+        # compute batch by batch, as long as there is time
         parts, clock = list[Tensor](), Clock(self.context.settings.likelihood_seconds if self.limited else None)
         for rows in pieces(len(self.x), self.limited):
             if parts and not clock.allows(rows):
@@ -298,6 +314,7 @@ class DiffusionItems:
     def _predictor(self, rows: slice) -> Predict:
         """Return the network, conditioned on the classes and captions of items, as a function of x_t and t; no
         guidance."""
+        # take the conditions of these items
         labels = captions = None
         count = 1
         if self.captions is not None:
@@ -306,6 +323,7 @@ class DiffusionItems:
         if self.labels is not None:
             labels = self.labels[rows]
             count = len(labels)
+        # call the network with them
         cond = self.pipeline._guide(captions, None, labels, count, 1.0, EVERYWHERE, 0.0).cond
         net: Any = self.pipeline.unet
         return lambda x_t, t: net(x_t, t, return_dict=False, **cond)[0]
@@ -329,7 +347,7 @@ def diffusion_likelihood(pipeline: DDPMPipeline, context: MetricContext, items: 
     Default, in bounded time: as many of 64 items as `likelihood_seconds` allow for each of the two, the bound from 100
     draws of its terms, the ODE at a tolerance of 1e-4. With `likelihood_images`: all those items, every term, 1e-5.
     """
-    # items
+    # choose the items
     if missing := _missing(context, items):
         return _no_likelihood(missing)
     trained: Any = pipeline.scheduler
@@ -341,7 +359,7 @@ def diffusion_likelihood(pipeline: DDPMPipeline, context: MetricContext, items: 
     if chosen.levels is not None:
         suffix, facts = "bits_per_dim", {"unit": "bits/dim", "levels": chosen.levels}
 
-    # both estimates
+    # compute both estimates
     result = MetricResult()
     for name, prepare, done in (("bound", chosen.bound, 0.0), ("ode", chosen.ode, 0.5)):
         try:
@@ -361,10 +379,12 @@ def pieces(number: int, limited: bool) -> list[slice]:
 
     The last batch has at least two items, since one item has no interval.
     """
+    # choose edges of batches
     sizes = itertools.chain([4, 4, 8] if limited else [], itertools.repeat(BATCH_SIZE))
     edges = [0]
     while edges[-1] < number:
         edges.append(min(number, edges[-1] + next(sizes)))
+    # join a last item to the batch before it
     if len(edges) > 2 and edges[-1] - edges[-2] == 1:
         edges.pop(-2)
     return [slice(first, end) for first, end in itertools.pairwise(edges)]

@@ -26,7 +26,7 @@ from hfgen.metrics.usefulness import PER_CLASS, Training, Usefulness, augmentati
 
 def frechet(context: MetricContext) -> MetricResult:
     """Return the Fréchet distance (Heusel et al. 2017), with an interval if all features are in memory."""
-    # distance of the features in memory, at equal counts and with an interval
+    # compare the features in memory, at equal counts and with an interval
     samples, reference = context.samples, context.reference_features
     dim = samples.features.shape[1]
     if dim > LARGEST_DIM:
@@ -39,7 +39,7 @@ def frechet(context: MetricContext) -> MetricResult:
     if samples.moments is None:
         return MetricResult({"frechet": row})
 
-    # distance of the moments of all features instead, without an interval
+    # compare the moments of all features instead, without an interval
     moments, count = reference.moments, reference.count
     if moments is None:
         moments, count = Moments.of(context.compared), len(context.compared)
@@ -74,12 +74,14 @@ def estimate_row(estimate: Estimate, context: MetricContext) -> dict[str, Any]:
 
 def diversity(context: MetricContext) -> MetricResult:
     """Return the coverage of the modes of a toy set, or of the classes that a classifier predicts."""
+    # count modes of a toy set
     data, samples = context.reference.data, context.samples
     if isinstance(data, Toy):
         if data.modes is None:
             return MetricResult(none={"diversity": f"{data.name} has no modes to count"})
         report = toy_report(samples.features, data.modes, data.sigma, context.compared)
         return MetricResult(_coverage_rows(report, "modes_covered", "mode_kl", None))
+    # count classes that a classifier predicts
     if context.classifier is None or samples.seen is None or context.reference_features.seen is None:
         return MetricResult(none={"diversity": "needs a classifier to see classes: --classifier MODEL, or --features "
                                                "classifier:MODEL; train one with hfgen train classifier"})  # fmt: skip
@@ -107,7 +109,7 @@ def privacy(context: MetricContext) -> MetricResult:
     if context.reference.points:
         return MetricResult(none={"privacy": "points are no pictures of anybody"})
 
-    # nearest training items
+    # find the nearest training items
     training, samples, held_out = context.reference_features.features, context.samples.features, None
     used, nearest = {"samples": len(samples), "real": len(training)}, "training data, each to another"
     if context.held_out_features is not None:
@@ -117,7 +119,7 @@ def privacy(context: MetricContext) -> MetricResult:
     items = context.reference.indices
     pairs = [[sample, int(items[near]), distance] for sample, near, distance in result.pairs]
 
-    # near-copies, distances, and the ratio if there are held-out data
+    # report near-copies, distances, and the ratio if there are held-out data
     rows: dict[str, dict[str, Any]] = {
         "near_copies": {
             "value": result.near_copies, "floor": result.expected, "threshold": result.threshold, "pairs": pairs,
@@ -140,7 +142,7 @@ def usefulness(context: MetricContext) -> MetricResult:
     if reason or labels is None or sample_labels is None or held_out is None:
         return MetricResult(none={"usefulness": reason or "needs labels"})
 
-    # samples, reference images in equal number, and test images
+    # choose samples, reference images in equal number, and test images
     number = len(context.samples.images)
     synthetic = (context.samples.images, sample_labels[:number])
     count = min(number, reference.count)
@@ -150,14 +152,14 @@ def usefulness(context: MetricContext) -> MetricResult:
     assert test_labels is not None                                          # it has the classes of the reference data
     test = (held_out(range(test_count)), test_labels)
 
-    # accuracy of a classifier of samples (Ravuri and Vinyals 2019)
+    # measure the accuracy of a classifier of samples (Ravuri and Vinyals 2019)
     training = Training(steps=settings.classifier_steps)
     classes, seed, shown = reference.data.num_classes or 0, settings.seed, context.progress.shown
     facts = {"synthetic": number, "steps": training.steps, "seeds": training.seeds, "test": len(test[1])}
     score = classifier_accuracy_score(synthetic, real, test, classes, training, seed, shown)
     rows = {"accuracy_score": {**_interval(score.other), "floor": score.real[0], **_accuracies(score), **facts}}
 
-    # gain from samples beside few reference images of each class
+    # measure the gain from samples beside few reference images of each class
     few_each = torch.cat([(labels == c).nonzero().flatten()[: max(PER_CLASS)] for c in labels.unique()])
     several = (reference(few_each.tolist()), labels[few_each])
     gains = augmentation_gain(synthetic, several, test, classes, PER_CLASS, training, seed, shown)
@@ -191,7 +193,7 @@ def _unusable(context: MetricContext) -> str | None:
 
 def cost(context: MetricContext) -> MetricResult:
     """Return the cost of a model: parameters, evaluations, seconds and memory of 64 samples, and its training."""
-    # sampling
+    # measure sampling
     model = context.model
     sampled = sampling_cost(lambda n: context.generator(range(n)), model.networks)
     rows: dict[str, dict[str, Any]] = {
@@ -205,7 +207,7 @@ def cost(context: MetricContext) -> MetricResult:
     else:
         none = dict.fromkeys(("evaluations_per_image", "parameters"), f"{model.family} tells no components")
 
-    # training, as the run folder records it
+    # read training, as the run folder records it
     trained = TrainingCost() if model.run is None else training_cost(model.run)
     for name, value in (("training_steps", trained.steps), ("training_seconds", trained.seconds)):
         if value is None:

@@ -48,6 +48,7 @@ class EvaluatedModel:
     def __init__(
         self, pipeline: Any, name: str | None = None, folder: Path | None = None, loaded: bool = False
     ) -> None:
+        # read the pipeline and its call
         if not callable(pipeline):
             raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or a callable that "
                               "returns images")  # fmt: skip
@@ -55,6 +56,7 @@ class EvaluatedModel:
         self.name = name or type(pipeline).__name__
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
         self.parameters: Mapping[str, inspect.Parameter] = inspect.signature(call).parameters
+        # count the classes of a generative pipeline
         self.generative = pipeline if isinstance(pipeline, GenerativePipeline) else None
         self.num_classes: int | None = None
         self.num_targets: int | None = None
@@ -152,7 +154,8 @@ class EvaluatedModel:
         """Raise ConfigError for samples whose shape is not that of the data."""
         if shape == tuple(data.shape):
             return
-        given, expected = ("x".join(map(str, one)) for one in (shape, data.shape))
+        # describe both shapes, and the options that make them one
+        given, expected = "x".join(map(str, shape)), "x".join(map(str, data.shape))
         hint = ""
         if len(shape) == len(data.shape) == 3:
             channels, height, width = shape
@@ -172,11 +175,11 @@ def load_model(model: Any) -> EvaluatedModel:
         return EvaluatedModel(model)
     if str(model).startswith(STOCK):
         return load_stock(str(model).removeprefix(STOCK))
-    # a model of hfgen, from the Hub or from a folder
+    # open a model of hfgen, from the Hub or from a folder
     pipeline, path = open_model(model), Path(model).expanduser()
     if not path.is_dir():
         return EvaluatedModel(pipeline, str(model), loaded=True)
-    # named after its run folder, if it lies in one
+    # name it after its run folder, if it lies in one
     path = home = path.absolute()
     if path.name == "model" and runs.find(path):
         home = path.parent
@@ -203,11 +206,11 @@ def fingerprint_of(pipeline: Any) -> str | None:
 
     None for an object without components, and for one with a component of unknown content.
     """
-    # its own fingerprint
+    # take its own fingerprint
     own = getattr(pipeline, "fingerprint", None)
     if isinstance(own, str):
         return own
-    # class, settings and weights of every component
+    # hash class, settings and weights of every component
     components = getattr(pipeline, "components", None)
     if not isinstance(components, Mapping):
         return None
@@ -243,12 +246,14 @@ def attributes_of(pipeline: Any) -> str | None:
 
 def _comparable(value: Any) -> Any:
     """Return plain JSON that is equal for equal values. Raises TypeError for values without such a form."""
+    # hash networks and arrays
     if isinstance(value, nn.Module):
         return hash_of_weights(value)
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+    # convert containers, keep plain values
     if isinstance(value, Mapping):
         return [[_comparable(key), _comparable(item)] for key, item in value.items()]
     if isinstance(value, list | tuple):
@@ -271,11 +276,13 @@ def _settings(part: Any) -> dict[str, Any]:
 @contextmanager
 def quiet(pipeline: Any) -> Iterator[None]:
     """Hide the progress bars of a pipeline inside."""
+    # hide the bars
     before = getattr(pipeline, "_progress_bar_config", {})
     if hasattr(pipeline, "set_progress_bar_config"):
         pipeline.set_progress_bar_config(**{**before, "disable": True})
     try:
         yield
+    # restore them
     finally:
         if hasattr(pipeline, "set_progress_bar_config"):
             pipeline.set_progress_bar_config(**before)

@@ -34,12 +34,12 @@ def _drawn(rows: list[Evaluation], path: Path, x: Axis, y: Axis, logarithmic: bo
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # models that have both metrics
+    # choose models that have both metrics
     drawn = [row for row in rows if x.metric in row.metrics and y.metric in row.metrics]
     if not drawn:
         return False
 
-    # one point for each model
+    # draw one point for each model
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
@@ -50,12 +50,12 @@ def _drawn(rows: list[Evaluation], path: Path, x: Axis, y: Axis, logarithmic: bo
             capsize=3, label=row.model.replace("$", r"\$"),
         )  # fmt: skip
 
-    # values of reference data
+    # draw values of reference data
     first = drawn[0].metrics
     _draw_floor(axes.axvspan, first[x.metric], None)
     _draw_floor(axes.axhspan, first[y.metric], "real data")
 
-    # scales, labels, file
+    # set scales and labels, write the file
     if logarithmic:
         axes.set_xscale("log")
         if all(_value(row.metrics[y.metric]) > 0 for row in drawn):

@@ -47,8 +47,10 @@ class Progress:
     @contextmanager
     def stage(self, kind: str, title: str) -> Iterator[None]:
         """Run the next stage of a kind inside."""
+        # start the stage
         self._title, self._expected, self._share, self._begun = title, self.skip(kind), 0.0, time.monotonic()
         yield
+        # measure the pace of its kind
         if self._expected:
             ratio = (time.monotonic() - self._begun) / self._expected
             self._pace[kind] = self._pace_of(kind) * ratio
@@ -61,6 +63,7 @@ class Progress:
     @property
     def left(self) -> float:
         """Return the expected seconds until all running and planned stages end."""
+        # add up the running stage and the planned ones
         elapsed, share = time.monotonic() - self._begun, self._share
         running = 0.0                                                       # no stage is running
         if share:

@@ -47,7 +47,7 @@ class ReferenceData:
         return x * self.data.std + self.data.mean
 
     def labels(self, count: int | None = None) -> Tensor | None:
-        """Return the labels of the first `count` items, (count,) int64; None for data without labels."""
+        """Return the labels of the first `count` items, (count,) int64 from 0 on; None for data without labels."""
         labels = self.data.labels()
         return None if labels is None else labels[self.indices[:count]]
 
@@ -71,18 +71,20 @@ class FreshReferenceData(ReferenceData):
         self._points = data.sample(self.count, derive_seed(seed, "fresh"))
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
-        """Return the points `rows` (B, 2)."""
+        """Return the points `rows` (B, 2) in data coordinates."""
         return self._points[list(rows)]
 
 
 def open_data(data: Any, split: str = "train", **options: Any) -> Dataset:
     """Return a dataset: the object itself, or the one of a name, folder or Hub id; errors as in `load_dataset`."""
+    # load it, unless it is loaded
     if not isinstance(data, Dataset):
         if not isinstance(data, str | Path):
             raise ConfigError(f"dataset must be a name, a folder, a Hub id or a Dataset, got {type(data).__name__}")
         data = load_dataset(data, split=split, **options)
     elif late := [name for name, value in options.items() if value is not None] + ["split"] * (split != "train"):
         raise ConfigError(f"{data.name}: is a Dataset, loaded already; leave out {', '.join(late)}")
+    # check that its items are fixed and can be counted
     if getattr(data, "flip", False):
         raise ConfigError(f"{data.name}: was loaded with flip=True; load reference data without augmentation")
     try:
@@ -100,16 +102,18 @@ def open_held_out(
     `options`: arguments of `load_dataset`, which a dataset by name is read with. Raises ConfigError for the same data
     as the reference data, and for another shape.
     """
+    # take the default
     data = reference.data
     chosen = held_out_of(dataset, settings.split, settings.held_out, settings.held_out_split)
     if chosen is None:
         return FreshReferenceData(data, seed, most_samples()) if isinstance(data, Toy) else None
+    # give a dataset by name the shape of the reference data
     source, split = chosen
     if isinstance(source, Dataset):
-        held_out = open_data(source, split)
-    else:
-        shaped = {} if reference.points else {"resolution": tuple(data.shape[1:]), "channels": data.shape[0]}
-        held_out = open_data(source, split, **{**options, **shaped})
+        options = {}
+    elif not reference.points:
+        options = {**options, "resolution": tuple(data.shape[1:]), "channels": data.shape[0]}
+    held_out = open_data(source, split, **options)
     if held_out.shape != data.shape:
         words = f"{held_out.describe()}, and the dataset is {data.describe()}"
         raise ConfigError(f"held_out: {words}; their shapes must agree")
@@ -123,11 +127,15 @@ def held_out_of(data: Any, split: str, held_out: Any, held_out_split: str | None
     """
     if held_out is None and held_out_split is None:
         return None
+    # choose the dataset and its split
     chosen, part = data if held_out is None else held_out, held_out_split or "train"
     if isinstance(chosen, Dataset) and held_out_split is not None:
         raise ConfigError(f"held_out_split is for datasets by name, {chosen.name} is loaded already; give held_out")
-    same = chosen is data if isinstance(chosen, Dataset) else (str(chosen), part) == (str(data), split)
+    # check that it is not the reference data
+    if isinstance(chosen, Dataset):
+        same, name = chosen is data, chosen.name
+    else:
+        same, name = (str(chosen), part) == (str(data), split), f"{chosen} {part}"
     if same:
-        name = chosen.name if isinstance(chosen, Dataset) else f"{chosen} {part}"
         raise ConfigError(f"held_out is the same as dataset, {name}; give data that the model has not seen")
     return chosen, part

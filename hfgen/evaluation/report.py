@@ -37,8 +37,7 @@ class Report:
 
     def ties(self) -> list[tuple[str, str]]:
         """Return the pairs of models whose 95 % intervals of the Fréchet distance overlap."""
-        pairs = [(a, b) for i, a in enumerate(self.rows) for b in self.rows[i + 1 :]]
-        return [(a.model, b.model) for a, b in pairs if _overlap(a, b)]
+        return [(a.model, b.model) for a, b in itertools.combinations(self.rows, 2) if _overlap(a, b)]
 
     def ranks(self) -> list[str]:
         """Return the rank of each model, with "=" if it ties with another; "" for models without a Fréchet distance.
@@ -56,7 +55,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
         rows = [{"rank": rank, **row.to_dict()} for rank, row in zip(self.ranks(), self.rows, strict=True)]
-        return {"order": "frechet, ascending", "ties": [list(pair) for pair in self.ties()], "models": rows}
+        return {"order": "frechet, ascending", "ties": list(map(list, self.ties())), "models": rows}
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:
         """Return the report as Markdown, with `pictures`, the names of files beside it."""
@@ -69,16 +68,18 @@ class Report:
             self._details(),
             *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
         ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def _method(self) -> list[str]:
         """Return the paragraphs on samples, reference data, features, samplers and versions."""
+        # count samples and held-out items
         first = self.rows[0]
         extractor, s = first.extractor, first.settings
         counts = " / ".join(sorted({f"{row.samples['count']:,}" for row in self.rows}))
         held_out = "none"
         if first.held_out:
             held_out = f"{first.held_out['name']}, {first.held_out['count']:,} items"
+        # write a paragraph each
         return [
             f"Each model made {counts} samples (seed {s['seed']}, batches of {s['batch_size']}, guidance scale "
             f"{s['guidance_scale']:g}); they are compared with {first.real['compared']:,} of {first.real['items']:,} "
@@ -100,9 +101,11 @@ class Report:
 
     def _table(self) -> list[tuple[str, ...]]:
         """Return the head of the table, a line for each model, and the line of reference data."""
+        # list the metrics that any model has
         computed = set(itertools.chain(*(row.metrics for row in self.rows)))
         names = [name for name in COLUMNS if name in computed]
         lines = [("rank", "model", "family", *(COLUMNS[name] for name in names))]
+        # write a line for each model, then reference data
         for rank, row in zip(self.ranks(), self.rows, strict=True):
             cells = [_cell(row.metrics.get(name)) for name in names]
             lines.append((rank, markdown(row.model), markdown(row.family), *cells))
@@ -120,20 +123,19 @@ class Report:
 
     def _estimates(self, name: str) -> list[dict[str, Any]]:
         """Return the estimates of a metric at equal counts, of the models that have one."""
-        metrics = [row.metrics.get(name, {}) for row in self.rows]
-        return [metric for metric in metrics if "matched" in metric]
+        return [row.metrics[name] for row in self.rows if "matched" in row.metrics.get(name, {})]
 
     def _matched(self) -> list[str]:
         """Return a sentence and a table of estimates at equal counts, with the values of reference data."""
-        # metrics with such estimates
+        # list metrics with such estimates
         names = [name for name in COLUMNS if self._estimates(name)]
         if not names:
             return []
-        # values of reference data, and counts
+        # format values of reference data, and counts
         estimates = list(map(self._estimates, names))
         floors = [with_interval(floor_of(first)) for first, *_ in estimates]
         counts = sorted({estimate["count"] for estimate in itertools.chain(*estimates)})
-        # sentence and table
+        # write sentence and table
         lines = [("model", *(COLUMNS[name] for name in names))]
         for row in self.rows:
             lines.append((markdown(row.model), *(_at_count(row.metrics.get(name)) for name in names)))
@@ -157,9 +159,14 @@ class Report:
         """Return a list of the metrics without a column, and of the reasons for missing metrics, by model."""
         lines = []
         for row in self.rows:
-            others = {name: metric for name, metric in row.metrics.items() if name not in COLUMNS}
-            details = [f"  - {markdown(name)}: {_detail(metric)}" for name, metric in others.items()]
-            details += [f"  - {markdown(name)}: none, {markdown(reason)}" for name, reason in row.none.items()]
+            # list metrics, then reasons
+            details = []
+            for name, metric in row.metrics.items():
+                if name not in COLUMNS:
+                    details.append(f"  - {markdown(name)}: {_detail(metric)}")
+            for name, reason in row.none.items():
+                details.append(f"  - {markdown(name)}: none, {markdown(reason)}")
+            # put them under the name of the model
             if details:
                 lines += [f"- {markdown(row.model)}", *details]
         return "\n".join(lines)
@@ -243,14 +250,14 @@ def require_matplotlib() -> None:
 
 def write_report(report: Report, folder: Path) -> None:
     """Write the report, the grids of samples, the closest pairs and the plots into `folder`."""
-    # plots
+    # draw plots
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Callable[[list[Evaluation], Path], bool]] = {
         "quality_against_time.png": quality_against_time, "precision_against_recall.png": precision_against_recall,
     }  # fmt: skip
     names = [name for name, plot in plots.items() if plot(report.rows, folder / name)]
 
-    # pictures of each model
+    # save pictures of each model
     for row in report.rows:
         for kind, picture in row.pictures.items():
             stem = f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '_', row.model)}"
@@ -258,7 +265,7 @@ def write_report(report: Report, folder: Path) -> None:
             picture.save(folder / name)
             names.append(name)
 
-    # report
+    # write the report
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "report.md").write_text(report.markdown(names), encoding="utf-8")

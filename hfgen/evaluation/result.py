@@ -48,8 +48,10 @@ class Evaluation:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the evaluation as JSON; if a `path` is given, write it there, and the pictures beside it."""
+        # encode
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         if path is not None:
+            # write beside, then replace
             path = Path(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.tmp")
@@ -61,14 +63,14 @@ class Evaluation:
 
     def table(self) -> str:
         """Return a title, a line for each metric, and the reason for each metric that does not apply."""
-        # title
+        # write the title
         real = f"{self.real['compared']:,} real items of {self.dataset} {self.split}"
         count, kept = self.samples["count"], self.samples["features"]
         samples = f"{count:,} samples{sampled_by(self.samples)}"
         if kept < count:
             samples += f" (features of {kept:,} kept)"
         lines = [f"{self.model} ({self.family}): {samples}, {real}, features {self.extractor['name']}"]
-        # metrics
+        # list the metrics
         width = max(map(len, [*self.metrics, *self.none]), default=0)
         lines += [f"{name:{width}}  {with_interval(row)}{_beside(row)}" for name, row in self.metrics.items()]
         lines += [f"{name:{width}}  none: {reason}" for name, reason in self.none.items()]
@@ -91,7 +93,9 @@ def number(value: Any) -> str:
     """Return a number as text: four digits, with commas between thousands."""
     if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1e4):
         return f"{value:,.0f}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def with_interval(row: dict[str, Any]) -> str:

@@ -75,9 +75,12 @@ class ReferenceSettings:
     @property
     def reading(self) -> dict[str, Any]:
         """Return the given arguments of `load_dataset` that apply to the dataset and to the held-out data alike."""
-        apart = ("split", "held_out", "held_out_split")
-        fields = [field for field in dataclasses.fields(ReferenceSettings) if field.name not in apart]
-        return {one.name: value for one in fields if (value := getattr(self, one.name)) != one.default}
+        given: dict[str, Any] = {}
+        for field in dataclasses.fields(ReferenceSettings):
+            value = getattr(self, field.name)
+            if field.name not in ("split", "held_out", "held_out_split") and value != field.default:
+                given[field.name] = value
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +123,14 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         """Raise ConfigError, naming the argument, for values that no evaluation can use."""
+        # check groups and counts
         object.__setattr__(self, "metrics", known_groups(self.metrics))
         for name in ("batch_size", "neighbours", "importance_samples", "classifier_steps"):
             _require_count(name, getattr(self, name), 1)
         for name, lowest in (("num_samples", 1), ("resamples", 2), ("likelihood_images", 2)):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name), lowest)
+        # check seconds
         seconds = self.likelihood_seconds
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         require(number and seconds > 0, "likelihood_seconds", seconds, "a number > 0")
@@ -150,12 +155,14 @@ class EvaluationSettings:
 
     def check_counts(self, items: int) -> None:
         """Raise ConfigError if there are too few samples, or too few reference items, for the metrics."""
+        # find the smallest count that the groups can use
         samples, k, groups = self.count(items), self.neighbours, self.metric_groups
         smallest = 1
         if {"frechet", "kid"} & {*groups}:
             smallest = 4
         if "prdc" in groups:
             smallest = max(4, k + 1)
+        # check samples, and each half of the items
         if samples < smallest or items // 2 < smallest:
             raise ConfigError(
                 f"num_samples must be at least {smallest} and the real items at least {2 * smallest}, for "
@@ -183,9 +190,11 @@ def most_samples() -> int:
 
 def known_groups(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return groups of metrics in order. Raises ConfigError, with the nearest name, for an unknown group."""
+    # read names
     if isinstance(metrics, str):
         metrics = metrics.split(",")
     names = [name.strip() for name in (DEFAULT_GROUPS if metrics is None else metrics)]
+    # check them
     for name in names:
         if name not in GROUPS:
             near = difflib.get_close_matches(name, GROUPS, 1)
@@ -209,9 +218,13 @@ def names_of(settings: type) -> list[str]:
 def field_texts(settings: type) -> dict[str, str]:
     """Return the docstrings of the fields of a dataclass and of its bases, as they stand in the source."""
     texts: dict[str, str] = {}
-    for cls in reversed([one for one in settings.__mro__ if dataclasses.is_dataclass(one)]):
+    for cls in reversed(settings.__mro__):
+        if not dataclasses.is_dataclass(cls):
+            continue
+        # parse the class
         body = ast.parse(inspect.getsource(cls)).body[0]
         assert isinstance(body, ast.ClassDef)
+        # take the text behind each field
         for field, text in zip(body.body, body.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
                 texts[field.target.id] = " ".join(ast.literal_eval(text.value).split())
@@ -223,7 +236,7 @@ def with_arguments(function: Function) -> Function:
 
     Its last parameter must be `**settings`: the fields, and further arguments of `load_dataset`.
     """
-    # signature
+    # extend the signature
     signature = inspect.signature(function)
     *named, last = signature.parameters.values()
     types = get_type_hints(EvaluationArguments)
@@ -231,7 +244,7 @@ def with_arguments(function: Function) -> Function:
     keywords = [field.replace(annotation=types[field.name]) for field in fields]
     function.__dict__["__signature__"] = signature.replace(parameters=[*named, *keywords, last])
 
-    # docstring
+    # extend the docstring
     texts = field_texts(EvaluationArguments) | {last.name: "Further arguments of `load_dataset`."}
     wrapper = textwrap.TextWrapper(115, initial_indent=" " * 4, subsequent_indent=" " * 8)
     lines = [wrapper.fill(f"{name}: {text}") for name, text in texts.items()]

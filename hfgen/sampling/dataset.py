@@ -52,10 +52,12 @@ def push_samples(request: SampleRequest, repo_id: str, output: Path | None = Non
 
     `output`: the folder of the dataset. Default: a temporary folder, which is kept if the push fails.
     """
+    # check the request
     check_repo_id(repo_id)
     require_login()
     if output is not None and output.suffix in (*GRID_SUFFIXES, ".npy"):
         raise ConfigError(f"-o {output}: must be a folder with --push-dataset, which then holds the dataset")
+    # write the dataset
     folder = output or Path(tempfile.mkdtemp(prefix="hfgen-dataset-"))
     try:
         write_dataset(request, folder)
@@ -63,6 +65,7 @@ def push_samples(request: SampleRequest, repo_id: str, output: Path | None = Non
         if output is None:
             shutil.rmtree(folder)
         raise
+    # push it
     done = push_dataset(folder, repo_id, public=public)
     if output is None:
         shutil.rmtree(folder)
@@ -78,19 +81,20 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: must be a new or empty folder, which then holds the dataset")
-    # model and labels
+    # open the model, choose labels
     source = resolve(request.model)
     pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **request.conditions)
     labels = labels_of(pipeline, request.label, request.number)
     names = class_names(request.model, num_classes(pipeline))
-    # samples
+    # write samples
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for k, count, first, pictures in _shards(batches(pipeline, request, labels), request):
         indices = range(first, first + len(pictures))
         rows: dict[str, list[Any]] = {"image": pictures, "seed": [request.seed] * len(pictures), "index": list(indices)}
-        rows |= {"label": [labels[i] for i in indices]} if labels else {}
+        if labels:
+            rows["label"] = labels[indices.start : indices.stop]
         _write_parquet(folder / "data" / f"train-{k:05d}-of-{count:05d}.parquet", rows, names)
-    # card
+    # write the card
     (folder / CARD).write_text(card(request.number, provenance(request, source, pipeline)), encoding="utf-8")
 
 
@@ -112,10 +116,12 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
 
 def class_names(model: str, known: int | None) -> list[str] | None:
     """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
+    # read the record of the run
     run = runs.find(model)
     data = {} if run is None else runs.record(run).get("data")
     if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
         return None
+    # take names that are unique
     names = list(map(str, data["class_names"]))
     return names if len(set(names)) == known else None
 
@@ -125,10 +131,12 @@ def _shards(samples: Iterator[torch.Tensor], request: SampleRequest) -> Iterator
     waiting: list[Image] = []
     rows, done = 0, 0
     for batch in samples:
+        # add the images of this batch
         if batch.ndim != 4:
             raise ConfigError(f"{request.model}: makes points; --push-dataset is for images")
         rows = rows or max(1, SHARD_BYTES // batch[0].numel())
         waiting += images.to_pil(batch * 2 - 1)
+        # yield full shards, and at the end the rest
         while len(waiting) >= rows or (waiting and done + len(waiting) == request.number):
             yield done // rows, math.ceil(request.number / rows), done, waiting[:rows]
             done, waiting = done + len(waiting[:rows]), waiting[rows:]
@@ -146,18 +154,18 @@ def _write_parquet(path: Path, rows: dict[str, list[Any]], names: list[str] | No
 
 def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict[str, str]:
     """Return the origin of the images: model, commit, weights, settings and versions; never a path."""
-    # model
+    # name the model
     local = Path(request.model).expanduser().exists()
     origin = {"model": last_name(request.model) if local else request.model}
     commits = [path.name for path in (source, *source.parents) if path.parent.name == "snapshots"]
     if commits and not local:
         origin["commit"] = commits[0]
     origin["pipeline"] = type(pipeline).__name__
-    # weights
+    # hash the weights
     for name in readable_files(request.model, files_of(source)):
         if name.endswith(".safetensors"):
             origin[f"sha256 of {name}"] = hash_of_file(source / name)
-    # settings and versions
+    # add settings and versions
     settings = asdict(request)
     del settings["model"]
     origin |= {name: "default of the model" if value is None else str(value) for name, value in settings.items()}
@@ -166,6 +174,7 @@ def provenance(request: SampleRequest, source: Path, pipeline: Pipeline) -> dict
 
 def card(number: int, origin: dict[str, str]) -> str:
     """Return the card of a dataset: the Hub's metadata, and a table of `origin`."""
+    # write metadata
     title = f"{number:,} images of {origin['model']}"
     metadata = {
         "pretty_name": title,
@@ -173,6 +182,7 @@ def card(number: int, origin: dict[str, str]) -> str:
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
     }
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    # write text
     rows = table(("property", "value"), *((markdown(name), code(value)) for name, value in origin.items()))
     return (
         f"---\n{front}---\n\n{START}\n# {markdown(title)}\n\nA model generated every image; none is a photograph or "
@@ -183,25 +193,33 @@ def card(number: int, origin: dict[str, str]) -> str:
 
 def merged(old: str, new: str) -> str:
     """Return the card `old` with hfgen's part and metadata from `new`; all other text is kept."""
+    # find text before and after hfgen's part
     (ours, body), (theirs, text) = _halves(new), _halves(old)
     start, end = text.find(START), text.find(END)
-    kept = (text[:start], text[end + len(END) :]) if 0 <= start < end else ("\n", text)
+    before, after = "\n", text
+    if 0 <= start < end:
+        before, after = text[:start], text[end + len(END) :]
+    # join metadata, and the text around hfgen's part
     front = yaml.safe_dump({**theirs, **ours}, sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n{kept[0]}{body.strip()}{kept[1]}"
+    return f"---\n{front}---\n{before}{body.strip()}{after}"
 
 
 def _halves(text: str) -> tuple[dict[str, Any], str]:
     """Return the metadata of a card, {} for unreadable ones, and the text after them."""
+    # find the metadata
     text = text.replace("\r\n", "\n")
     front = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
     if front is None:
         return {}, text
+    # read them
     body = text[front.end() :]
     try:
         metadata = yaml.safe_load(front[1])
     except yaml.YAMLError:
         return {}, body
-    return (metadata if isinstance(metadata, dict) else {}), body
+    if not isinstance(metadata, dict):
+        metadata = {}
+    return metadata, body
 
 
 def is_dataset(folder: str | Path) -> bool:
@@ -226,7 +244,7 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
     check_repo_id(repo_id)
     folder = Path(folder).expanduser()
     with adding_to_errors(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
-        # the repository, and its card
+        # open the repository, and read its card
         repository = open_repository(repo_id, "dataset", public)
         cache, staged = Path(temporary, "cache"), Path(temporary, "dataset")
         published = repository.fetch(CARD, cache)
@@ -234,7 +252,7 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
         others = repository.files - {CARD, ".gitattributes"}
         if others and START not in old:
             raise ConfigError(f"{repo_id}: holds other data ({', '.join(sorted(others)[:3])}); choose another name")
-        # the new files
+        # link the new files
         (staged / "data").mkdir(parents=True)
         for name in _files(folder):
             link(folder / name, staged / name)

@@ -42,12 +42,12 @@ def open_model(model: str | Path, **conditions: Any) -> Pipeline:
     """
     pipeline = AutoPipeline.from_pretrained(model)
     parameters = inspect.signature(pipeline.__call__).parameters
-    # a pipeline that samples has a default for every argument
+    # refuse a pipeline that needs arguments, such as images
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if needed:
         raise ConfigError(f"{model}: {type(pipeline).__name__} makes no images from noise alone, it needs "
                           f"{', '.join(needed)}; use Python")  # fmt: skip
-    # conditions
+    # check the conditions
     for name, value in conditions.items():
         if value is not None and name not in parameters:
             raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} does not take it; leave it out")
@@ -64,9 +64,11 @@ def batches(pipeline: Pipeline, request: SampleRequest, labels: int | list[int] 
     arguments = request.arguments
     for first in range(0, request.number, request.batch_size):
         last = min(request.number, first + request.batch_size)
+        # choose classes and generators of this batch
         if labels is not None:
             arguments["class_labels"] = labels[first:last] if isinstance(labels, list) else labels
         generators = [torch.Generator().manual_seed(derive_seed(request.seed, i)) for i in range(first, last)]
+        # sample
         result = pipeline(batch_size=last - first, generator=generators, output_type="pt", **arguments).images
         yield result.cpu()
 

@@ -90,10 +90,14 @@ def within_budget(
     left = budget.left() - 2 * saving
     allowed = budget.seconds * PREVIEWS
     seconds, fields = sample_grid(chosen, dataset, probe, allowed)
-    most = affordable(left, costs, stages) // settings.sample_every if settings.sample_every else 0
+    most = 0
+    if settings.sample_every:
+        most = affordable(left, costs, stages) // settings.sample_every
     grids = min(most, int(allowed / max(seconds, 1e-9)) - 1)         # besides the one at the end
     fields["max_steps"] = steps = affordable(left - (max(0, grids) + 1) * seconds, costs, stages)
-    fields["sample_every"] = max(settings.sample_every, -(-steps // (grids + 1))) if grids > 0 else 0
+    fields["sample_every"] = 0
+    if grids > 0:
+        fields["sample_every"] = max(settings.sample_every, -(-steps // (grids + 1)))
     chosen = dataclasses.replace(chosen, **fields)
     return cast(tuple[Any, list[str]], agree((chosen, list(notes(settings, chosen)))))
 
@@ -114,17 +118,21 @@ def with_network(
     """
     chosen: Any = None
     enough = settings.max_steps // ENOUGH
-    for candidate in [*smaller, settings] if smaller else []:
+    if not smaller:
+        return settings
+    for candidate in (*smaller, settings):
+        # time steps of a few samples
         rows = min(ROUGH_ROWS * accelerator.num_processes, candidate.batch_size)
         rough = dataclasses.replace(candidate, batch_size=rows, micro_batch_size=None)
         trial = Engine(rough, build, dataset, accelerator)
         cost = seconds_per_step(trial, 0, budget.seconds * ROUGH_TIMING, stop) * candidate.batch_size / rows
         accelerator.free_memory()
+        # take it, unless a smaller one had enough steps
         steps = agree(budget.left(PREVIEWS + TIMING) / cost)
         chosen = candidate if chosen is None or steps >= enough else chosen
         if steps < 2 * enough:
             break
-    return settings if chosen is None else chosen
+    return chosen
 
 
 def sample_grid(
@@ -137,12 +145,15 @@ def sample_grid(
     """
     if not _fields(settings, PROBE):
         return probe, {}
+    # list sizes of grids; a plot has a fixed number of points
     images, steps = (getattr(settings, name) for name in PROBE)
-    in_plane = len(dataset.shape) == 1                                # a plot of a fixed number of points
-    unit = probe / PROBE["preview_steps"] / (1 if in_plane else PROBE["preview_images"])
-    sizes = [(images, steps)]
-    sizes += [] if in_plane else [(i, s) for i, s in GRIDS if i <= images and s <= steps]
+    in_plane = len(dataset.shape) == 1
+    unit, sizes = probe / PROBE["preview_steps"], [(images, steps)]
+    if not in_plane:
+        unit /= PROBE["preview_images"]
+        sizes += [(i, s) for i, s in GRIDS if i <= images and s <= steps]
     costs = [(unit * s * (bool(i) if in_plane else i), i, s) for i, s in sizes]
+    # take the largest that fits
     for together in (2, 1):
         for seconds, i, s in costs:
             if together * seconds <= allowed:
@@ -152,6 +163,7 @@ def sample_grid(
 
 def notes(usual: Settings, chosen: Settings) -> Iterator[str]:
     """Yield a line on a network, and one on sample grids, that are smaller or rarer than in the `usual` settings."""
+    # report a smaller network
     network = [
         f.name for f in dataclasses.fields(usual)
         if getattr(usual, f.name) != getattr(chosen, f.name) and f.name not in (*PROBE, "max_steps", "sample_every")
@@ -163,12 +175,16 @@ def notes(usual: Settings, chosen: Settings) -> Iterator[str]:
             f"{usual.max_steps // ENOUGH:,} steps in {usual.budget}; pictures have less detail than with a "
             "longer --budget"
         )
+    # report smaller or rarer grids
     images, steps = (getattr(chosen, name, None) for name in PROBE)
     if images == 0 and getattr(usual, "preview_images", None):
         yield f"no sample grid: drawing one does not fit in {usual.budget}; `hfgen sample` draws one afterwards"
     elif any(getattr(usual, name) != getattr(chosen, name) for name in ("sample_every", *_fields(usual, PROBE))):
-        size = f" of {images} images in {steps} denoising steps" if images else ""
-        often = f"every {chosen.sample_every:,} steps" if chosen.sample_every else "at the end only"
+        size, often = "", "at the end only"
+        if images:
+            size = f" of {images} images in {steps} denoising steps"
+        if chosen.sample_every:
+            often = f"every {chosen.sample_every:,} steps"
         yield f"sample grids{size}, {often}: more does not fit in {usual.budget}"
 
 
@@ -177,6 +193,7 @@ def untrained(settings: Settings, recommended: int) -> str | None:
     steps = settings.max_steps
     if settings.budget is None or steps * ENOUGH >= recommended:
         return None
+    # compute a budget that is enough, and name other ways
     needed = seconds_of(settings.budget) * recommended / ENOUGH / max(1, steps)
     ways = [f"--budget {_rounded(needed)} or more", "a smaller --resolution"]
     if hasattr(settings, "block_out_channels"):
@@ -190,6 +207,7 @@ def untrained(settings: Settings, recommended: int) -> str | None:
 def seconds_per_step(engine: Engine, first: int, limit: float, stop: StopSignal) -> float:
     """Return the median time of up to 50 steps from step `first` on, or of those that fit in `limit` seconds, one at
     least; the first three of them only warm up, where there are more. Raises Interrupted on a stop signal."""
+    # take steps, and stamp the end of each
     stamps = [time.monotonic()]
     for _ in engine.train(first, WARM_UP + TIMED, 10**6):
         if engine.device.type == "cuda":
@@ -199,6 +217,7 @@ def seconds_per_step(engine: Engine, first: int, limit: float, stop: StopSignal)
             raise Interrupted
         if agree(stamps[-1] - stamps[0] > limit):
             break
+    # take the median, without the warm-up
     durations = sorted(b - a for a, b in pairwise(stamps[min(WARM_UP, len(stamps) - 2) :]))
     return durations[len(durations) // 2]
 
@@ -218,8 +237,7 @@ def seconds_per_look(engine: Engine, look: Callable[[Engine], Any], stop: StopSi
 
 def seconds_per_save(engine: Engine) -> float:
     """Return the seconds that a checkpoint takes at most: weights, average and two moments, and half a second."""
-    parameters = sum(p.numel() for net in engine.nets.values() for p in net.parameters())
-    return 0.5 + 16 * parameters / DISK
+    return 0.5 + 16 * sum(engine.sizes().values()) / DISK
 
 
 def affordable(seconds: float, costs: list[float], stages: Callable[[int], tuple[int, ...]]) -> int:
@@ -257,4 +275,6 @@ def _rounded(seconds: float) -> str:
     """Return seconds as a budget, rounded up."""
     if seconds < 90:
         return f"{math.ceil(seconds)}s"
-    return f"{math.ceil(seconds / 60)}m" if seconds < 5400 else f"{math.ceil(seconds / 3600)}h"
+    if seconds < 5400:
+        return f"{math.ceil(seconds / 60)}m"
+    return f"{math.ceil(seconds / 3600)}h"

@@ -36,8 +36,10 @@ def with_defaults(
     kinds: Mapping[str, tuple[int, ...]],
 ) -> type[AnySettings]:
     """Return the settings `cls` with the recommended values in the help text of each `Auto` field."""
+    # compute recommended values for each kind of data
     required: dict[str, Any] = {f.name: "" for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
     by_kind: dict[str, Any] = {kind: recommended(cls(**required), Example(shape)) for kind, shape in kinds.items()}
+    # put them into the help of each open field
     hints = get_type_hints(cls)                                     # Auto[T] is T | None here
     fields = []
     for field in dataclasses.fields(cls):
@@ -45,6 +47,7 @@ def with_defaults(
         if field.default is AUTO and any(value is not None for value in values.values()):
             hint = tyro.conf.arg(help_behavior_hint=f"(default: {in_words(values)})")
             fields.append((field.name, Annotated[hints[field.name], hint], dataclasses.field(default=AUTO)))
+    # make a class with these fields
     documented = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), kw_only=True)
     documented.__module__, documented.__doc__ = cls.__module__, cls.__doc__
     return documented
@@ -52,8 +55,10 @@ def with_defaults(
 
 def in_words(values: dict[str, Any]) -> str:
     """Return values by kind of data as one phrase: the general value, then the kinds that have another one."""
+    # take the general value
     words = {kind: _word(value) for kind, value in values.items()}
     general = next(iter(words.values()))
+    # collect exceptions
     others: dict[str, list[str]] = {}
     for kind, word in words.items():
         if word != general:

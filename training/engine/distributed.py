@@ -36,9 +36,11 @@ def accelerator_for(settings: Settings) -> Accelerator:
     Raises ConfigError where the tracker's package is not installed, and where `accelerate launch` or its configuration
     asks for sharded training, which is not exact.
     """
+    # check the tracker
     if settings.tracker != "none" and LoggerType(settings.tracker) not in get_available_trackers():
         raise ConfigError(f"--tracker {settings.tracker}: its package is not installed; "
                           f"pip install {settings.tracker}, or leave --tracker out: metrics.jsonl is written always")
+    # create the Accelerator
     accelerator = Accelerator(
         mixed_precision="no",                                        # the engine's: see Engine.autocast
         log_with=None if settings.tracker == "none" else settings.tracker,
@@ -113,6 +115,7 @@ def split_batch(settings: Settings, processes: int, rank: int) -> tuple[slice, l
 
     Raises ConfigError, naming the nearest sizes that work, unless the batch divides evenly.
     """
+    # check that all micro-batches are of one size
     per_process = settings.batch_size // processes
     micro = min(settings.micro_batch_size or per_process, per_process)
     if micro == 0 or settings.batch_size % (processes * micro):
@@ -122,6 +125,7 @@ def split_batch(settings: Settings, processes: int, rank: int) -> tuple[slice, l
             f"--batch-size {settings.batch_size} is the global batch and must divide by {processes} processes x "
             f"micro-batches of {micro or 1}; the nearest are {' and '.join(str(b) for b in (below, above) if b)}"
         )
+    # slice the rows of this process
     start = rank * per_process
     micro_batches = [slice(start + i, start + i + micro) for i in range(0, per_process, micro)]
     return slice(start, start + per_process), micro_batches

@@ -24,16 +24,29 @@ class EMA:
 
         Looked up at the first update: wrapping a network for several processes gives its parameters new memory.
         """
-        averaged, live = self.net.state_dict(keep_vars=True), self._live.state_dict(keep_vars=True)
-        follows = [n for n, v in averaged.items() if v.is_floating_point() and not n.endswith(("._u", "._v"))]
-        copied = [n for n in averaged if n not in set(follows)]
-        return tuple([tensors[n] for n in names] for names in (follows, copied) for tensors in (averaged, live))
+        # sort the tensors by the way that they follow
+        averaged, live = list[torch.Tensor](), list[torch.Tensor]()
+        copies, originals = list[torch.Tensor](), list[torch.Tensor]()
+        sources = self._live.state_dict(keep_vars=True)
+        for name, tensor in self.net.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point() and not name.endswith(("._u", "._v")):
+                averaged.append(tensor)
+                live.append(sources[name])
+            else:
+                copies.append(tensor)
+                originals.append(sources[name])
+        return averaged, live, copies, originals
 
     @torch.no_grad()
     def update(self, step: int, finite: torch.Tensor) -> None:
-        """Move one step towards the network; not at all where the 0-dim float `finite` is 0 (no host sync)."""
+        """Move one step towards the network; not at all where the float scalar `finite` is 0 (no host sync).
+
+        `step` counts from 0.
+        """
+        # average
         weight = finite * (1 - min(self.decay, (1 + step) / (10 + step)))
         averaged, live, copies, originals = self._pairs
         torch._foreach_lerp_(averaged, live, [weight] * len(averaged))
+        # copy
         if copies:
             torch._foreach_copy_(copies, originals)

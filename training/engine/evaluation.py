@@ -9,6 +9,7 @@ import torch
 
 from hfgen.data import load_dataset
 from hfgen.data.dataset import Batch, Dataset
+from hfgen.training.engine.settings import values_of
 
 BATCH_SIZE = 512
 """Images that go through a network together."""
@@ -37,7 +38,7 @@ def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
         split=settings.eval_split or "train",
         resolution=cast(tuple[int, int], dataset.shape[1:]),
         channels=dataset.shape[0],
-        **{name: getattr(settings, name) for name in names},
+        **values_of(settings, names),
     )
 
 

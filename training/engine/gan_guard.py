@@ -68,7 +68,7 @@ def guard(
     line = {name: value for name, value in given.items() if value is not None and math.isfinite(value)}
     if not line.keys() >= NEEDED or line["step"] <= settings.warmup_steps:
         return memory, None
-    # the weight of this line, and whether the energy distance still falls
+    # weigh this line, and decide whether the energy distance still falls
     steps = min(SPAN, line["step"] - memory.get("step", settings.warmup_steps))
     weight = 1 - math.exp(-steps / SPAN)
     recent = memory.get("distance", distance(line))
@@ -93,35 +93,42 @@ def guard(
 
 def advice(fields: tuple[str, ...], settings: Any, points: bool) -> str:
     """Return which of these fields to change, and to which values: only to such as the run does not use."""
-    cures = [cure for cure in (_cure(field, settings, points) for field in fields) if cure]
+    cures = [cure for field in fields if (cure := _cure(field, settings, points))]
     return f"Try {', or '.join(cures)}" if cures else f"Try --batch-size {2 * settings.batch_size}, or another --seed"
 
 
 def _cure(field: str, s: Any, points: bool) -> str | None:
+    """Return the option that changes a field; None where the run has that value, or would not gain from it."""
+    if field.endswith("learning_rate"):
+        return _other_rate(field, getattr(s, field))
+    # list each option, and whether it may help
     critic = s.loss in ("wasserstein", "wasserstein_gp")
-    if field == "loss" and points:
-        return "--loss relativistic --r1 1 --r2 1" if s.loss != "relativistic" else None
-    if field == "loss":
-        return "--loss wasserstein_gp" if s.loss != "wasserstein_gp" else None
-    if field == "saturating":
-        return "--loss non_saturating" if s.loss == "minimax" else None
-    if field == "penalty" and s.loss == "wasserstein_gp":
-        return "--gradient-penalty 10" if not s.gradient_penalty else None
-    if field == "penalty":
-        return "--r1 0.1" if not (s.r1 or s.gradient_penalty or critic) else None
-    if field == "pack":
-        return "--pack 4" if s.pack == 1 and s.batch_size % (4 * max(1, s.minibatch_stddev)) == 0 else None
-    if field == "discriminator_steps":
-        return "--discriminator-steps 1" if s.discriminator_steps > 1 and not critic else None
-    if field == "frequencies":
-        return "--frequencies 32" if not s.frequencies else None
-    if field == "latent_dim":
-        return "--latent-dim 64" if s.latent_dim < 16 else None
-    rate = getattr(s, field)
+    options = {
+        "loss": ("--loss wasserstein_gp", s.loss != "wasserstein_gp"),
+        "saturating": ("--loss non_saturating", s.loss == "minimax"),
+        "penalty": ("--r1 0.1", not (s.r1 or s.gradient_penalty or critic)),
+        "pack": ("--pack 4", s.pack == 1 and s.batch_size % (4 * max(1, s.minibatch_stddev)) == 0),
+        "discriminator_steps": ("--discriminator-steps 1", s.discriminator_steps > 1 and not critic),
+        "frequencies": ("--frequencies 32", not s.frequencies),
+        "latent_dim": ("--latent-dim 64", s.latent_dim < 16),
+    }
+    # replace options that depend on the data and the loss
+    if points:
+        options["loss"] = ("--loss relativistic --r1 1 --r2 1", s.loss != "relativistic")
+    if s.loss == "wasserstein_gp":
+        options["penalty"] = ("--gradient-penalty 10", not s.gradient_penalty)
+    option, helps = options[field]
+    return option if helps else None
+
+
+def _other_rate(field: str, rate: float) -> str | None:
+    """Return the option for another learning rate: a higher one below 1e-5, a lower one above 1e-4; else None."""
     name = f"--{field.replace('_', '-')}"
     if rate < SLOW:
         return f"{name} 2e-4"
-    return f"{name} {rate / 4:.2g}" if rate > FAST else None
+    if rate > FAST:
+        return f"{name} {rate / 4:.2g}"
+    return None
 
 
 def distance(line: Numbers) -> float:

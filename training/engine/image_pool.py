@@ -30,18 +30,21 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return the images that replace x (b, C, H, W), the rows of this process and micro-batch."""
+        """Return the images in [-1, 1] that replace x (b, C, H, W), the rows of this process and micro-batch."""
+        # gather images of all processes, and the places that they meet
         rows, first = everyones_rows(noise)
         everyones = gather(x)                                                            # (P b, C, H, W)
         places, exchanged = self.meetings(noise)
         met = torch.nonzero(places[rows] < self.size).flatten()                          # known without the device
-        place, exchange = (some[rows][met].to(x.device) for some in (places, exchanged))
+        place, exchange = places[rows][met].to(x.device), exchanged[rows][met].to(x.device)
         met = met.to(x.device)
+        # keep the new images, unless they stay in the batch
         new, old, exchange = everyones[met], self.images[place], exchange & self.held[place]
         finite = new.isfinite().flatten(1).all(1)                                        # NaN would stay for long
         stored = (exchange | ~self.held[place]) & finite
         self.images[place] = torch.where(stored.view(-1, 1, 1, 1), new, old)
         self.held[place] |= finite
+        # take the old ones in exchange
         shown = everyones.clone()
         shown[met] = torch.where(exchange.view(-1, 1, 1, 1), old, new)
         return shown[first : first + len(x)]
@@ -49,7 +52,7 @@ class ImagePool(nn.Module):
     def meetings(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Return the place that each row of the global batch meets, and whether it is exchanged if that is full.
 
-        Places are all different; from `size` on there are none.
+        (B,) int64 and (B,) bool. Places are all different numbers from 0 on; from `size` on there are none.
         """
         generator = torch.Generator().manual_seed(derive_seed(*noise.key, "history"))
         places = torch.randperm(max(self.size, noise.batch_size), generator=generator)[: noise.batch_size]
@@ -57,7 +60,10 @@ class ImagePool(nn.Module):
 
 
 def everyones_rows(noise: Noise) -> tuple[Tensor, int]:
-    """Return the rows of the global batch that all processes hold now, in order, and where this one's begin there."""
+    """Return the rows of the global batch that all processes hold now, in order, and where this one's begin there.
+
+    (P b,) int64 from 0 on, for P processes with b rows each.
+    """
     processes, number = PartialState().num_processes, noise.rows.stop - noise.rows.start
     share = noise.batch_size // processes
     rank, offset = divmod(noise.rows.start, share)

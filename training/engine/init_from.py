@@ -17,8 +17,10 @@ def with_weights_of(model: str, build: Build) -> Build:
     Networks that are components of the saved pipeline, by name, start from them; others, such as discriminators, from
     random weights. Raises ConfigError where there is none in common, or where one is built otherwise.
     """
+    # load the saved pipeline
     components = AutoPipeline.from_pretrained(model).components
 
+    # build the networks, then copy the weights of those in common
     def with_weights(settings: Any, dataset: Dataset) -> Recipe:
         recipe = build(settings, dataset)
         common = [name for name in recipe.nets if isinstance(components.get(name), nn.Module)]
@@ -33,9 +35,11 @@ def with_weights_of(model: str, build: Build) -> Build:
 
 def copy_weights(source: nn.Module, target: nn.Module, where: str) -> None:
     """Copy all parameters and buffers. Raises ConfigError naming the first that is missing or has another shape."""
+    # compare names and shapes
     there, here = source.state_dict(), target.state_dict()
     for key in sorted(there.keys() | here.keys()):
         given, needed = (tuple(s[key].shape) if key in s else "none" for s in (there, here))
         if given != needed:
             raise ConfigError(f"{where} is another network than these settings build: {key} is {given}, not {needed}")
+    # copy
     target.load_state_dict(there)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,20 @@ class Latents(Dataset):
         return f"{self.name}: {len(self):,} of {'x'.join(map(str, self.shape))}{classes}"
 
     def tensor(self, n: int | None = None) -> Tensor:
-        """Return the means of the first `n` images (default: all), not mirrored, (n, D, h, w)."""
+        """Return the means of the first `n` latents, not mirrored, (n, D, h, w) float32. Default: all."""
         return self._mean[:n, 0]
 
     def labels(self) -> Tensor | None:
-        """Return the labels of all images in order, int64 (N,); None without labels."""
+        """Return the labels of all images in order, (N,) int64 from 0 on; None without labels."""
         return self._labels
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
         """Return the batch of the images `indices`, mirrored by f(seed, epoch, index)."""
+        # take means and deviations of one side each
         rows = torch.from_numpy(indices)
         side = torch.from_numpy(uniforms(seed, epochs, indices, "flip") * self._mean.shape[1]).long()
         batch: Batch = {"x": self._mean[rows, side].to(device), "std": self._std[rows, side].to(device)}
+        # add the conditions
         if self._labels is not None:
             batch["label"] = self._labels[rows].to(device)
         if self.captions is not None:
@@ -74,7 +77,7 @@ class Latents(Dataset):
 
 
 def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> Latents:
-    """Return the latents of all images of `source`, which is not to mirror any, from the files in `folder`.
+    """Return the latents of all images of `source`, which must not mirror any, from the files in `folder`.
 
     Files that are missing, cut short, or changed are encoded first, by one process. Files that belong to
     other images, or to an autoencoder with other weights, are a CheckpointError. Warns where the latents are not of
@@ -92,6 +95,7 @@ def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> La
                 part = _encode(source, vae, flip, start)
                 _write(_file(folder, start), part, key)
             parts.append(part)
+    # check and join them
     if PartialState().is_main_process:
         _check_standard(source.name, parts)
     mean, std = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -123,15 +127,15 @@ def mean_and_variance(parts: Iterable[Part]) -> tuple[float, float]:
     mean = square = torch.zeros((), dtype=torch.float64)
     count = 0
     for part in parts:
-        mu, sigma = (tensor.cpu().double() for tensor in part)
+        mu, sigma = part[0].cpu().double(), part[1].cpu().double()
         mean, square, count = mean + mu.sum(), square + mu.square().sum() + sigma.square().sum(), count + mu.numel()
     return float(mean / count), max(0.0, float(square / count - (mean / count) ** 2))
 
 
 def _check_standard(name: str, parts: list[Part]) -> None:
     """Warn unless the latents have mean 0 and variance 1, which their diffusion starts from."""
-    chunks = (chunk for part in parts for chunk in zip(*(tensor.split(BATCH_SIZE) for tensor in part), strict=True))
-    mean, variance = mean_and_variance(chunks)
+    chunks = (zip(mean.split(BATCH_SIZE), std.split(BATCH_SIZE), strict=True) for mean, std in parts)
+    mean, variance = mean_and_variance(chain.from_iterable(chunks))
     if abs(mean) > OFF or abs(variance - 1) > OFF:
         warnings.warn(
             f"{name}: the latents have mean {mean:.3f} and variance {variance:.3f}, not 0 and 1: shift_factor and "
@@ -144,11 +148,14 @@ def _check_standard(name: str, parts: list[Part]) -> None:
 @torch.no_grad()
 def _encode(source: Dataset, vae: AutoencoderKL, flip: bool, start: int) -> Part:
     """Return means and standard deviations of up to 4,096 images, (n, F, D, h, w), as diffusion takes them."""
+    # encode in batches
     means, stds = [], []
     stop = min(start + SHARD, len(source))
     for first in range(start, stop, BATCH_SIZE):
         x = _rows(source, first, min(first + BATCH_SIZE, stop))["x"]
-        copies = [vae.to_moments(one.to(vae.device)) for one in ([x, x.flip(-1)] if flip else [x])]
+        sides_of_x = [x, x.flip(-1)] if flip else [x]
+        copies = [vae.to_moments(one.to(vae.device)) for one in sides_of_x]
+        # stack both sides
         mean, std = (torch.stack(sides, 1).float().cpu() for sides in zip(*copies, strict=True))
         means.append(mean)
         stds.append(std)
@@ -169,6 +176,7 @@ def _read(path: Path, key: str) -> Part | None:
 
     CheckpointError where it belongs to other data or weights.
     """
+    # read the file
     if not path.exists():
         return None
     try:
@@ -177,6 +185,7 @@ def _read(path: Path, key: str) -> Part | None:
             part = handle.get_tensor("mean"), handle.get_tensor("std")
     except SafetensorError:
         return None
+    # check that it is whole, and of these images
     if found.get("sha256") != _sha256(part, found.get("key", "")):
         return None
     if found["key"] != key:
@@ -188,11 +197,11 @@ def _read(path: Path, key: str) -> Part | None:
 def _write(path: Path, part: Part, key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    tensors = {name: tensor.contiguous() for name, tensor in zip(("mean", "std"), part, strict=True)}
+    tensors = {"mean": part[0].contiguous(), "std": part[1].contiguous()}
     save_file(tensors, temporary, metadata={"key": key, "sha256": _sha256(part, key)})
     temporary.chmod(path.parent.stat().st_mode & 0o666)             # safetensors writes 0600
     temporary.replace(path)
 
 
 def _sha256(part: Part, key: str) -> str:
-    return fingerprint_of(key, *(tensor.numpy() for tensor in part))
+    return fingerprint_of(key, part[0].numpy(), part[1].numpy())

@@ -58,7 +58,9 @@ class Averages:
         """Add one observation of each 0-dim scalar; nothing is fetched."""
         for name, value in scalars.items():
             value = value.detach().double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            if name in self.sums:
+                value = self.sums[name] + value
+            self.sums[name] = value
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def fetch(self, accelerator: Accelerator) -> dict[str, float]:
@@ -76,8 +78,10 @@ class Averages:
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from the numbers that `state` returned."""
-        self.sums = {n: torch.tensor(total, dtype=torch.float64, device=device) for n, (total, _) in state.items()}
-        self.counts = {name: count for name, (_, count) in state.items()}
+        self.sums, self.counts = {}, {}
+        for name, (total, count) in state.items():
+            self.sums[name] = torch.tensor(total, dtype=torch.float64, device=device)
+            self.counts[name] = count
 
 
 class Log:
@@ -114,9 +118,11 @@ class Log:
         """Write one line of numbers; NaN and infinities become null, which JSON has."""
         if not self.accelerator.is_main_process:
             return
+        # append to the file
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        # update the progress bar and the tracker
         losses = {name: f"{value:.4f}" for name, value in values.items() if name.startswith("loss")}
         self._bar.set_postfix(losses, refresh=False)
         if self.accelerator.trackers:

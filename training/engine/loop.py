@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hfgen.data.dataset import Dataset
 from hfgen.data.order import derive_seed
 from hfgen.errors import NonFiniteError
+from hfgen.metrics.cost import parameters
 from hfgen.training.engine.distributed import seed, split_batch, wrap
 from hfgen.training.engine.ema import EMA
 from hfgen.training.engine.log import Averages
@@ -31,6 +32,11 @@ MAX_NON_FINITE = 10
 Build = Callable[[Any, Dataset], Recipe]
 
 
+def trainable_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a network that training changes."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
 class Engine:
     """One run's networks, averages and data, and the training step that moves them."""
 
@@ -42,11 +48,11 @@ class Engine:
         torch.manual_seed(derive_seed(settings.seed, "init"))
         self.recipe = build(settings, dataset)
         self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
-        # averages and trainable parameters
+        # collect averages and trainable parameters
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
-        self.trainable = {n: [p for p in net.parameters() if p.requires_grad] for n, net in self.nets.items()}
+        self.trainable = {name: trainable_parameters(net) for name, net in self.nets.items()}
         self.resume_training()
-        # wrap for the processes
+        # wrap the networks for the processes
         self.power_iterations = PowerIterations(self.nets)
         self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
         self.buffers = [b for net in self.nets.values() for b in net.buffers()]
@@ -55,6 +61,10 @@ class Engine:
         for phase in self.recipe.phases:
             for group in phase.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of parameters of each network that has any, by name."""
+        return {name: count for name, count in parameters(self.nets).items() if count}
 
     def resume_training(self) -> None:
         """Put networks into training mode; those that nothing trains, such as a given text encoder, stay as users run
@@ -75,8 +85,10 @@ class Engine:
 
     def step(self, step: int, batches: list[Batch], max_steps: int) -> None:
         """Run every phase of one training step."""
+        # compute the learning rate, and prepare tensors that phases hand on
         rate = factor(self.settings.lr_schedule, step, max_steps, self.settings.warmup_steps)
         memo: list[dict[str, Tensor]] = [{} for _ in self.micro_batches]
+        # run the phases in turn
         for phase in self.recipe.phases:
             for group in phase.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate
@@ -84,14 +96,17 @@ class Engine:
                 self.optimise(phase, step, repetition, batches[repetition], memo)
 
     def optimise(self, phase: Phase, step: int, repetition: int, batch: Batch, memo: list[dict[str, Tensor]]) -> None:
-        """Take one optimiser step: backward over the micro-batches, norm, finite check, clip, step, average."""
+        """Take one optimiser step: backward over the micro-batches, norm, finite check, clip, step, average.
+
+        `batch`: the rows of this process, (b, ...) for each tensor. `step` and `repetition` count from 0.
+        """
         # prepare: freeze other networks, keep buffers, clear gradients
         nets = self.freeze_others(phase)
         before = [buffer.clone() for buffer in self.buffers]
         self.power_iterations.advance(phase.trains)
         phase.optimizer.zero_grad()
         key = (self.settings.seed, step, phase.name, repetition)
-        # backward over the micro-batches
+        # go backward over the micro-batches
         for i, rows in enumerate(self.micro_batches):
             seed(self.device, derive_seed(*key, "local", i, self.rank))        # for dropout, which has no global batch
             noise = Noise(key, self.settings.batch_size, rows, self.device)
@@ -103,6 +118,7 @@ class Engine:
                     loss, scalars = phase.loss(nets, self.local_rows(batch, rows), noise, memo[i])
                 self.accelerator.backward(loss / len(self.micro_batches))
             self.log.add(scalars)
+        # step, restore the buffers where it was not finite, average
         finite = self.update(phase)
         for buffer, old in zip(self.buffers, before, strict=True):
             buffer.copy_(torch.where(finite.bool(), buffer, old))
@@ -119,8 +135,8 @@ class Engine:
     def freeze_others(self, phase: Phase) -> Mapping[str, nn.Module]:
         """Freeze every network but those the phase trains; return the networks that its loss is to call."""
         if len(self.recipe.phases) > 1:
-            for name, parameters in self.trainable.items():
-                for parameter in parameters:
+            for name, trainable in self.trainable.items():
+                for parameter in trainable:
                     parameter.requires_grad_(name in phase.trains)
         return {n: self.wrapped[n] if n in phase.trains else net for n, net in self.nets.items()}
 
@@ -131,16 +147,19 @@ class Engine:
 
     @torch.no_grad()
     def update(self, phase: Phase) -> Tensor:
-        """Step the optimiser on clipped gradients; return 1.0 if they were finite, else 0.0 and nothing has changed.
+        """Step the optimiser on clipped gradients; return the scalar 1.0 if they were finite, else 0.0, and nothing
+        has changed.
 
         Gradients are the same on all processes by now, so is the verdict. A fused optimiser takes the clipping factor
         and the verdict as tensors, and neither touches the gradients again nor waits for the device.
         """
+        # compute the norm of all gradients
         optimizer = phase.optimizer
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         finite = norm.isfinite().float()
         self.log.add({"grad_norm" if len(self.recipe.phases) == 1 else f"grad_norm_{phase.name}": norm})
+        # clip, and step
         excess = (norm / self.settings.max_grad_norm).clamp(min=1.0)
         if optimizer.defaults.get("fused"):
             optimizer.grad_scale, optimizer.found_inf = excess, 1 - finite     # type: ignore[attr-defined]

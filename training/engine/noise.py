@@ -26,7 +26,7 @@ class Noise:
         return draw[self.rows].to(self.device, non_blocking=True)
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
-        """Return standard normal draws, (rows, *shape) float32."""
+        """Return normal draws of mean 0 and variance 1, (rows, *shape) float32."""
         return self._mine(torch.randn(self.batch_size, *shape, generator=self._generator(name)))
 
     def uniform(self, name: str, *shape: int) -> torch.Tensor:

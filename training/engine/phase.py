@@ -16,6 +16,11 @@ Loss = Callable[[Mapping[str, nn.Module], Batch, Noise, dict[str, Tensor]], tupl
 Guard = Callable[[dict[str, Any], dict[str, float]], tuple[dict[str, Any], str | None]]
 
 
+def detached(scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return scalars as the log takes them, without gradients."""
+    return {name: value.detach() for name, value in scalars.items()}
+
+
 @dataclass(frozen=True)
 class Phase:
     """One optimisation within a step: these networks are trained on this loss, all others are frozen.

@@ -32,15 +32,18 @@ def preview(
     A dataset's first captions are the prompts. The noise is the same every time, so that the pictures of a run show one
     set of samples growing. `choices` are further arguments of the pipeline.
     """
+    # collect the conditions
     in_plane = len(dataset.shape) == 1
     count = GRID_POINTS if in_plane else count
     if labelled:
         choices["class_labels"] = torch.arange(count) % (dataset.num_classes or 1)
     if dataset.captions is not None:
         choices["prompt"] = [dataset.captions[i % len(dataset.captions)] for i in range(count)]
+    # sample
     generator = torch.Generator().manual_seed(seed)
     output = "pt" if in_plane else "pil"
     samples = pipeline(batch_size=count, generator=generator, output_type=output, **choices).images
+    # draw a grid, or a plot
     if not in_plane:
         return images.grid(samples)
     real = dataset.tensor(count)
@@ -54,9 +57,11 @@ def denoised(settings: Any, dataset: Dataset, sampler: str | None = None) -> Cal
 
     Default: the training scheduler's ancestral sampler, DDIM for fewer than 50 steps, and than those of training.
     """
+    # leave out grids of no images
     s = settings
     if not s.preview_images:
         return None
+    # choose steps and sampler
     T = getattr(s, "num_train_timesteps", s.preview_steps)
     steps = min(s.preview_steps, T)
     if sampler is None and steps < min(ANCESTRAL_STEPS, T):
@@ -70,10 +75,12 @@ def denoised(settings: Any, dataset: Dataset, sampler: str | None = None) -> Cal
 @contextmanager
 def networks_in_use(engine: Engine, stop: StopSignal) -> Iterator[Mapping[str, nn.Module]]:
     """Give the networks as users get them; a stop signal raises Interrupted before the next layer that is evaluated."""
+    # add hooks, and set evaluation mode
     nets = served_networks(engine.nets, engine.averages)
     hooks = [module.register_forward_pre_hook(stop.check) for net in nets.values() for module in net.modules()]
     for net in nets.values():
         net.eval()
+    # undo both
     try:
         yield nets
     finally:

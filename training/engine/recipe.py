@@ -4,17 +4,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+import torch
+
 from hfgen.data import Dataset, load_dataset
 from hfgen.training.engine.defaults import IMAGES
 from hfgen.training.engine.phase import Recipe
-from hfgen.training.engine.settings import AnySettings, Settings
+from hfgen.training.engine.settings import AnySettings, Settings, values_of
 
 
 def open_dataset(settings: Settings, **more: Any) -> Dataset:
     """Return the dataset that the settings name; `more`: further arguments of `load_dataset`."""
     names = ("split", "image_column", "label_column", "resolution", "channels", "background", "skip_bad_images")
-    choices = {name: getattr(settings, name) for name in (*names, "flip", "streaming", "num_workers")}
+    choices = values_of(settings, (*names, "flip", "streaming", "num_workers"))
     return load_dataset(settings.dataset, **choices, **more)
+
+
+def side_or_sides(dataset: Any) -> int | tuple[int, int]:
+    """Return the side of a dataset's images, or (height, width) where they differ."""
+    _, height, width = dataset.shape
+    if height == width:
+        return int(height)
+    return height, width
+
+
+def mean_and_std(dataset: Dataset) -> dict[str, Any]:
+    """Return `data_mean` and `data_std` of points, as networks that standardise points take them."""
+    return {"data_mean": torch.as_tensor(dataset.mean).tolist(), "data_std": torch.as_tensor(dataset.std).tolist()}
 
 
 @dataclass(frozen=True)

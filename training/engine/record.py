@@ -40,9 +40,7 @@ def facts_of(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]
         "hub": [name for name in NAMED if _on_hub(getattr(settings, name, None))],
         "changed": [field.name for field in fields if getattr(settings, field.name) != field.default],
         "data": _data(engine.dataset),
-        "parameters": {
-            name: count for name, net in engine.nets.items() if (count := sum(p.numel() for p in net.parameters()))
-        },
+        "parameters": engine.sizes(),
         "hardware": {
             "device": engine.device.type,
             "name": device_name(engine.device),
@@ -55,7 +53,9 @@ def facts_of(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]
 
 def write(path: Path, known: dict[str, Any], step: int, seconds: float | None, evaluated: list[str]) -> None:
     """Write `run.json`, whole or not at all: `known`, step, seconds of training, and names of evaluated metrics."""
+    # join facts and progress
     progress = {"step": step, "seconds": None if seconds is None else round(seconds, 1), "evaluated": evaluated}
+    # write beside, then replace
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps({**known, **progress}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     temporary.replace(path)

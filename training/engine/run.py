@@ -121,9 +121,11 @@ def stored_checkpoint(settings: Settings) -> Path | None:
 
     Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
     """
+    # check that nothing but a run to resume is there
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not settings.resume:
         raise ConfigError(f"{folder} is not empty: use --resume to continue the run in it, or another --output-dir")
+    # check that the folder can be written
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ResourceError(f"{folder}: cannot be written, {existing} is not a folder that you may write to")
@@ -177,14 +179,17 @@ class Run:
         """Train to the last step, or until a signal stops it; return the exit code."""
         self.log.say("\n".join([self.introduction(), *self.notes]))
         self.began = time.monotonic()
-        stopping = self.catch_up() if self.step else False
+        stopping = False
+        if self.step:
+            stopping = self.catch_up()
         if not stopping:
-            # one optimiser step at a time
+            # take one optimiser step at a time
             for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
                 self.step = step
                 self.log.advance()
                 if stopping := self.after_step():
                     break
+        # finish, unless it was stopped
         self.log.close()
         if stopping and self.step < self.max_steps:
             self.log.say(f"stopped at step {self.step:,}; continue with --resume")
@@ -198,6 +203,7 @@ class Run:
 
         Long work comes last, after the checkpoint, and at the last step after the finished model.
         """
+        # check and save
         stopping = self.stop.agreed()
         due = self.due()
         if due["log"] or due["check"] or due["save"]:
@@ -206,6 +212,7 @@ class Run:
             self.save()
         if self.step == self.max_steps:
             self.save_model()
+        # log, evaluate and draw
         self.report()
         return self.drawn(stopping)
 
@@ -221,9 +228,11 @@ class Run:
 
     def catch_up(self) -> bool:
         """Do the work that was cut off after the checkpoint that was resumed from; return whether to stop."""
+        # do the whole step whose line of the log was cut off
         line = agree(self.log.last)
         if line.get("step") != self.step:
             return self.after_step()
+        # do the model or the grid that was cut off
         if self.engine.recipe.guard is not None:                     # the checkpoint is older than this line
             self.guarded, _ = self.engine.recipe.guard(self.guarded, line)
         if "learning_rate" in line:                                  # these averages are written already
@@ -237,25 +246,31 @@ class Run:
 
         An evaluation that a stop signal ends leaves no line: it is made and written when the run is resumed.
         """
+        # collect evaluation and averages
         due = self.due()
-        numbers = self.evaluated() if due["sample"] else {}
+        numbers: dict[str, float] | None = {}
+        if due["sample"]:
+            numbers = self.evaluated()
         if numbers is None:
             self.unfinished = True
         elif due["log"]:
             rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
             numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
+        # write the line, and show it to the guard
         if numbers:
             self.log.write(self.step, numbers)
             self.watch(numbers)
 
     def evaluated(self) -> dict[str, float] | None:
         """Return the numbers of the recipe's evaluation, {} of one without; None where a stop signal ended it."""
+        # evaluate in the main process
         numbers: dict[str, float] | None = None
         if self.engine.recipe.evaluate is None:
             return {}
         if self.main:
             with suppress(Interrupted), self.beside("evaluating"), networks_in_use(self.engine, self.stop) as nets:
                 numbers = self.engine.recipe.evaluate(nets)
+        # hand the numbers to all processes
         numbers = agree(numbers)
         self.numbers = numbers or self.numbers
         return numbers
@@ -285,11 +300,13 @@ class Run:
 
     def watch(self, numbers: dict[str, float]) -> None:
         """Warn where the recipe's guard sees trouble begin; with `stop_on_collapse` save and raise CollapseError."""
+        # ask the guard
         if self.engine.recipe.guard is None:
             return
         self.guarded, warning = self.engine.recipe.guard(self.guarded, {"step": self.step, **numbers})
         if warning is None:
             return
+        # warn, or stop
         self.log.say(f"warning: step {self.step:,}: {warning}")
         if getattr(self.settings, "stop_on_collapse", False):
             self.save()
@@ -304,6 +321,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of this step; all processes wait until it is there."""
+        # collect the state of the run beside tensors
         engine = self.engine
         now = {
             "step": self.step,
@@ -313,6 +331,7 @@ class Run:
             "guard": self.guarded,
             "seconds": self.seconds(),
         }
+        # write the checkpoint, and the record beside it
         if self.main and self.saved != self.step:
             with self.beside("saving"):
                 checkpoint.save(
@@ -355,24 +374,26 @@ class Run:
 
     def preflight(self) -> None:
         """Raise ResourceError if the disk has no room for the checkpoints that will be kept, and one in the making."""
-        parameters = sum(p.numel() for net in self.engine.nets.values() for p in net.parameters())
-        needed = parameters * 4 * 4 * (self.settings.keep_checkpoints + 1)
+        needed = sum(self.engine.sizes().values()) * 4 * 4 * (self.settings.keep_checkpoints + 1)
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise ResourceError(f"{self.folder}: about {needed:,} bytes are needed for checkpoints, {free:,} are free")
 
     def introduction(self) -> str:
         """Return a few lines on data, networks, steps and processes."""
+        # describe data, networks, steps and processes
         engine, settings = self.engine, self.settings
-        counts = {name: sum(p.numel() for p in net.parameters()) for name, net in engine.nets.items()}
-        sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        sizes = ", ".join(f"{name} {count:,}" for name, count in engine.sizes().items())
+        steps = f"{self.max_steps:,} steps of {settings.batch_size}"
+        if self.step:
+            steps += f", continued from step {self.step:,}"
         lines = [
             engine.dataset.describe(),
-            f"parameters: {sizes}; {self.max_steps:,} steps of {settings.batch_size}"
-            + (f", continued from step {self.step:,}" if self.step else ""),
+            f"parameters: {sizes}; {steps}",
             f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
             f"precision {precision_in_words(settings)}",
         ]
+        # add warnings
         divided = self.accelerator.num_processes > 1 or len(engine.micro_batches) > 1
         random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
         if divided and random:
@@ -390,16 +411,21 @@ class Run:
 
     def finish(self) -> None:
         """Record the evaluated metrics; print where everything is, the last metrics, and warnings."""
+        # write the record
         if not self.main:
             return
         if self.numbers:
             record.write(self.folder / "run.json", self.facts, self.step, self.seconds(), sorted(self.numbers))
+        # describe metrics, time and grid
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         now = time.monotonic()
         training = (now - self.began - self.aside) / (now - self.started)
-        grid = self.grid() if self.grid().exists() else "none: left out, --resume draws it"
+        grid = "none: left out, --resume draws it"
         if self.engine.recipe.preview is None:
             grid = "none"
+        elif self.grid().exists():
+            grid = str(self.grid())
+        # print them, and the warnings once more
         self.log.say(
             f"finished step {self.step:,} after {now - self.started:.0f} s, {training:.0%} of them training"
             f"{': ' if metrics else ''}{metrics}\n"

@@ -12,7 +12,9 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -131,6 +133,11 @@ def filled(settings: AnySettings, recommended: dict[str, Any]) -> AnySettings:
     return dataclasses.replace(settings, **missing)
 
 
+def values_of(settings: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of some fields by name."""
+    return {name: getattr(settings, name) for name in names}
+
+
 SMALL: dict[str, Any] = {
     "max_steps": 4, "batch_size": 16, "num_train_timesteps": 50, "preview_images": 4, "preview_steps": 2,
     "block_out_channels": (8, 16), "layers_per_block": 1, "width": 8, "blocks": 1, "text_width": 16, "threads": 1,
@@ -151,16 +158,22 @@ def small(settings: AnySettings) -> AnySettings:
     """
     if not is_small():
         return settings
+    # shorten the data
     capped: dict[str, Any] = {"budget": None}
     if settings.dataset == "shapes" and settings.split == "train":
         capped["split"] = "train[:200]"
+    # cap the sizes of networks, batches and grids
     for name, most in SMALL.items():
-        value = getattr(settings, name, most)
-        if isinstance(most, tuple):
-            capped[name] = most if value is None else tuple(min(number, most[-1]) for number in value)
+        if not hasattr(settings, name):
+            continue
+        value = getattr(settings, name)
+        if value is None:
+            capped[name] = most
+        elif isinstance(most, tuple):
+            capped[name] = tuple(min(number, most[-1]) for number in value)
         else:
-            capped[name] = most if value is None else min(value, most)
-    return dataclasses.replace(settings, **{name: value for name, value in capped.items() if hasattr(settings, name)})
+            capped[name] = min(value, most)
+    return dataclasses.replace(settings, **capped)
 
 
 @dataclass(kw_only=True)
@@ -189,8 +202,9 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
         raise ConfigError("give --max-steps or --budget, not both")
     config = _read_yaml(cls, given.config) if given.config else {}
     folder = given.output_dir or config.get("output_dir")
-    stored = folder / "config.yaml" if given.resume and folder else None
-    values = _read_yaml(cls, stored) if stored and stored.is_file() else {}
+    values: dict[str, Any] = {}
+    if given.resume and folder and (folder / "config.yaml").is_file():
+        values = _read_yaml(cls, folder / "config.yaml")
     values = _overridden(values, config)
     values = _overridden(values, {"max_steps": given.max_steps, "budget": given.budget})
     # parse the rest, with their values as defaults
@@ -203,6 +217,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
 
 def check_settings(settings: Settings) -> None:
     """Raise ConfigError for values that no run can use."""
+    # check the ranges of single fields
     positive = ("batch_size", "micro_batch_size", "max_steps", "learning_rate", "log_every", "threads", "max_grad_norm")
     for name in positive:
         value = getattr(settings, name)
@@ -215,6 +230,7 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
     if settings.keep_checkpoints < 2:
         raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
+    # check fields with a format
     if settings.budget is not None:
         seconds_of(settings.budget)
     if settings.publish_to is not None:
@@ -231,7 +247,7 @@ def seconds_of(budget: str) -> float:
 
 def write_yaml(settings: Settings, path: Path) -> None:
     """Write the settings to `path` in the form that `--config` reads."""
-    values = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    values = _plain_values(settings)
     values.pop("config")
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -241,18 +257,27 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
 
     The number of steps may change only under a constant learning rate, which does not depend on it.
     """
-    free = FREE_ON_RESUME | ({"max_steps", "budget"} if settings.lr_schedule == "constant" else set())
-    now = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    free = FREE_ON_RESUME
+    if settings.lr_schedule == "constant":
+        free = free | {"max_steps", "budget"}
+    now = _plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
         changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
         raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
 
 
+def _plain_values(settings: Settings) -> dict[str, Any]:
+    """Return the fields by name, with values that YAML and JSON hold."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return value
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -274,6 +299,7 @@ def _overridden(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any
 
 def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
     """Return the fields of `cls` that a YAML file sets. Raises ConfigError naming the file and the field."""
+    # read the file
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -284,21 +310,27 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     words: dict[str, list[str]] = {}
     for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(fields))}"
-            raise ConfigError(f"{path}: unknown field {key!r}{hint}")
+        name = _known_name(key, fields, path)
         if value is not None:
             words[name] = _words(name, value, fields[name].type)
     # parse those words by the types of the fields
     named = dataclasses.make_dataclass("Named", [(name, fields[name].type) for name in words])
-    arguments = [word for field in words.values() for word in field]
+    arguments = list(chain.from_iterable(words.values()))
     try:
         parsed: Any = tyro.cli(named, args=arguments, prog=str(path), add_help=False)
     except SystemExit as ended:
         raise ConfigError(f"{path}: holds a value that its field does not take, named above") from ended
     return {name: getattr(parsed, name) for name in words}
+
+
+def _known_name(key: Any, fields: Collection[str], path: Path) -> str:
+    """Return a key of a YAML file as the name of a field. Raises ConfigError, with the nearest name, for others."""
+    name = str(key).replace("-", "_")
+    if name in fields:
+        return name
+    near = difflib.get_close_matches(name, fields, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
+    raise ConfigError(f"{path}: unknown field {key!r}; {hint}")
 
 
 def _words(name: str, value: Any, kind: Any) -> list[str]:

@@ -15,10 +15,7 @@ class PowerIterations:
     """
 
     def __init__(self, nets: Mapping[str, nn.Module]) -> None:
-        self._of = {
-            name: [module for module in net.modules() if isinstance(module, ParametrizationList)]
-            for name, net in nets.items()
-        }
+        self._of = {name: normalised_weights(net) for name, net in nets.items()}
 
     @torch.no_grad()
     def advance(self, trained: Iterable[str]) -> None:
@@ -29,3 +26,8 @@ class PowerIterations:
                     weight.train()
                     weight()                                        # in training mode this moves the estimate
                 weight.eval()
+
+
+def normalised_weights(net: nn.Module) -> list[ParametrizationList]:
+    """Return the weights of a network that have a parametrisation, such as spectral norm."""
+    return [module for module in net.modules() if isinstance(module, ParametrizationList)]

@@ -28,6 +28,7 @@ def save(
     folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA], state: dict[str, Any]
 ) -> None:
     """Write model, networks, optimisers and `state` (JSON) of a run into `folder`."""
+    # write the model, networks and optimisers, JSON
     recipe.pipeline(served_networks(nets, averages)).save_pretrained(folder / "model")
     net_tensors = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
     _save(net_tensors, folder / "nets.safetensors")
@@ -37,11 +38,13 @@ def save(
 
 def restore(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, Any]:
     """Put a run back into the state stored in `folder` and return the `state` that `save` wrote."""
+    # restore networks and averages
     tensors = load_file(folder / "nets.safetensors")
     for name, net in nets.items():
         _load(net, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}, folder)
     for name, average in averages.items():
         _load(average.net, _averaged(folder / "model" / name, average.net), folder)
+    # restore optimisers, read JSON
     _load_optimizers(recipe, nets, load_file(folder / "optimizers.safetensors"))
     state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
