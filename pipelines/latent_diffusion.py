@@ -45,7 +45,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: str = "pil", return_dict: bool = True) -> Any:
-        """Return the images, `.images`, of latents (B, D, h, w) such as a state."""
+        """Return the images, `.images`, of latents (B, D, h, w) such as a state: arrays and tensors are in [0, 1]."""
         check_output_type(output_type)
         images = self._rendered(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
