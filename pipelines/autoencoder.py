@@ -63,16 +63,21 @@ class AutoencoderPipeline(Pipeline):
         bool or float tensor (B, 1, H, W) or (H, W), 1 where pixels are missing. It should have the size of the images,
         since it is resized as they are. The network must be trained on missing patches (--corruption patch).
         """
+        # images and mask
         check_output_type(output_type)
         x = self.prepare(checked(images))
         height, width = self.autoencoder.sides
         missing = prepared_mask(mask, len(x), height, width, self._execution_device)     # (B or 1, 1, H, W)
+        # fill the missing pixels, keep the others
         filled = self._reconstructed(torch.where(missing, 0.0, x), batch_size)           # 0: the middle grey
         return self._output(as_output(torch.where(missing, filled, x), output_type), return_dict)
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 256) -> torch.Tensor:
-        """Return the codes e(x) of images, (B, D) float32, on the network's device."""
+        """Return the codes e(x) of images, (B, D) float32, on the network's device.
+
+        `images`: PIL images, or a float tensor (B, C, H, W) in [0, 1].
+        """
         check_int("batch_size", batch_size, 1)
         x = self.prepare(checked(images)).to(self.autoencoder.dtype)
         codes = torch.cat([self.autoencoder.encode(part).float() for part in x.split(batch_size)])
@@ -83,11 +88,16 @@ class AutoencoderPipeline(Pipeline):
     def decode(
         self, latents: torch.Tensor, batch_size: int = 256, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return the images d(z) of codes z (B, D), `.images`. Raises ConfigTypeError unless codes are floats."""
+        """Return the images d(z) of codes z (B, D), `.images`: arrays and tensors are in [0, 1].
+
+        Raises ConfigTypeError unless codes are floats.
+        """
+        # check the arguments
         check_output_type(output_type)
         check_int("batch_size", batch_size, 1)
         if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
             raise ConfigTypeError(f"latents must be a float tensor (B, D), got {type(latents).__name__}")
+        # decode the codes in parts
         z = latents.to(self._execution_device, self.autoencoder.dtype)
         x = torch.cat([self.autoencoder.decode(part).float() for part in z.split(batch_size)])
         return self._output(as_output(x, output_type), return_dict)

@@ -55,10 +55,11 @@ class AutoencoderKLPipeline(Pipeline):
     def decode(
         self, latents: Tensor, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return the images of latents (B, D, h, w), `.images`.
+        """Return the images of latents (B, D, h, w), `.images`: arrays and tensors are in [0, 1].
 
         Raises ConfigTypeError unless latents are floats, ConfigError for another shape.
         """
+        # check the arguments
         check_output_type(output_type)
         check_int("batch_size", batch_size, 1)
         D = self.vae.config.latent_channels
@@ -66,6 +67,7 @@ class AutoencoderKLPipeline(Pipeline):
             raise ConfigTypeError(f"latents must be a float tensor (B, {D}, h, w), got {type(latents).__name__}")
         if latents.ndim != 4 or latents.shape[1] != D or not len(latents):
             raise ConfigError(f"latents must have shape (B, {D}, h, w), got {list(latents.shape)}")
+        # decode the latents in parts
         z = latents.to(self._execution_device, self.vae.dtype)
         x = torch.cat([self.vae.from_latents(part).float() for part in z.split(batch_size)])
         return self._output(as_output(x, output_type), return_dict)
@@ -73,5 +75,7 @@ class AutoencoderKLPipeline(Pipeline):
     def prepare(self, images: Given) -> Tensor:
         """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
         size = self.vae.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
+        if isinstance(size, int):
+            size = (size, size)
+        height, width = size
         return prepared(images, self.vae.config.in_channels, height, width, self._execution_device)

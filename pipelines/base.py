@@ -127,11 +127,13 @@ class Pipeline(DiffusionPipeline):
         An older pipeline in its place is replaced; other files there (a README) are kept. Raises ConfigError for any
         other folder that is not empty.
         """
+        # check the target
         if not safe_serialization:
             raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
         target = Path(save_directory).resolve()
         if target.exists() and not _replaceable(target):
             raise ConfigError(f"{target} is not empty and not a pipeline folder; save into a new folder")
+        # write a hidden folder, then rename it
         temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -230,13 +232,16 @@ def _tidy_config(folder: Path, component: Any) -> None:
 
     `from_pretrained` of diffusers writes the path there; transformers keeps every key of the file that it loaded.
     """
+    # find the file
     cls: Any = type(component)
     stock = cls.__name__ in TRANSFORMERS_MODELS
     path = folder / (transformers_models.CONFIG if stock else component.config_name)
+    # list the keys to remove
     config = json.loads(path.read_text(encoding="utf-8"))
     unknown = {"_name_or_path"}
     if stock:
         unknown |= config.keys() - transformers_models.known_keys(cls)
+    # write the other keys
     kept = {key: value for key, value in config.items() if key not in unknown}
     if kept != config:
         path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -248,16 +253,19 @@ def _replaceable(folder: Path) -> bool:
 
 def _put_in_place(new: Path, target: Path) -> None:
     """Rename the folder `new` to `target`; files there that an older pipeline did not write are kept."""
+    # rename at once if there is no older pipeline
     if not (target / components.INDEX).is_file():
         if target.is_dir():                                                             # an empty one
             target.rmdir()
         new.rename(target)
         return
+    # exchange the folders
     index = json.loads((target / components.INDEX).read_text(encoding="utf-8"))
     old = new.with_name(new.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
     new.rename(target)
+    # move the other files of the old folder to the new one
     for entry in old.iterdir():
         if entry.name not in {*index, components.INDEX, f"{PIPELINE_SHIM}.py"} and not (target / entry.name).exists():
             entry.rename(target / entry.name)
@@ -273,7 +281,9 @@ def output_or_tuple(output: Any, return_dict: bool) -> Any:
 
 def check_generator(generator: Generators, batch_size: int) -> None:
     """Raise unless `generator` is None, one torch.Generator, or a list of `batch_size` of them."""
-    listed = generator if isinstance(generator, list) else [generator] * (generator is not None)
+    if generator is None:
+        return
+    listed = generator if isinstance(generator, list) else [generator]
     for one in listed:
         if not isinstance(one, torch.Generator):
             raise ConfigTypeError(f"generator must be a torch.Generator or a list of them, got {one!r}")
@@ -287,20 +297,24 @@ def check_labels(
     """Return class labels as a tensor (B,) of int64; None for a network without classes.
 
     One int is repeated for the whole batch. Labels are in [0, num_classes); they are required exactly if the network
-    has classes. `name` is the argument in error messages.
+    has classes. `name` is the argument in error messages. Raises ConfigError for labels that are missing, out of range
+    or of another number, ConfigTypeError for labels that are not ints.
     """
+    # accept None exactly from a network without classes
     if num_classes is None:
         if labels is not None:
             raise ConfigError(f"{name} must be None, this network has no classes; got {labels!r}")
         return None
     if labels is None:
         raise ConfigError(f"{name} must be given, this network has classes: ints in [0, {num_classes - 1}]")
+    # read ints
     try:
         given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigTypeError(f"{name} must be an int, a list or a tensor of ints, got {labels!r}") from error
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ConfigTypeError(f"{name} must be ints, got {given.dtype}: {labels!r}")
+    # check their number and range
     if given.ndim > 1 or (given.ndim == 1 and len(given) != batch_size):
         raise ConfigError(f"{name} must be one int or {batch_size} (batch_size) of them, got {list(given.shape)}")
     if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < num_classes:

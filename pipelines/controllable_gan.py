@@ -156,6 +156,7 @@ class ControllableGANPipeline(GANPipeline):
         generator: Generators,
     ) -> tuple[torch.Tensor, Iterator[Moment]]:
         """Return the targets (B,) and the states of the ascent; all arguments are checked."""
+        # check the numbers
         steps = 100 if num_steps is None else check_int("num_steps", num_steps, 1)
         require_number("step_size", step_size, 0, math.inf, "()")
         require_number("threshold", threshold, 0, 1, "()")
@@ -163,10 +164,12 @@ class ControllableGANPipeline(GANPipeline):
             require_number("exploration", exploration, 0, 1, "()")
         if prior_weight != 0:
             require_number("prior_weight", prior_weight, 0, math.inf, "()")
+        # latents and targets
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         goal = check_labels(target, self._num_labels, len(z), "target")
         assert goal is not None                                                         # a classifier has classes
         goal = goal.to(z.device)
+        # share of noise in each step
         noise = [exploration * k / steps for k in range(steps)]
         return goal, self._climb(z, labels, goal, step_size, math.log(threshold), noise, prior_weight, generator)
 
@@ -175,6 +178,7 @@ class ControllableGANPipeline(GANPipeline):
         noise: list[float], prior_weight: float, generator: Generators,
     ) -> Iterator[Moment]:
         """Yield the state of the ascent before the first and after each step; `noise`: s_k of each step."""
+        # state before the first step
         x, logits, ascent = self._evaluate(z, labels, goal)
         reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
         steps = torch.zeros_like(goal)
@@ -210,10 +214,12 @@ class ControllableGANPipeline(GANPipeline):
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K), float32, of images (B, C, H, W) in [-1, 1], adapted to the classifier's input."""
+        # adapt channels and size
         if x.shape[1] < self._seen_channels:
             x = x.expand(-1, self._seen_channels, -1, -1)
         if self._seen_size not in (None, tuple(x.shape[2:])):
             x = F.interpolate(x, self._seen_size, mode="bilinear", antialias=True)
+        # predict; a classifier of transformers has its own normalisation
         with evaluating(self.classifier):
             if not self._of_transformers:
                 return self.classifier(x.to(self.classifier.dtype)).float()
@@ -229,10 +235,12 @@ class ControllableGANPipeline(GANPipeline):
 
     def _entanglement(self, before: torch.Tensor, after: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         """Return the change of the features other than `goal` (B,), (B,) in [0, 1], from logits (B, K)."""
+        # mark the other features
         others = torch.ones_like(before, dtype=torch.bool).scatter(1, goal[:, None], False)
         if self._many_labels:
             moved = (after.sigmoid() - before.sigmoid()).abs() * others
             return moved.sum(dim=1) / max(1, self._num_labels - 1)
+        # renormalise the probabilities of the other classes
         start, end = (logits.masked_fill(~others, -torch.inf).softmax(dim=1) for logits in (before, after))
         return (end - start).abs().sum(dim=1) / 2
 
@@ -263,14 +271,18 @@ class ControllableGANPipeline(GANPipeline):
     def _seen_size(self) -> tuple[int, int] | None:
         config = self.classifier.config
         size = getattr(config, "image_size", None) if self._of_transformers else config.resolution
-        return (size, size) if isinstance(size, int) else size and tuple(size)
+        if isinstance(size, int):
+            return size, size
+        return size and tuple(size)
 
     def _check_parts(self) -> None:
         """Raise ConfigError for networks that do not fit together."""
+        # class of the classifier
         name = type(getattr(self.classifier, "_orig_mod", self.classifier)).__name__
         if self._of_transformers and name not in TRANSFORMERS_CLASSIFIERS:
             raise ConfigTypeError(f"classifier must be a Classifier of hfgen, or of transformers one of "
                                   f"{', '.join(TRANSFORMERS_CLASSIFIERS)}; got {name}")
+        # images that both networks know
         if in_plane(self.generator):
             raise ConfigError("generator must make images, a classifier takes images only; got "
                               f"{type(self.generator).__name__}")

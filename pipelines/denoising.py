@@ -76,6 +76,7 @@ class DenoisingPipeline(GenerativePipeline):
         **parts: Any,
     ) -> None:  # fmt: skip
         """Register the components; ConfigError if they do not fit together."""
+        # check the conditions
         text = unet.config.get("cross_attention_dim") is not None
         if text != (text_encoder is not None) or text != (tokenizer is not None):
             raise ConfigError("text_encoder and tokenizer must be given exactly if the unet has a cross_attention_dim")
@@ -83,6 +84,7 @@ class DenoisingPipeline(GenerativePipeline):
         if null_condition and (classes == 1 or not (classes or text)):
             raise ConfigError("null_condition needs a unet that is conditioned on texts, or on classes followed by the "
                               f"null class; this one has {classes or 'none'}")  # fmt: skip
+        # keep the components
         self.register_modules(unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, **parts)
         self.register_to_config(null_condition=null_condition)
 
@@ -110,8 +112,9 @@ class DenoisingPipeline(GenerativePipeline):
     ) -> Iterator[Tensor]:
         """Return an iterator over x_T, ..., x_0 (Ho et al. 2020, algorithm 2) in model coordinates.
 
-        Each state is (B, C, H, W), (B, 2) for points, or (B, D, h, w) for latent diffusion, whose `decode` returns the
-        images of a state. `__call__` explains the arguments; all are checked before the first state.
+        Each state is (B, C, H, W) for images scaled to [-1, 1], (B, 2) for points, or (B, D, h, w) for latent
+        diffusion, whose `decode` returns the images of a state. `__call__` explains the arguments; all are checked
+        before the first state.
         """
         batch_size, prompt = _first_argument(first, batch_size, prompt)
         # steps
@@ -128,8 +131,11 @@ class DenoisingPipeline(GenerativePipeline):
         # initial state
         share = share_of(strength, image, mask)
         eps = self._noise(latents, B, generator)
-        inpainted = None if mask is None else F.adaptive_max_pool2d(self._missing(mask, B).to(eps), eps.shape[2:])
-        x_0 = None if pixels is None else self._encoded(pixels).to(eps).expand_as(eps)
+        inpainted = x_0 = None
+        if mask is not None:
+            inpainted = F.adaptive_max_pool2d(self._missing(mask, B).to(eps), eps.shape[2:])
+        if pixels is not None:
+            x_0 = self._encoded(pixels).to(eps).expand_as(eps)
         times = self._times(scheduler, steps, share)
         return self._denoise(InitialState(eps, x_0, inpainted), times, guide, scheduler, choices)
 
@@ -226,8 +232,9 @@ class DenoisingPipeline(GenerativePipeline):
             x = scheduler.step(prediction, t, x, return_dict=False, **choices)[0]
             # outside the mask: the image itself, with the noise of the next timestep
             if start.mask is not None and start.x_0 is not None:
-                last = i == len(times) - 1
-                known = start.x_0 if last else scheduler.add_noise(start.x_0, eps, times[i + 1][1].expand(len(eps)))
+                known = start.x_0
+                if i < len(times) - 1:
+                    known = scheduler.add_noise(start.x_0, eps, times[i + 1][1].expand(len(eps)))
                 x = torch.where(start.mask > 0, x, known)
             yield x
 
@@ -303,7 +310,9 @@ class DenoisingPipeline(GenerativePipeline):
                 labels = torch.full((B,), classes - 1)
             else:
                 labels = check_labels(labels, self.num_classes, B)
-        return None if labels is None else torch.as_tensor(labels).to(self._execution_device)
+        if labels is None:
+            return None
+        return torch.as_tensor(labels).to(self._execution_device)
 
     @torch.no_grad()
     def _text(self, name: str, texts: Prompt, B: int) -> Tensor | None:
@@ -344,7 +353,9 @@ class DenoisingPipeline(GenerativePipeline):
             return (channels,)
         if size is None:
             raise ConfigError("unet.config.sample_size is None; set it to the side or (height, width) of its input")
-        return (channels, size, size) if isinstance(size, int) else (channels, *size)
+        if isinstance(size, int):
+            size = (size, size)
+        return (channels, *size)
 
     def _image_shape(self) -> tuple[int, ...]:
         """Return the shape of one image, (C, H, W), or of one point, (2,)."""

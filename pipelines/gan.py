@@ -93,7 +93,7 @@ class GANPipeline(GenerativePipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Return an iterator over the single state x_0 = G(z), (B, C, H, W) or (B, 2), in model coordinates.
+        """Return an iterator over the single state x_0 = G(z): images (B, C, H, W) in [-1, 1], or points (B, 2).
 
         The arguments are those of `__call__`; they are checked before the first state.
         """
@@ -117,21 +117,24 @@ class GANPipeline(GenerativePipeline):
         """
         check_output_type(output_type)
         check_int("n", n, 2)
-        start, end = (one_latent(name, given, self._latent_dim) for name, given in (("a", a), ("b", b)))
+        # points on the great circle
+        start, end = one_latent("a", a, self._latent_dim), one_latent("b", b, self._latent_dim)
         z = slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64))
+        # their images
         z, labels = self._prepare(1, class_labels, None, z, None)
         return self._rendered(z, labels, output_type, return_dict)
 
     def find_directions(
         self, n: int | None = None, latents: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return semantic directions of z, unit vectors (n, D).
+        """Return semantic directions of z, unit vectors (n, D), n in [1, D].
 
         Without labels: the `n` directions that the network's first layer amplifies most, in descending order (SeFa,
         Shen and Zhou 2021, eq. 5). Default: all D. With `latents` (N, D) and their `labels`, N ints: one direction for
         each class in ascending order, from the other classes towards it (InterFaceGAN, Shen et al. 2020, section 2.1);
         `n` is then None. Raises ConfigError for other combinations and shapes.
         """
+        # without labels
         if latents is None and labels is None:
             D = self._latent_dim
             if n is not None:
@@ -147,7 +150,11 @@ class GANPipeline(GenerativePipeline):
         return class_normals(z, given)
 
     def edit(self, latents: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
-        """Return `latents` (B, D) moved by `strength` along `direction` (D,): z + strength d / |d|."""
+        """Return `latents` (B, D) moved by `strength` along `direction` (D,): z + strength d / |d|.
+
+        Latents have unit variance, so `strength` counts standard deviations. Raises ConfigError for other shapes, and
+        for a direction of length 0.
+        """
         D = self._latent_dim
         return move(checked_latents(latents, D), one_latent("direction", direction, D), strength)
 
@@ -157,8 +164,10 @@ class GANPipeline(GenerativePipeline):
         config = self.generator.config
         if in_plane(self.generator):
             return (config.dim,)
-        side = config.resolution
-        return (config.channels, *((side, side) if isinstance(side, int) else side))
+        sides = config.resolution
+        if isinstance(sides, int):
+            sides = (sides, sides)
+        return (config.channels, *sides)
 
     @property
     def num_classes(self) -> int | None:
@@ -185,7 +194,8 @@ class GANPipeline(GenerativePipeline):
         # labels
         device = self._execution_device
         labels = check_labels(class_labels, self.num_classes, batch_size)
-        labels = None if labels is None else labels.to(device)
+        if labels is not None:
+            labels = labels.to(device)
         # latents
         dtype = torch.promote_types(self.generator.dtype, torch.float32)
         if latents is not None:

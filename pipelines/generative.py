@@ -19,7 +19,10 @@ class GenerativePipeline(Pipeline):
     model_cpu_offload_seq: str | None = None
 
     def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
-        """Return an iterator over x_T, ..., x_0 in model coordinates."""
+        """Return an iterator over x_T, ..., x_0 in model coordinates: images (B, C, H, W) in [-1, 1], points (B, dim).
+
+        Raises NotImplementedError in this base class.
+        """
         raise NotImplementedError
 
     @property
@@ -73,8 +76,10 @@ def merge_steps(num_steps: Any, num_inference_steps: Any) -> Any:
 
     Raises ConfigError if both are given and differ.
     """
-    if num_steps is None or num_inference_steps is None:
-        return num_inference_steps if num_steps is None else num_steps
+    if num_steps is None:
+        return num_inference_steps
+    if num_inference_steps is None:
+        return num_steps
     if num_steps != num_inference_steps:
         raise ConfigError(f"num_steps is {num_steps!r} and num_inference_steps {num_inference_steps!r}; they are two "
                           "names of one argument, give one of them")  # fmt: skip

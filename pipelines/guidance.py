@@ -39,7 +39,7 @@ def guided(
 def rescaled(mixed: Tensor, c: Tensor, rescale: float) -> Tensor:
     """Return phi mixed std(c) / std(mixed) + (1 - phi) mixed, phi = `rescale` (Lin et al. 2023, eq. 15 and 16).
 
-    `mixed` and `c` (B, ...) have one shape; standard deviations are those of each sample.
+    phi is in [0, 1]. `mixed` and `c` (B, ...) have one shape; standard deviations are those of each sample.
     """
     dims = tuple(range(1, c.ndim))
     ratio = c.std(dims, keepdim=True) / mixed.std(dims, keepdim=True).clamp_min(1e-12)
@@ -60,6 +60,7 @@ def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
     """Raise ConfigError or ConfigTypeError, naming the argument, for a value outside its range."""
     require_number("guidance_scale", scale, 0, 1e3)
     require_number("guidance_rescale", rescale, 0, 1)
+    # the interval is two numbers in order
     pair = isinstance(interval, list | tuple) and len(interval) == 2
     numbers = pair and all(isinstance(end, int | float) and not isinstance(end, bool) for end in interval)
     ordered = numbers and 0 <= interval[0] <= interval[1] <= 1

@@ -22,7 +22,10 @@ def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
     `images`: PIL images, or a float tensor (B, C, H, W) in [0, 1], of any finite values if `noisy`. `name` is the
     argument in error messages.
     """
-    images = [images] if isinstance(images, Image.Image) else images
+    # one image as a list
+    if isinstance(images, Image.Image):
+        images = [images]
+    # a tensor, or PIL images; at least one
     if isinstance(images, torch.Tensor):
         _check_tensor(images, name, noisy)
     elif not isinstance(images, list) or not all(isinstance(image, Image.Image) for image in images):
@@ -40,11 +43,13 @@ def prepared(images: Given, channels: int, height: int, width: int, device: torc
 
     Images of other sizes are resized as training data are: shortest side to the network's, bicubic and antialiased,
     centre crop. Transparent pixels become white. RGB is converted to grey, or grey to RGB, as `channels` requires.
+    Raises ConfigError for PIL images where `channels` is not 1, 3 or 4.
     """
     if isinstance(images, torch.Tensor):
         return fitted(with_channels(images.to(device, torch.float32), channels), height, width) * 2 - 1
     if channels not in MODES:
         raise ConfigError(f"PIL images have 1, 3 or 4 channels, this network takes {channels}; give a tensor")
+    # PIL images: mode, then size
     flat = [_flattened(image, MODES[channels]) for image in images]
     return from_pil([ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC) for image in flat]).to(device)
 
@@ -55,10 +60,12 @@ def prepared_mask(mask: Any, count: int, height: int, width: int, device: torch.
     `mask`: a PIL image or a list of them, or a bool or float tensor (B, 1, H, W) or (H, W) in [0, 1]; it is resized as
     images are. Raises ConfigError or ConfigTypeError for anything else.
     """
+    # a tensor of floats (B, 1, H, W)
     if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
         mask = mask.float()
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
         mask = mask[None, None]
+    # resize as images are
     given = checked(mask, "mask")
     if len(given) not in (1, count):
         raise ConfigError(f"mask must be one for all images or one for each of {count}, got {len(given)}")

@@ -47,9 +47,11 @@ def invert(
     `prompt`, without guidance. Raises ConfigError for a pipeline that does not denoise, and for conditions that it does
     not have.
     """
+    # arguments
     steps = _steps(num_steps, num_inference_steps)
     x = states_of(pipe, images)
     cond = conditions(pipe, class_labels, prompt, len(x))
+    # to noise, and back
     latents = follow(pipe, x, steps, cond, inverse=True)
     reconstructed = follow(pipe, latents, steps, cond)
     return Inversion(latents, reconstructed, (reconstructed - x).double().square().flatten(1).mean(1))
@@ -70,13 +72,16 @@ def interpolate(
     The x_T of both are interpolated along a great circle (`slerp`), and the ODE is solved from each (Song et al. 2021,
     section 4.3). All images are conditioned on the same class and text. Steps and errors as in `invert`.
     """
+    # noise of both ends
     steps = _steps(num_steps, num_inference_steps)
     check_int("n", n, 2)
     check_output_type(output_type)
     ends = invert(pipe, images, steps, class_labels, prompt).latents
     if len(ends) != 2:
         raise ConfigError(f"images must be two, the ends of the interpolation; got {len(ends)}")
+    # great circle between them
     between = slerp(ends[0].flatten(), ends[1].flatten(), torch.linspace(0, 1, n)).view(n, *ends.shape[1:])
+    # images from it
     x_0 = follow(pipe, between, steps, conditions(pipe, class_labels, prompt, n))
     samples = pipe._rendered(x_0, output_type)
     pipe.maybe_free_model_hooks()
@@ -94,14 +99,16 @@ def _steps(num_steps: Any, num_inference_steps: Any) -> int:
 def follow(
     pipe: DenoisingPipeline, x: Tensor, num_steps: int, cond: dict[str, Tensor | None], inverse: bool = False
 ) -> Tensor:
-    """Return the solution of the probability-flow ODE, shaped like x: x_0 from x_T, or with `inverse` x_T from x_0.
+    """Return the solution of the probability-flow ODE in the shape of x: x_0 from x_T, or with `inverse` x_T from x_0.
 
     It is solved by `num_steps` steps of Heun between T and the scheduler's t_min. `cond`: keyword arguments of the
     network.
     """
+    # plan the steps
     heun = make_sampler("ode_heun", pipe.scheduler)
     heun = type(heun).from_config(heun.config, denoise=False)
     heun.set_timesteps(num_steps, inverse=inverse)
+    # make them, with the prediction alone where the network has a variance too
     for tau in heun.timesteps.tolist():
         timestep = torch.tensor(tau, device=x.device)
         output = pipe.unet(x.to(pipe.unet.dtype), timestep, return_dict=False, **cond)[0]
@@ -110,18 +117,28 @@ def follow(
 
 
 def conditions(pipe: DenoisingPipeline, class_labels: Any, prompt: Prompt, B: int) -> dict[str, Tensor | None]:
-    """Return the conditions of B states as keyword arguments of the network: class labels and text features."""
+    """Return the conditions of B states as keyword arguments of the network.
+
+    Class labels: (B,), in [0, K) for K classes. Text features: (B, L, F).
+    """
     return pipe._guide(prompt, None, class_labels, B, 1.0, EVERYWHERE, 0.0).cond
 
 
 def states_of(pipe: DenoisingPipeline, images: Any) -> Tensor:
-    """Return images, or points in data coordinates, in model coordinates, float32 on the network's device."""
+    """Return images, or points in data coordinates, in model coordinates, float32 on the network's device.
+
+    States have shape (B, C, H, W), in [-1, 1], (B, D, h, w) for latent diffusion, or (B, 2) for points. Raises
+    ConfigError for a pipeline that does not denoise, and for points of another shape.
+    """
+    # shape of a sample
     if not isinstance(pipe, DenoisingPipeline):
         raise ConfigError(f"pipe must be a pipeline that denoises, got {type(pipe).__name__}")
     shape, device = pipe._image_shape(), pipe._execution_device                        # (C, H, W) or (2,)
+    # images
     if not pipe.points:
         channels, height, width = shape
         return pipe._encoded(prepared(checked(images), channels, height, width, device)).float()
+    # points
     points = torch.as_tensor(images, dtype=torch.float32, device=device)
     if points.ndim != 2 or points.shape[1:] != shape or not len(points):
         raise ConfigError(f"points must have shape [B, {shape[0]}], got {list(points.shape)}")

@@ -46,7 +46,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: str = "pil", return_dict: bool = True) -> Any:
-        """Return the images, `.images`, of latents (B, D, h, w) such as a state."""
+        """Return the images, `.images`, of latents (B, D, h, w) such as a state: arrays and tensors are in [0, 1]."""
         check_output_type(output_type)
         images = self._rendered(latents, output_type)
         return output_or_tuple(ImagePipelineOutput(images=images), return_dict)

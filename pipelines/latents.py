@@ -14,12 +14,14 @@ def truncate(z: torch.Tensor, limit: float) -> torch.Tensor:
 
     The truncation trick (Brock et al. 2018, section 3.1) by the inverse distribution function instead of rejection:
     z' = Phi^-1(Phi(-t) + Phi(z) (Phi(t) - Phi(-t))), which tends to z as t grows. It is computed in float64 for -|z|,
-    where Phi keeps its digits; the map is odd.
+    where Phi keeps its digits; the map is odd. `limit`: t, positive.
     """
+    # truncate -|z| by the inverse distribution function
     low = -z.detach().cpu().double().abs()
     t = torch.tensor(limit, dtype=torch.float64)
     inside = torch.special.erf(t / math.sqrt(2))                                        # Phi(t) - Phi(-t)
     moved = torch.special.ndtri(_normal_below(-t) + _normal_below(low) * inside)
+    # restore the sign
     return moved.maximum(low).maximum(-t).abs().to(z) * z.sign()                        # the map only shrinks z
 
 
@@ -53,9 +55,11 @@ def factorised_directions(matrix: torch.Tensor, n: int) -> torch.Tensor:
     Closed-form factorisation (SeFa, Shen and Zhou 2021, eq. 5): eigenvectors of A^T A, largest eigenvalue first. The
     sign makes the coordinate of largest magnitude positive.
     """
+    # eigenvectors of A^T A
     A = matrix.detach().double().cpu()
     _, vectors = torch.linalg.eigh(A.T @ A)                                             # (D, D), smallest first
     rows = vectors.flip(1).T[:n]
+    # their signs
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
     return (rows * largest.sign()).to(matrix)
 
@@ -68,10 +72,12 @@ def class_normals(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     from sklearn.linear_model import LogisticRegression
 
+    # classes
     points, targets = latents.detach().double().cpu().numpy(), labels.cpu().numpy()
     classes = sorted(set(targets.tolist()))
     if len(classes) < 2:
         raise ConfigError(f"labels must hold at least two classes, got only {classes}")
+    # one plane for each class
     planes = [LogisticRegression(max_iter=1000).fit(points, targets == one).coef_[0] for one in classes]
     normals = torch.stack([torch.from_numpy(plane) for plane in planes])
     return torch.nn.functional.normalize(normals, dim=1).to(latents)
@@ -80,7 +86,7 @@ def class_normals(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def move(latents: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
     """Return `latents` (..., D) moved by `strength` along `direction` (D,): z + strength d / |d|.
 
-    Raises ConfigError if the length of the direction is 0 or not finite.
+    The length of `direction` has no effect. Raises ConfigError if it is 0 or not finite.
     """
     length = direction.norm()
     if not (length > 0 and torch.isfinite(length)):
@@ -99,7 +105,10 @@ def checked_latents(latents: Any, D: int) -> torch.Tensor:
 
 
 def one_latent(name: str, given: Any, D: int) -> torch.Tensor:
-    """Return one latent (D,) for one of shape (D,) or (1, D). `name` is the argument in error messages."""
+    """Return one latent (D,) for one of shape (D,) or (1, D). Raises ConfigError for any other.
+
+    `name` is the argument in error messages.
+    """
     fits = isinstance(given, torch.Tensor) and given.is_floating_point() and given.shape in ((D,), (1, D))
     if not fits:
         got = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__

@@ -65,8 +65,10 @@ class TranslationPipeline(Pipeline):
 
     def prepare(self, images: Any, direction: str) -> torch.Tensor:
         """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
+        # an array as a tensor
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        # the size of the images, the channels of the network
         given = checked(images)
         height, width = given.shape[2:] if isinstance(given, torch.Tensor) else one_size(given)
         channels = self.components[f"generator_{direction}"].config.in_channels
@@ -77,9 +79,11 @@ class TranslationPipeline(Pipeline):
         self, images: Any, directions: list[str], batch_size: int, output_type: str, return_dict: bool
     ) -> Output:
         """Return the images after the networks of all `directions` in turn."""
+        # check the arguments
         check_output_type(output_type)
         opposite(directions[0])
         check_int("batch_size", batch_size, 1)
+        # translate in parts
         x = self.prepare(images, directions[0])
         for direction in directions:
             net = self.components[f"generator_{direction}"]

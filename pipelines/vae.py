@@ -77,7 +77,7 @@ class VAEPipeline(GenerativePipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Return an iterator over the single state x_0, (B, C, H, W) or (B, dim), in model coordinates.
+        """Return an iterator over the single state x_0: images (B, C, H, W) in [-1, 1], or points (B, dim).
 
         The arguments are those of `__call__`; they are checked before the first state.
         """
@@ -96,7 +96,8 @@ class VAEPipeline(GenerativePipeline):
         """Return the latents (B, D) of images: the means of q(z|x), or draws from it if `sample`.
 
         `generator`: of the draws; one, or a list with one for each image. `batch_size`: images in one evaluation of the
-        network; it does not change the result.
+        network; it does not change the result. Latents have mean 0 and unit variance under the prior. Raises
+        ConfigError for a `generator` without `sample`.
         """
         # images, labels
         check_int("batch_size", batch_size, 1)
@@ -122,7 +123,11 @@ class VAEPipeline(GenerativePipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
-        """Return reconstructions, `.images`: the mean of p(x|z) at the mean of q(z|x)."""
+        """Return reconstructions, `.images`: the mean of p(x|z) at the mean of q(z|x), which is `.latents` (B, D).
+
+        `images`: PIL images, a float tensor (B, C, H, W) in [0, 1], or for points a tensor (B, dim) in data
+        coordinates.
+        """
         check_output_type(output_type)
         z = self.encode(images, class_labels, batch_size=batch_size)
         return self._rendered(z, self._labels(class_labels, len(z)), output_type, return_dict)
@@ -142,8 +147,11 @@ class VAEPipeline(GenerativePipeline):
         """
         check_output_type(output_type)
         check_int("n", n, 2)
-        start, end = (one_latent(name, given, self.vae.latent_size) for name, given in (("a", a), ("b", b)))
-        z, labels = self._drawn(1, class_labels, slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64)), None)
+        # points on the great circle
+        start, end = one_latent("a", a, self.vae.latent_size), one_latent("b", b, self.vae.latent_size)
+        z = slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64))
+        # their images
+        z, labels = self._drawn(1, class_labels, z, None)
         return self._rendered(z, labels, output_type, return_dict)
 
     def traverse(
@@ -162,12 +170,14 @@ class VAEPipeline(GenerativePipeline):
         """
         check_output_type(output_type)
         check_int("n", n, 2)
+        # the other latents
         D = self.vae.latent_size
         check_int("dim", dim, 0, D - 1)
         base = torch.zeros(D)
         if latents is not None:
             base = one_latent("latents", latents, D)
         z = base.detach().clone().expand(n, D).clone()
+        # latent `dim`
         z[:, dim] = torch.linspace(-span, span, n)
         z, labels = self._drawn(1, class_labels, z, None)
         return self._rendered(z, labels, output_type, return_dict)
@@ -182,9 +192,11 @@ class VAEPipeline(GenerativePipeline):
         if self.vae.latent_size != 2 or self.points:
             raise ConfigError(f"manifold is for images of two latents, this model has {self.vae.latent_size}; "
                               "traverse(dim) and interpolate(a, b, n) are for any number")  # fmt: skip
+        # latents of the grid
         quantiles = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).float()
         rows, columns = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
         z, labels = self._drawn(1, class_labels, torch.stack([columns, rows], -1).reshape(-1, 2), None)
+        # its images
         pictures = to_pil(self._made(z, labels))
         self.maybe_free_model_hooks()
         return grid(pictures, columns=n, padding=0)
@@ -222,7 +234,9 @@ class VAEPipeline(GenerativePipeline):
 
     def _labels(self, class_labels: ClassLabels, batch_size: int) -> torch.Tensor | None:
         labels = check_labels(class_labels, self.num_classes, batch_size)
-        return None if labels is None else labels.to(self._execution_device)
+        if labels is None:
+            return None
+        return labels.to(self._execution_device)
 
     def _input(self, images: Any) -> torch.Tensor:
         """Return images or points as inputs of the network."""
@@ -248,7 +262,6 @@ class VAEPipeline(GenerativePipeline):
     @torch.no_grad()
     def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return self.vae.generate(z, labels).to(z.dtype)
-
 
     def _rendered(
         self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool

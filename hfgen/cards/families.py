@@ -107,14 +107,18 @@ class Model:
     @property
     def family(self) -> Family:
         """Return the family of the pipeline."""
-        return SCORE_SDE if self.sde else FAMILIES[self.name]
+        if self.sde:
+            return SCORE_SDE
+        return FAMILIES[self.name]
 
     @property
     def task(self) -> str | None:
         """Return the Hub's name of the task; None for points, for which the Hub has no name."""
         if self.has("text_encoder"):
             return "text-to-image"
-        return None if self.points else self.family.task
+        if self.points:
+            return None
+        return self.family.task
 
     @property
     def sde(self) -> bool:
@@ -145,8 +149,12 @@ def read_model(folder: Path) -> Model:
     """Return the model in a pipeline folder. Raises ConfigError or UnsafeContentError for any other folder."""
     name, entries = read_index(folder)
     # configurations of the components
-    parts = [part for part, value in entries.items() if isinstance(value, list) and value[:1] not in ([], [None])]
-    configs = {part: config for part in parts if (config := _config(folder, part)) is not None}
+    configs = {}
+    for part, value in entries.items():
+        if isinstance(value, list) and value[:1] not in ([], [None]):
+            config = _config(folder, part)
+            if config is not None:
+                configs[part] = config
     # name in diffusers
     shimmed = isinstance(read_json(folder / INDEX)["_class_name"], list)
     return Model(name, None if shimmed else PIPELINES[name], configs)
@@ -176,6 +184,7 @@ def diffusers_code(model: Model, name: str) -> str:
 
 def _program(model: Model, imports: list[str], load: str) -> str:
     """Return a program: imports, the line that loads a `pipeline`, and its use."""
+    # pipelines that are applied to images
     if model.family.apply:
         imports = [*imports, "from PIL import Image"]
     return "\n".join([*imports, "", load, *_use(model)])
@@ -183,6 +192,7 @@ def _program(model: Model, imports: list[str], load: str) -> str:
 
 def _use(model: Model) -> list[str]:
     """Return the lines that use a loaded `pipeline`."""
+    # pipelines that are applied to images
     if model.family.apply:
         return list(model.family.apply)
     # arguments of a pipeline that samples
@@ -196,6 +206,7 @@ def _use(model: Model) -> list[str]:
         words.append('sampler="ode_heun", num_steps=25')
     elif model.has("scheduler"):
         words.append(f"num_steps={_steps(model)}")
+    # the line that samples
     samples = "points" if model.points else "images"
     return [f"{samples} = pipeline({', '.join(words)}).images"]
 

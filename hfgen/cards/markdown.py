@@ -25,12 +25,12 @@ LIMITS = (
 
 def plain(text: str) -> str:
     """Return `text`; every character that is not printable is replaced by an escape such as `\\n`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(map(_printable, text))
 
 
 def markdown(text: str) -> str:
     """Return Markdown that shows `text` in a line, also in a cell of a table."""
-    return "".join(c if c.isalnum() or c in PLAIN else f"&#{ord(c)};" for c in plain(text))
+    return "".join(map(_entity, plain(text)))
 
 
 def code(text: str) -> str:
@@ -52,9 +52,9 @@ def literal(value: Any) -> str:
     A text is in double quotes, with escapes that Python reads as well.
     """
     if isinstance(value, list | tuple):
-        return f"[{', '.join(literal(item) for item in value)}]"
+        return f"[{', '.join(map(literal, value))}]"
     if isinstance(value, str):
-        return f'"{"".join(_escaped(c) for c in value)}"'
+        return f'"{"".join(map(_escaped, value))}"'
     return yaml.safe_dump(value).splitlines()[0]
 
 
@@ -70,6 +70,20 @@ def last_name(text: str) -> str:
     """Return the last name of a path of any system, without its folders; other text unchanged."""
     names = [name for name in SEPARATORS.split(text) if name not in ("", "~", ".", "..")]
     return next(reversed(names), "")
+
+
+def _printable(c: str) -> str:
+    """Return a character as it is if it is printable, else as an escape."""
+    if c.isprintable():
+        return c
+    return c.encode("unicode_escape").decode()
+
+
+def _entity(c: str) -> str:
+    """Return a character as it is if it has no meaning in Markdown, else as an entity of HTML."""
+    if c.isalnum() or c in PLAIN:
+        return c
+    return f"&#{ord(c)};"
 
 
 def _bytes(c: str) -> str:

@@ -38,7 +38,9 @@ def update_card(path: Path, ours: dict[str, Any], title: str, section: list[str]
     before, old_section, after = _parts(path, body)
     written = WRITTEN.search(old_section)
     # the new head, and the digests of its fields
-    old_digests = dict(pair.split("=") for pair in written["digests"].split()) if written else {}
+    old_digests: dict[str, str] = {}
+    if written:
+        old_digests = dict(pair.split("=") for pair in written["digests"].split())
     head = merged(old_head, ours, old_digests)
     marked = "".join(f" {key}={value}" for key, value in digests(ours, head).items())
     # the new section
@@ -70,11 +72,13 @@ def _read(path: Path) -> str:
 
 def _split(path: Path, text: str) -> tuple[str, dict[str, Any], str]:
     """Return the head of a card as text and as YAML, and the text after it."""
+    # text of the head
     match = REGEX_YAML_BLOCK.match(text)
     if match is None:
         if text.lstrip().startswith("---"):
             raise ConfigError(f"{path}: its head begins with --- and does not end with one; nothing was changed")
         return "", {}, text
+    # its YAML
     try:
         head = yaml.safe_load(match[2])
         ModelCard(text)
@@ -90,7 +94,9 @@ def _parts(path: Path, body: str) -> tuple[str, str, str]:
     marks = list(MARKS.finditer(body))
     if not marks:
         text = body.rstrip()
-        return (f"{text}\n\n" if text else "\n"), "", "\n"
+        if text:
+            return f"{text}\n\n", "", "\n"
+        return "\n", "", "\n"
     if [mark[0] for mark in marks] != [BEGIN, END]:
         raise ConfigError(f"{path}: {BEGIN} and {END} must each occur once, in this order, or not at all; "
                           "nothing was changed")  # fmt: skip
@@ -103,11 +109,14 @@ def merged(old: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -
 
     A field keeps its place and, unless hfgen wrote its value, its value. `model-index` joins both.
     """
+    # join the metrics, keep the fields of users
     index = _others(old.get("model-index")) + ours.get("model-index", [])
     kept = {key: value for key, value in old.items() if written.get(key) != digest(value)}
     fields = {**ours, **kept, "model-index": index}
-    order = [key for key in dict.fromkeys([*old, *fields]) if key in fields and (key != "model-index" or index)]
-    return {key: fields[key] for key in order}
+    if not index:
+        del fields["model-index"]
+    # in the order of the old head
+    return {key: fields[key] for key in dict.fromkeys([*old, *fields]) if key in fields}
 
 
 def digests(ours: dict[str, Any], head: dict[str, Any]) -> dict[str, str]:

@@ -93,19 +93,25 @@ class RunSummary:
 
     def domains(self) -> list[Data]:
         """Return the training data of domains A and B, and last their evaluation data if they differ."""
+        # training data
         splits = {"a": ("split",), "b": ("split_b", "split")}
         domains = [self.data(f"domain {side.upper()}", f"dataset_{side}", *splits[side]) for side in splits]
+        # evaluation data
         if any(map(self.settings.get, EVALUATED_DOMAINS)):
             for side, keys in splits.items():
                 own = f"eval_dataset_{side}"
                 field = own if self.settings.get(own) else f"dataset_{side}"
-                domains.append(self.data(f"evaluation {side.upper()}", field, *(f"eval_{key}" for key in keys)))
+                eval_keys = [f"eval_{key}" for key in keys]
+                domains.append(self.data(f"evaluation {side.upper()}", field, *eval_keys))
         return domains
 
     def shown_settings(self) -> dict[str, Any]:
         """Return the settings that have a value and change the result of a run, without paths."""
-        decides = [key for key in self.settings if key not in HERE_ONLY and self.settings[key] not in (None, "")]
-        return {key: self.public(key) for key in decides}
+        shown = {}
+        for key, value in self.settings.items():
+            if key not in HERE_ONLY and value not in (None, ""):
+                shown[key] = self.public(key)
+        return shown
 
     def numbers(self) -> list[Number]:
         """Return the metrics of an evaluation, if there is one, then the last values of training."""
@@ -140,14 +146,19 @@ class RunSummary:
 
     def command(self) -> str | None:
         """Return the command that trains this model again, one field a line; None if the recipe is not recorded."""
+        # recipe
         recipe = self.record.get("recipe")
         if not isinstance(recipe, str):
             return None
+        # settings that differ from the defaults
         shown = {*SHOWN_ALWAYS, *self.record.get("changed", ())}
         if self.settings.get("max_steps"):
             shown.discard("budget")
-        flags = [_flag(key, value) for key, value in self.shown_settings().items() if key in shown]
-        lines = [f"hfgen train {shell(recipe)}", *flags, f"--output-dir {shell(self.name)}"]
+        lines = [f"hfgen train {shell(recipe)}"]
+        for key, value in self.shown_settings().items():
+            if key in shown:
+                lines.append(_flag(key, value))
+        lines.append(f"--output-dir {shell(self.name)}")
         return " \\\n    ".join(lines)
 
     def configuration(self) -> str:
@@ -166,11 +177,14 @@ def licence_of(dataset: Any) -> str:
 
 def read_run(folder: Path) -> RunSummary:
     """Return the content of a run folder. Raises ConfigError for other folders, and for files that cannot be read."""
+    # read the files
     settings, record, evaluation = runs.settings(folder), runs.record(folder), runs.evaluation(folder)
+    # check the metrics
     metrics = evaluation.get("metrics", {})
     if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
         path = folder / runs.EVALUATION
         raise ConfigError(f"{path}: 'metrics' must hold objects by name, got {metrics!r:.80}")
+    # name and log
     name = last_name(str(settings.get("output_dir") or folder.resolve().name)) or "run"
     log = _last_numbers(runs.metrics(folder), record.get("step"))
     return RunSummary(name, settings, record, log, evaluation)
@@ -180,9 +194,12 @@ def _last_numbers(lines: list[dict[str, Any]], step: Any) -> dict[str, float]:
     """Return the last finite value of each logged number, up to `step` if that is an int."""
     last: dict[str, float] = {}
     for numbers in lines:
-        if not isinstance(step, int) or numbers["step"] <= step:
-            last |= {key: value for key, value in numbers.items() if _finite(value) is not None}
-    return {key: value for key, value in last.items() if key not in ("step", "learning_rate")}
+        if isinstance(step, int) and numbers["step"] > step:
+            continue
+        for key, value in numbers.items():
+            if key not in ("step", "learning_rate") and _finite(value) is not None:
+                last[key] = value
+    return last
 
 
 def _finite(value: Any) -> float | None:
@@ -207,7 +224,9 @@ def _flag(key: str, value: Any) -> str:
     """Return a field and its value as words of a command."""
     name = key.replace("_", "-")
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
+        if value:
+            return f"--{name}"
+        return f"--no-{name}"
     if isinstance(value, list):
         return " ".join([f"--{name}", *(shell(str(item)) for item in value)])
     if str(value).startswith("-"):

@@ -99,8 +99,10 @@ def _is_indexed(number: Number) -> bool:
 def _eval_result(model: Model, number: Number) -> EvalResult:
     """Return a metric in the Hub's schema; its interval and floor are arguments of the metric."""
     args: dict[str, Any] = {"command": number.command, "low": number.low, "high": number.high, "floor": number.floor}
-    args["confidence"] = None if number.low is None else 0.95
+    if number.low is not None:
+        args["confidence"] = 0.95
     args["extractor"] = number.extractor
+    # dataset, and the configuration of one on the Hub
     data = number.data
     dataset, _, config = data.name.partition(":") if data.hub else (plain(data.name), "", "")
     return EvalResult(
@@ -151,8 +153,10 @@ def _section(model: Model, name: str, run: RunSummary | None, picture: bool, sou
 
 def _data(run: RunSummary) -> list[str]:
     """Return the lines on the training data and their licence."""
+    # table of the datasets
     rows = [(data.role, code(data.name), code(data.split), markdown(data.licence)) for data in run.datasets()]
     lines = ["## Data", "", table(("use", "dataset", "split", "licence of the data"), *rows), ""]
+    # items, shape and classes
     data = run.record.get("data", {})
     facts = []
     if isinstance(data.get("items"), int):
@@ -171,13 +175,15 @@ def _data(run: RunSummary) -> list[str]:
 def _training(run: RunSummary) -> list[str]:
     """Return the lines on steps, batch, seed, hardware, versions and settings."""
     record, settings = run.record, run.settings
-    seconds = record.get("seconds")
+    duration, seconds = NOT_RECORDED, record.get("seconds")
+    if isinstance(seconds, int | float):
+        duration = f"{seconds:,.0f}"
     rows = [
         ("recipe", code(str(record.get("recipe", NOT_RECORDED)))),
         ("steps", f"{int(record.get('step') or settings.get('max_steps') or 0):,}"),
         ("batch", markdown(str(settings.get("batch_size")))),
         ("seed", markdown(str(settings.get("seed")))),
-        ("seconds of training", f"{seconds:,.0f}" if isinstance(seconds, int | float) else NOT_RECORDED),
+        ("seconds of training", duration),
         ("hardware", markdown(_machine(record.get("hardware", {})))),
         ("parameters", markdown(_listed(record.get("parameters", {}), ","))),
         ("versions", markdown(_listed(record.get("versions", {})))),
@@ -211,10 +217,11 @@ def _metrics(run: RunSummary) -> list[str]:
 
 def _metric_row(number: Number) -> tuple[str, ...]:
     """Return the cells of a metric: name, value, interval, value of reference data, dataset, command."""
-    interval = ""
+    interval = floor = ""
     if number.low is not None and number.high is not None:
         interval = f"{number.low:.6g} to {number.high:.6g}"
-    floor = "" if number.floor is None else f"{number.floor:.6g}"
+    if number.floor is not None:
+        floor = f"{number.floor:.6g}"
     data = f"{code(number.data.name)}, {code(number.data.split)}"
     return code(number.name), f"{number.value:.6g}", interval, floor, data, markdown(number.command)
 

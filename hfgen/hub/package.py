@@ -66,6 +66,7 @@ def component_files(home: Path, cls: Any) -> list[str]:
         return [name for name in TOKENIZER_FILES if (home / name).is_file()]
     if issubclass(cls, SchedulerMixin):
         return [cls.config_name]
+    # a network: settings, weights, and the lists of their shards
     stem = TRANSFORMERS_WEIGHTS if cls.__name__ in TRANSFORMERS_MODELS else DIFFUSERS_WEIGHTS
     names = {CONFIG}
     for variant in variants_of(file.name for file in home.iterdir()):

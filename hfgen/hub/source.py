@@ -28,11 +28,13 @@ def checked_source(source: str | None = None) -> str | None:
 
     Raises ConfigError for text that pip cannot install from, for a URL with a password in it, and for the bare name.
     """
+    # read the source
     given = source
-    if given is None:
+    if source is None:
         given = os.environ.get(VARIABLE) or None
     if given is None:
         return None
+    # check it as a URL, or as a requirement of pip
     if "://" in given and not re.match(r"[\w.\[\], -]+@ ", given):
         safe = _is_public(given) and not re.search(r"\s", given)
     else:

@@ -39,7 +39,9 @@ class Published:
 
     def __str__(self) -> str:
         repository = f"{self.repo_id} ({'public' if self.public else 'private'})"
-        result = f"published {repository}" if self.changed else f"unchanged {repository}, no new commit"
+        result = f"published {repository}"
+        if not self.changed:
+            result = f"unchanged {repository}, no new commit"
         return f"{result}\ncommit    {self.commit_url}\nread back at this commit: every bit is the same"
 
 
@@ -86,18 +88,21 @@ def open_repository(name: str, kind: Literal["model", "dataset"] = "model", publ
 
     Raises ConfigError if an existing repository has another visibility.
     """
+    # open the repository, or create it
     check_repo_id(name)
     require_login()
     api = HfApi()
     with explained(name):
         api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
         info = api.dataset_info(name) if kind == "dataset" else api.model_info(name)
+    # compare its visibility
     if not public and not info.private:
         raise ConfigError(f"{name}: exists and is public; if it is yours, add --public to publish in it, "
                           "otherwise choose another name")
     if public and info.private:
         raise ConfigError(f"{name}: exists and is private; leave --public out, or make it public first in its settings "
                           "on the Hub")
+    # read its commit and its files
     if info.sha is None:
         raise ResourceError(f"{name}: the Hub names no commit of it")
     files = frozenset(file.rfilename for file in info.siblings or [])
@@ -110,11 +115,13 @@ def commit_folder(repository: Repository, folder: Path, message: str, stale: Ite
     Unchanged files are not uploaded again; if all are unchanged, there is no commit. Raises UnsafeContentError if a
     file holds the user's token, ResourceError if another commit was made since the repository was opened.
     """
+    # files to add and to delete
     refuse_token(folder)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files_of(folder)
     ]
     operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
+    # one commit
     with explained(repository.name):
         done = HfApi().create_commit(
             repository.name, operations, commit_message=message, repo_type=repository.kind,
@@ -219,8 +226,10 @@ def explained(name: str) -> Iterator[None]:
 
 def _translated(name: str, error: BaseException) -> HfgenError:
     """Return the HfgenError, with the next step, for an error of the Hub's client on the repository `name`."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:          # the client wraps a failed upload
+    # the client wraps a failed upload
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
+    # responses of the Hub
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, OfflineModeIsEnabled):
         return ResourceError(f"{name}: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
@@ -234,6 +243,7 @@ def _translated(name: str, error: BaseException) -> HfgenError:
         kind = ConfigError if status == 400 else ResourceError
         detail = f" ({message})" if message else ""
         return kind(f"{name}: the Hub answers with {status}{detail}")
+    # other errors
     if isinstance(error, ValueError):
         return ConfigError(f"{name}: the Hub refuses it: {' '.join(str(error).split())}")
     return ResourceError(f"{name}: the Hub cannot be reached or cut the connection ({type(error).__name__}: {first})")

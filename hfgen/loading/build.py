@@ -110,15 +110,13 @@ def _compare(path: Path, files: list[Path], net: Any, stored: dict[str, Any], ti
             f"and hfgen loads at most {MAX_PARAMETERS}"
         )
     # keys and shapes
-    problems = {
-        "missing": sorted(expected.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - expected.keys()),
-        "misshaped": [
-            f"{key} {stored[key]} instead of {shape}"
-            for key, shape in expected.items()
-            if stored.get(key, shape) != shape
-        ],
-    }
+    missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    misshaped = []
+    for key, shape in expected.items():
+        if stored.get(key, shape) != shape:
+            misshaped.append(f"{key} {stored[key]} instead of {shape}")
+    # the problems, if there are any
+    problems = {"missing": missing, "unexpected": unexpected, "misshaped": misshaped}
     if any(problems.values()):
         lists = "; ".join(f"{problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys)
         raise CheckpointError(f"{files[0].parent}: the weights do not belong to {path.name}. {lists}")

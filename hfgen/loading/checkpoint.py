@@ -86,8 +86,10 @@ def newest(folder: Path) -> Path | None:
 
     Each corrupt newer one is named in a warning. Raises CheckpointError if there are checkpoints and none verifies.
     """
+    # name the saves that were cut off
     for partial in folder.glob(".tmp-*"):
         warnings.warn(f"passed over a save that was cut off: {partial}", CheckpointWarning, stacklevel=2)
+    # take the first that verifies
     problems = []
     for checkpoint in _all(folder):
         first_error = problem(checkpoint)
@@ -113,14 +115,17 @@ def _all(folder: Path) -> list[Path]:
 
 def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
     """Flush every file and folder in `folder` to the disk, then write their manifest."""
+    # files
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = [path.stat().st_size, hash_of_file(path)]
             _sync(path)
+    # folders
     for path in folder.rglob("*"):
         if path.is_dir():
             _sync_folder(path)
+    # manifest
     (folder / MANIFEST).write_text(_signed({"step": step, **about, "files": files}), encoding="utf-8")
     _sync(folder / MANIFEST)
     _sync_folder(folder)
@@ -128,19 +133,22 @@ def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
 
 def _drop_old(folder: Path, keep: int) -> None:
     """Drop checkpoints older than the `keep` newest ones that verify (at least two), and interrupted saves."""
+    # checkpoints
     good = 0
     for checkpoint in _all(folder):
         if good >= max(keep, 2):
             shutil.rmtree(checkpoint)
         elif problem(checkpoint) is None:
             good += 1
+    # interrupted saves
     for partial in folder.glob(".tmp-*"):
         shutil.rmtree(partial)
 
 
 def _signed(manifest: dict[str, Any]) -> str:
     """Return the manifest as text that holds its own sha256, which detects every flipped bit."""
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    content = dict(manifest)
+    content.pop("sha256", None)
     sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "sha256": sha256}, indent=1, sort_keys=True) + "\n"
 

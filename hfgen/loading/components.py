@@ -61,10 +61,12 @@ def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[st
     A setting is an entry for which `cls` has a default; every other entry must be a pair of strings, or of nulls for a
     missing optional component. Raises ConfigError for any other entry, and for a setting of the wrong type.
     """
+    # arguments of the pipeline
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     components, settings = {}, {}
     optional = getattr(cls, "_optional_components", [])
+    # divide the entries
     for name, value in entries.items():
         if name in optional and value == [None, None]:
             continue
@@ -80,10 +82,12 @@ def split_index(path: Path, cls: type, entries: dict[str, Any]) -> tuple[dict[st
 
 def _pipeline_name(path: Path, saved: Any) -> str:
     """Return the name of the hfgen pipeline that loads a folder whose `_class_name` is `saved`."""
+    # hfgen's own pipelines, by their shim
     if isinstance(saved, list):
         if len(saved) == 2 and saved[0] == PIPELINE_SHIM and saved[1] in PIPELINES:
             return str(saved[1])
         raise UnsafeContentError(f"{path}: '_class_name' {saved!r} would run code from the model's folder")
+    # pipelines of diffusers
     for ours, stock in PIPELINES.items():
         if isinstance(saved, str) and saved == stock:
             return ours
@@ -96,10 +100,12 @@ def _pipeline_name(path: Path, saved: Any) -> str:
 
 def component_class(path: Path, name: str, library: str, saved: str) -> type:
     """Return the class in the table for component `name`, saved as `[library, saved]` in the file `path`."""
+    # classes of other libraries
     if library == "diffusers" and saved in STOCK_SCHEDULERS:
         return getattr(import_module("diffusers"), saved)
     if library == "transformers" and saved in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
         return getattr(import_module("transformers"), saved)
+    # hfgen's classes
     if ours := class_for(library, saved):
         return getattr(import_module(MODULES[ours]), ours)
     if library not in {SHIM, "transformers", *(stock for stock, _ in SAVED_NAMES.values())}:
@@ -157,10 +163,12 @@ def load_alone(
 
 def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings in `config`, without private keys; ConfigError naming the field that `cls` does not have."""
+    # arguments of the class
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     old = OLD_SCHEDULER_KEYS if issubclass(cls, SchedulerMixin) else {}
     settings = {}
+    # keep the keys that it knows
     for key, value in config.items():
         if key.startswith("_") or value in old.get(key, ()):
             continue
@@ -175,9 +183,11 @@ def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, A
 @cache
 def _keys_of_relatives(cls: type) -> set[str]:
     """Return the settings of related schedulers: schedulers keep those of the scheduler they were created from."""
-    relatives = [c for c in getattr(cls, "_compatibles", []) if c in STOCK_SCHEDULERS or c == "DDPMScheduler"]
-    stock = import_module("diffusers")
-    return {key for c in relatives for key in inspect.signature(getattr(stock, c).__init__).parameters} - {"self"}
+    keys, stock = set[str](), import_module("diffusers")
+    for name in getattr(cls, "_compatibles", []):
+        if name in STOCK_SCHEDULERS or name == "DDPMScheduler":
+            keys.update(inspect.signature(getattr(stock, name).__init__).parameters)
+    return keys - {"self"}
 
 
 def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
@@ -195,19 +205,26 @@ def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
 
 def _fits(value: Any, hint: Any) -> bool:
     """Return whether a JSON value fits the annotation `hint`; any value fits a hint that is not JSON."""
+    # one of several annotations
     kind, options = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
-        return any(_fits(value, option) for option in options)
+        return _fits_any(value, options)
     if kind is Literal:
-        return type(value) in {type(option) for option in options}
+        return type(value) in map(type, options)
     if kind in (list, tuple, Sequence):
         options = tuple(option for option in options if option is not ...) or (Any,)
-        return isinstance(value, list) and all(any(_fits(item, option) for option in options) for item in value)
+        return isinstance(value, list) and all(_fits_any(item, options) for item in value)
+    # a single type
     if kind in (bool, int, str, types.NoneType):
         return type(value) is kind
     if kind is float:
         return type(value) in (int, float)
     return hint is Any or isinstance(value, list)
+
+
+def _fits_any(value: Any, hints: tuple[Any, ...]) -> bool:
+    """Return whether a JSON value fits one of the annotations `hints`."""
+    return any(_fits(value, hint) for hint in hints)
 
 
 def _words(hint: Any) -> str:

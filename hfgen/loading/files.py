@@ -21,6 +21,7 @@ MAX_JSON_BYTES = 16 * 2**20
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file `path`; ConfigError if the file is missing, too large or not an object."""
+    # read the object
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: {size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
@@ -31,6 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid JSON ({error}); save or download the model again") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+    # refuse code
     for key in ("auto_map", "custom_pipeline"):
         if key in content:
             raise UnsafeContentError(f"{path}: {key!r} would run code from the model's folder; hfgen never does that")
@@ -88,7 +90,7 @@ def shape_of(handle: Any, key: str) -> tuple[int, ...]:
 
 
 def tensor_of(handle: Any, key: str) -> torch.Tensor:
-    """Return the tensor `key` of an open file."""
+    """Return the tensor `key` of an open file, in the shape and dtype of its header."""
     return handle.get_tensor(key)
 
 

@@ -107,15 +107,18 @@ class Component:
         diffusers loads the folder of a class that it has too, such as its `UNet2DModel` for a `UNet`.
         Raises ConfigError for `safe_serialization=False`, which would write a pickle.
         """
+        # check the target
         if not safe_serialization:
             raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; save into a folder")
+        # settings of a scheduler
         stock: Any = super()
         if not isinstance(self, torch.nn.Module):
             stock.save_pretrained(folder)
             return
+        # settings and weights of a network
         weight_index(folder, DIFFUSERS_WEIGHTS, variant).unlink(missing_ok=True)
         stock.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
         mode = (folder / self.config_name).stat().st_mode                          # safetensors ignores the umask
@@ -190,11 +193,13 @@ def _check_keywords(cls: type, given: dict[str, Any]) -> None:
     """Raise ConfigTypeError for a keyword that diffusers does not have, ConfigError for an unsupported one."""
     known = [*list(inspect.signature(Component.from_pretrained).parameters)[:-1], *STOCK_KEYWORDS]
     for key, value in given.items():
+        # unknown keywords
         where = f"{cls.__name__}.from_pretrained"
         if key not in STOCK_KEYWORDS:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigTypeError(f"{where} has no argument {key!r}{hint}")
+        # unsupported values
         if not any(value is allowed for allowed in STOCK_KEYWORDS[key]):
             words = " or ".join(map(repr, STOCK_KEYWORDS[key]))
             raise ConfigError(f"{where}: {key} must be {words}, got {value!r}, which hfgen does not support")

@@ -10,7 +10,10 @@ OLD_ATTENTION_KEY = re.compile(r"(attentions\.\d+\.)(query|key|value|proj_attn)(
 
 
 def rename_old_attention_keys(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the state dict with the keys of today: `to_q, to_k, to_v, to_out.0` for `query, key, value, proj_attn`."""
+    """Return the state dict with the keys of today: `to_q, to_k, to_v, to_out.0` for `query, key, value, proj_attn`.
+
+    Tensors keep their shape and their order.
+    """
 
     def current(key: str) -> str:
         return OLD_ATTENTION_KEY.sub(lambda match: match[1] + OLD_ATTENTION_NAMES[match[2]], key)

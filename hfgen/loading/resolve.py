@@ -112,11 +112,13 @@ def resolve_component(model: str | Path, part: str) -> Path:
     A folder or Hub repository with a config.json and without a pipeline's index is a single component. Raises as
     `resolve`, and ConfigError for a pipeline without that part.
     """
+    # a single component
     folder = Path(model).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(str(model)):
         folder = download(str(model), alone=True)
     if _is_alone(folder, CONFIG):
         return folder
+    # a part of a pipeline
     home = resolve(folder)
     if not (home / part).is_dir():
         raise ConfigError(f"{model}: holds no {part}; it holds {', '.join(sorted(one.name for one in home.iterdir()))}")
@@ -130,6 +132,7 @@ def _is_alone(folder: Path, config: str) -> bool:
 
 def _local(model: str | Path, options: HubOptions, alone: bool = False) -> Path:
     """Return the folder `model`, or the folder of the files downloaded from the Hub; errors as in `resolve`."""
+    # a folder
     path = Path(model).expanduser()
     _check_inside("subfolder", options.subfolder or "")
     if path.is_dir():
@@ -137,6 +140,7 @@ def _local(model: str | Path, options: HubOptions, alone: bool = False) -> Path:
     if path.exists():
         kind = UnsafeContentError if path.name.endswith(PICKLES) else ConfigError
         raise kind(f"{path} is a file; a model is a folder with {INDEX}, safetensors and JSON files")
+    # a Hub id
     name = str(model)
     if not HUB_ID.fullmatch(name):
         raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
@@ -152,11 +156,13 @@ def _check_inside(argument: str, path: str) -> None:
 
 def _pipeline_folder(folder: Path) -> Path:
     """Return `folder` if it is a pipeline folder, else the pipeline folder of the run in it."""
+    # a pipeline folder, or the pipeline of a finished run
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
     for candidate in (folder, folder / runs.MODEL):
         if (candidate / INDEX).is_file():
             return candidate
+    # the newest checkpoint of a run
     if (folder / runs.CHECKPOINTS).is_dir():
         if checkpoint := runs.newest_checkpoint(folder):
             return checkpoint / runs.MODEL
@@ -199,9 +205,15 @@ def readable_files(
     """
     files = _near(name, names, subfolder, alone)
     # weights: in each folder those of the variant, or the plain ones
-    variants = {file: match["variant"] for file in files if (match := WEIGHT_FILE.fullmatch(file.name))}
-    special = {file.parent for file, one in variants.items() if variant and one == variant}
-    chosen = [file for file, one in variants.items() if one == (variant if file.parent in special else None)]
+    variants, special, chosen = dict[PurePosixPath, str | None](), set[PurePosixPath](), list[PurePosixPath]()
+    for file in files:
+        if match := WEIGHT_FILE.fullmatch(file.name):
+            variants[file] = match["variant"]
+            if variant and match["variant"] == variant:
+                special.add(file.parent)
+    for file, one in variants.items():
+        if one == (variant if file.parent in special else None):
+            chosen.append(file)
     # settings and tokenizers
     chosen += [file for file in files if PLAIN_FILE.fullmatch(file.name)]
     return sorted(str(file) for file in chosen if SAFE_PATH.fullmatch(str(file)))
@@ -218,7 +230,7 @@ def _near(name: str, names: list[str], subfolder: str | None, alone: bool) -> li
     if alone:
         places += [folder / config for folder in (root, runs.MODEL / root) for config in CONFIGS]
     first = next((place for place in places if str(place) in names), None)
-    files = [PurePosixPath(file) for file in names]
+    files = list(map(PurePosixPath, names))
     if first is not None:
         depth = 2 if first.name == INDEX else 1                     # a component has no folders of its own
         files = [file for file in files if first.parent in file.parents[:depth]]
@@ -234,8 +246,10 @@ def _near(name: str, names: list[str], subfolder: str | None, alone: bool) -> li
 
 def variants_of(files: Iterable[str]) -> list[str | None]:
     """Return the weight variants among `files`, names or paths, sorted; None is the plain variant."""
-    matches = (WEIGHT_FILE.fullmatch(PurePosixPath(file).name) for file in files)
-    variants = {match["variant"] for match in matches if match}
+    variants = set[str | None]()
+    for file in files:
+        if match := WEIGHT_FILE.fullmatch(PurePosixPath(file).name):
+            variants.add(match["variant"])
     return sorted(variants, key=lambda variant: variant or "") or [None]
 
 

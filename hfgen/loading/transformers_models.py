@@ -51,15 +51,19 @@ def load_half(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
     Old files list settings of any model for each half: only the settings and the weights of `cls` are read. Raises as
     `load_model`.
     """
+    # settings of the half
     path, key = folder / CONFIG, cls.config_class.base_config_key
     config = read_json(path)
     half = config.get(key)
     if config.get("architectures") != ["CLIPModel"] or not isinstance(half, dict):
         raise ConfigError(f"{path}: 'architectures' must be ['CLIPModel'] and {key!r} an object, got "
                           f"{config.get('architectures')!r} and {type(half).__name__}")
+    # those of `cls`, as a model of its own
     given = {name: value for name, value in half.items() if name in _settings(cls)}
-    given |= {name: config[name] for name in ("projection_dim",) if name in config}
+    if "projection_dim" in config:
+        given["projection_dim"] = config["projection_dim"]
     given |= {"architectures": [cls.__name__], "model_type": cls.config_class.model_type}
+    # weights
     files = weight_files(folder, TRANSFORMERS_WEIGHTS)
     return _filled(path, cls, check_model_settings(path, cls, given), files, dtype, own=True)
 
@@ -72,8 +76,10 @@ def _filled(
     def make() -> Any:
         return cls(cls.config_class.from_dict(dict(settings)))
 
-    build(path, lambda: cls.config_class.from_dict(dict(settings)))  # wrong types, before any layer
+    # wrong types are refused before any layer is built
+    build(path, lambda: cls.config_class.from_dict(dict(settings)))
     net = build_without_memory(path, make)
+    # keys of the files, renamed to those of the network
     rename, keys = _renamer(net, read_weights(files, shape_of).keys()), net.state_dict().keys()
 
     def renamed(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +114,7 @@ def load_tokenizer(folder: Path, cls: Any) -> Any:
 
 def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]], Path]:
     """Return the vocabulary, the merges as pairs of tokens, and the file of the vocabulary."""
+    # both in one file, or in a file each
     path = folder / TOKENIZER
     if path.is_file():
         model = read_json(path).get("model")
@@ -118,6 +125,7 @@ def _tables(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]], Path]:
         path = folder / "vocab.json"
         vocabulary, lines = read_json(path), read_lines(folder / "merges.txt")
         merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    # their types
     if not isinstance(vocabulary, dict) or not isinstance(merges, list):
         raise ConfigError(f"{path}: 'vocab' must be an object and 'merges' a list")
     return vocabulary, [_pair(path, merge) for merge in merges], path
@@ -148,9 +156,11 @@ def _text(token: Any) -> Any:
 
 def check_model_settings(path: Path, cls: Any, config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the network in `config`; ConfigError names one that `cls` does not have."""
+    # class and kind of the model
     for key, expected in (("architectures", [cls.__name__]), ("model_type", cls.config_class.model_type)):
         if config.get(key) != expected:
             raise ConfigError(f"{path}: {key!r} must be {expected!r} for a {cls.__name__}, got {config.get(key)!r}")
+    # known keys
     settings = {}
     for key, value in config.items():
         if key not in known_keys(cls) and not key.startswith("_"):
@@ -179,6 +189,7 @@ def _check_value(path: Path, key: str, value: Any) -> None:
         raise ConfigError(f"{path}: {key!r} must be an object, got {value!r}")
     if key == "problem_type" and value not in PROBLEMS:
         raise ConfigError(f"{path}: {key!r} must be one of {PROBLEMS}, got {value!r}")
+    # bounds of the numbers
     numbers = list(_numbers(value))
     largest = MAX_REPEATS if any(word in key for word in REPEATS) else MAX_NUMBER
     total = sum(abs(number) for number in numbers if isinstance(number, int))
@@ -216,4 +227,8 @@ def _renamer(net: Any, stored: Any) -> Callable[[dict[str, Any]], dict[str, Any]
         prefix = half.removesuffix("config") + "model."
         names |= {prefix + key: key for key in (*state, *computed) if not key.startswith(prefix)}
     pairs = {key: names.get(key, key) for key in stored}
-    return lambda tensors: {pairs[key]: value for key, value in tensors.items() if pairs[key] not in computed}
+
+    def rename(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {pairs[key]: value for key, value in tensors.items() if pairs[key] not in computed}
+
+    return rename

@@ -16,12 +16,15 @@ Critic = Callable[[Tensor], Tensor]
 
 
 def minimax_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Return -E log D(x) - E log(1 - D(G(z))), the negated value of Goodfellow et al. 2014, eq. 1, at least 0."""
+    """Return -E log D(x) - E log(1 - D(G(z))), the negated value of Goodfellow et al. 2014, eq. 1.
+
+    A non-negative scalar; `real` and `fake` are logits, of any shape.
+    """
     return softplus(-real.float()).mean() + softplus(fake.float()).mean()
 
 
 def minimax_g(fake: Tensor) -> Tensor:
-    """Return E log(1 - D(G(z))), the saturating generator loss (Goodfellow et al. 2014, eq. 1).
+    """Return E log(1 - D(G(z))), a non-positive scalar: the saturating generator loss (Goodfellow et al. 2014, eq. 1).
 
     Its gradient in the logit is -D(G(z)), which vanishes when the discriminator wins.
     """
@@ -29,7 +32,7 @@ def minimax_g(fake: Tensor) -> Tensor:
 
 
 def non_saturating_g(fake: Tensor) -> Tensor:
-    """Return -E log D(G(z)), the log D trick (Goodfellow et al. 2014, section 3).
+    """Return -E log D(G(z)), a non-negative scalar: the log D trick (Goodfellow et al. 2014, section 3).
 
     Its gradient in the logit is D(G(z)) - 1, which tends to -1 when the discriminator wins.
     """
@@ -37,30 +40,37 @@ def non_saturating_g(fake: Tensor) -> Tensor:
 
 
 def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Return 1/2 E (D(x) - 1)^2 + 1/2 E D(G(z))^2 on the raw outputs (Mao et al. 2017, eq. 9)."""
+    """Return 1/2 E (D(x) - 1)^2 + 1/2 E D(G(z))^2 on the raw outputs (Mao et al. 2017, eq. 9).
+
+    A non-negative scalar.
+    """
     return (real.float() - 1).square().mean() / 2 + fake.float().square().mean() / 2
 
 
 def least_squares_g(fake: Tensor) -> Tensor:
-    """Return 1/2 E (D(G(z)) - 1)^2 on the raw outputs (Mao et al. 2017, eq. 9)."""
+    """Return 1/2 E (D(G(z)) - 1)^2 on the raw outputs, a non-negative scalar (Mao et al. 2017, eq. 9)."""
     return (fake.float() - 1).square().mean() / 2
 
 
 def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Return E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) on the raw outputs (Miyato et al. 2018, eq. 16)."""
+    """Return E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) on the raw outputs (Miyato et al. 2018, eq. 16).
+
+    A non-negative scalar.
+    """
     return relu(1 - real.float()).mean() + relu(1 + fake.float()).mean()
 
 
 def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
     """Return E f(G(z)) - E f(x), the negated critic's estimate of the distance (Arjovsky et al. 2017, eq. 2).
 
-    It is an estimate only for a 1-Lipschitz f: see `clip_weights` and `gradient_penalty`.
+    A scalar of either sign; `real` and `fake` are raw outputs, of any shape. It is an estimate only for a 1-Lipschitz
+    f: see `clip_weights` and `gradient_penalty`.
     """
     return fake.float().mean() - real.float().mean()
 
 
 def wasserstein_g(fake: Tensor) -> Tensor:
-    """Return -E f(G(z)), the generator's loss of Wasserstein GANs and the hinge loss (Miyato et al. 2018, eq. 17)."""
+    """Return -E f(G(z)), a scalar: the generator's loss for Wasserstein and hinge GANs (Miyato et al. 2018, eq. 17)."""
     return -fake.float().mean()
 
 
@@ -70,13 +80,17 @@ hinge_g = wasserstein_g
 def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
     """Return -E log sigmoid(D(x) - D(G(z))) over pairs of a real and a generated sample (Huang et al. 2024, eq. 2).
 
-    It compares the two samples of a pair, `real` and `fake` of one shape (Jolicoeur-Martineau 2019).
+    A non-negative scalar. It compares the two samples of a pair: `real` and `fake`, logits, have one shape
+    (Jolicoeur-Martineau 2019).
     """
     return softplus(fake.float() - real.float()).mean()
 
 
 def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
-    """Return -E log sigmoid(D(G(z)) - D(x)) over pairs, the discriminator's loss with exchanged roles."""
+    """Return -E log sigmoid(D(G(z)) - D(x)) over pairs, the discriminator's loss with exchanged roles.
+
+    A non-negative scalar; `fake` and `real` are logits of one shape.
+    """
     return relativistic_d(real=fake, fake=real)
 
 
@@ -92,14 +106,15 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, eta: Tensor) ->
 
     `real` and `fake` are samples (B, ...), `eta` (B,) is uniform on [0, 1).
     """
+    # take the gradient between real and generated samples
     eta = eta.view(-1, *[1] * (real.ndim - 1))
     squared = squared_gradient(critic, eta * real + (1 - eta) * fake)
-    # the constant keeps the derivative of the root finite at 0
+    # penalise its distance from length 1; the constant keeps the derivative of the root finite at 0
     return ((squared + 1e-12).sqrt() - 1).square().mean()
 
 
 def zero_centred_penalty(discriminator: Critic, x: Tensor) -> Tensor:
-    """Return 1/2 E |grad D(x)|^2 at samples x (B, ...): R1 for real x, R2 for generated x, a scalar.
+    """Return 1/2 E |grad D(x)|^2 at samples x (B, ...): R1 for real x, R2 for generated x, a non-negative scalar.
 
     Source: Mescheder et al. 2018, eq. 9 and 10.
     """
@@ -107,15 +122,17 @@ def zero_centred_penalty(discriminator: Critic, x: Tensor) -> Tensor:
 
 
 def squared_gradient(net: Critic, x: Tensor) -> Tensor:
-    """Return |grad net(x)|^2 of each output, (N,) float32; the gradient is with respect to all its input samples.
+    """Return |grad net(x)|^2 of each output, (N,), non-negative; the gradient is with respect to all its input samples.
 
     `x` is (B, ...); a network that packs m samples has N = B / m outputs. The computation is in float32, also under
     autocast.
     """
+    # differentiate the sum of the outputs: each depends on its own samples alone
     with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
         x = x.detach().float().requires_grad_()
         output = net(x)
         (gradient,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+    # sum over the samples of each output
     return gradient.reshape(len(output), -1).square().sum(1)
 
 

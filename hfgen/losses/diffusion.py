@@ -12,7 +12,7 @@ Weighting = Literal["simple", "vlb", "min_snr"]
 
 
 def l_simple(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the squared error of each sample, averaged over its dimensions, (B,) float32 (Ho et al. 2020, eq. 14).
+    """Return each sample's mean squared error over its dimensions, (B,) float32, non-negative (Ho et al. 2020, eq. 14).
 
     `prediction` and `target` are (B, ...), of any precision.
     """
@@ -47,7 +47,9 @@ def min_snr_weights(snr: torch.Tensor, prediction_type: PredictionType, gamma: f
     SNR = alpha_bar / (1 - alpha_bar). The weight is min(SNR, gamma) for x_0 prediction, divided by SNR for eps and by
     SNR + 1 for v prediction; all three are the same weight of the error of x_0.
     """
+    # weight of the error of x_0
     clipped = snr.clamp(max=gamma)
+    # the same weight for errors of eps and of v
     if prediction_type == "epsilon":
         return clipped / snr
     return clipped / (snr + 1) if prediction_type == "v_prediction" else clipped

@@ -18,7 +18,7 @@ NEAR = 0.5
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return x in the wider of its dtype and float32."""
+    """Return x, any shape, in the wider of its dtype and float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -33,6 +33,7 @@ def kl_to_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
 
 def kl_of_normals(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: Tensor) -> Tensor:
     """Return KL(N(mu, sigma^2) || N(prior_mu, prior_sigma^2)) in nats by dimension, >= 0, in the common shape."""
+    # logarithm of the ratio of variances, and the squared distance of means in prior variances
     difference = wide(log_var) - wide(prior_log_var)
     distance = (wide(mu) - wide(prior_mu)).square() * torch.exp(-wide(prior_log_var))
     return (distance + torch.expm1(difference) - difference) / 2
@@ -54,10 +55,10 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def log_continuous_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
-    """Return the log-density of x in [0, 1] under continuous Bernoullis: the cross-entropy plus the log normaliser.
+    """Return the log-density of x in [0, 1] under continuous Bernoullis: cross-entropy plus log normaliser.
 
-    log C(lambda) = log(2 artanh(1 - 2 lambda) / (1 - 2 lambda)), log 2 at 1/2 (Loaiza-Ganem and Cunningham 2019,
-    eq. 8); with lambda = sigmoid(l) it is log(l coth(l / 2)).
+    `x` and `logits`: shape (..., P). log C(lambda) = log(2 artanh(1 - 2 lambda) / (1 - 2 lambda)), log 2 at 1/2
+    (Loaiza-Ganem and Cunningham 2019, eq. 8); with lambda = sigmoid(l) it is log(l coth(l / 2)).
     """
     # series near 0
     size = wide(logits).abs()
@@ -77,9 +78,10 @@ def log_gaussian(x: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
 def log_discretised_logistic(x: Tensor, mu: Tensor, log_s: Tensor, levels: int = 256) -> Tensor:
     """Return log P(x) of pixels at `levels` even levels in [-1, 1]: the mass of logistics of scale s in their bins.
 
-    P(x) = sigmoid(b) - sigmoid(a), b and a = (x - mu +- h) / s, h = 1 / (levels - 1) half the distance of levels. The
-    outermost bins reach to infinity (Salimans et al. 2017, eq. 2; Ho et al. 2020, eq. 13). The difference is computed
-    as sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which is also exact far from mu.
+    Arguments have shapes that broadcast to (..., P). P(x) = sigmoid(b) - sigmoid(a), b and a = (x - mu +- h) / s, h = 1
+    / (levels - 1) half the distance of levels. The outermost bins reach to infinity (Salimans et al. 2017, eq. 2; Ho et
+    al. 2020, eq. 13). The difference is computed as sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which is also exact far
+    from mu.
     """
     # ends of the bins
     x, half, s = wide(x), 1 / (levels - 1), torch.exp(wide(log_s))
@@ -93,8 +95,9 @@ def log_discretised_logistic(x: Tensor, mu: Tensor, log_s: Tensor, levels: int =
 def log_discretised_gaussian(x: Tensor, mu: Tensor, log_sigma: Tensor, levels: int = 256) -> Tensor:
     """Return log P(x) of pixels at `levels` even levels in [-1, 1]: the mass of Gaussians in their bins.
 
-    P(x) = Phi(b) - Phi(a), b and a = (x - mu +- 1 / (levels - 1)) / sigma. The outermost bins reach to infinity (Ho et
-    al. 2020, eq. 13). The difference is computed in the lower tail; the upper tail is mirrored to it.
+    Arguments have shapes that broadcast to (..., P). P(x) = Phi(b) - Phi(a), b and a = (x - mu +- 1 / (levels - 1)) /
+    sigma. The outermost bins reach to infinity (Ho et al. 2020, eq. 13). The difference is computed in the lower tail;
+    the upper tail is mirrored to it.
     """
     # ends of the bins, mirrored to the lower tail
     x, half, sigma = wide(x), 1 / (levels - 1), torch.exp(wide(log_sigma))
@@ -125,9 +128,10 @@ def free_bits(kl: Tensor, nats: float) -> Tensor:
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
-    """Return log 1/k sum_i w_i over the last axis of log w (..., k), (...): the bound L_k (Burda et al. 2016, eq. 8).
+    """Return log 1/k sum_i w_i over the last axis of log w (..., k), (...), in nats.
 
-    With w = p(x, z) / q(z|x) and z ~ q(z|x) its expectation grows with k from the ELBO to log p(x).
+    The bound L_k (Burda et al. 2016, eq. 8). With w = p(x, z) / q(z|x) and z ~ q(z|x) its expectation grows with k from
+    the ELBO to log p(x).
     """
     return torch.logsumexp(wide(log_w), -1) - math.log(log_w.shape[-1])
 
@@ -157,7 +161,10 @@ class Likelihood:
 
 
 def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
-    """Return the mean 1 / (1 - exp(-l)) - 1 / l of logits l, in [0, 1] (Loaiza-Ganem and Cunningham 2019, eq. 9)."""
+    """Return the mean 1 / (1 - exp(-l)) - 1 / l of logits l, in [0, 1] and in the shape of l.
+
+    Source: Loaiza-Ganem and Cunningham 2019, eq. 9.
+    """
     size = wide(logits)
     near = size.abs() < NEAR
     # series near 0, closed form elsewhere

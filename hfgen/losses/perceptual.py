@@ -49,6 +49,8 @@ class LPIPS(nn.Module):
     def of(cls, weights: Mapping[str, Tensor]) -> "LPIPS":
         """Return the distance with the weights of `lpips.LPIPS(net="vgg")`, under that library's names.
 
+        Shapes: `net.slice1.0.weight` (64, 3, 3, 3) and so on; `lin0.model.1.weight` (1, 64, 1, 1), with values >= 0.
+
         Raises KeyError with the first missing name, ValueError for a weight of another shape.
         """
         net = cls().eval()
@@ -60,10 +62,16 @@ class LPIPS(nn.Module):
         return net
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Return the activations (B, C_l, H_l, W_l) of five blocks, with norm 1 over channels; x (B, 1 or 3, H, W)."""
+        """Return the activations (B, C_l, H_l, W_l) of five blocks, with norm 1 over channels.
+
+        `x`: images (B, 1 or 3, H, W) in [-1, 1].
+        """
         h, activations = (x - self.shift) / self.scale, []
         for i, block in enumerate(self.blocks):
-            h = F.max_pool2d(h, 2) if i else h
+            # halve the side before every block but the first
+            if i:
+                h = F.max_pool2d(h, 2)
+            # apply the block, and normalise a copy
             for conv in cast(nn.ModuleList, block):
                 h = F.relu(conv(h))
             activations.append(h / (h.norm(dim=1, keepdim=True) + 1e-10))
@@ -78,7 +86,10 @@ class LPIPS(nn.Module):
 
 
 def put(parameter: Tensor, weights: Mapping[str, Tensor], name: str) -> None:
-    """Copy the weight of this name into a parameter. Raises ValueError for another number of values."""
+    """Copy the weight of this name into a parameter, in the parameter's shape.
+
+    Raises ValueError for another number of values.
+    """
     if weights[name].numel() != parameter.numel():
         raise ValueError(f"{name}: shape {list(weights[name].shape)}, expected {list(parameter.shape)}")
     parameter.copy_(weights[name].reshape(parameter.shape))

@@ -44,11 +44,11 @@ class DDPMSchedulerOutput(NamedTuple):
         return self._fields
 
     def values(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the fields in the order of `keys`."""
+        """Return the fields, (B, C, ...) each, in the order of `keys`."""
         return self.to_tuple()
 
     def to_tuple(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (prev_sample, pred_original_sample)."""
+        """Return (prev_sample, pred_original_sample), (B, C, ...) each."""
         return self.prev_sample, self.pred_original_sample
 
 
@@ -162,9 +162,9 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
         return np.arange(total, 0, -total / n)[:n].round().astype(np.int64) - 1
 
     def previous_timestep(self, timestep: int | torch.Tensor) -> int | torch.Tensor:
-        """Return the timestep that follows `timestep` in the chain, -1 after the last.
+        """Return the timestep that follows `timestep`, in [0, T - 1], in the chain; -1 after the last.
 
-        It is a tensor after a call of `set_timesteps`. Raises ConfigError for a timestep outside the chain.
+        It is a scalar tensor after a call of `set_timesteps`. Raises ConfigError for a timestep outside the chain.
         """
         if self.custom_timesteps or self.num_inference_steps:
             return torch.tensor(self._step_from(int(timestep)).prev_t, device=self.timesteps.device)
@@ -210,7 +210,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
         return dict(zip(chain, map(Step, successors, *columns), strict=True))
 
     def scale_model_input(self, sample: torch.Tensor, timestep: int | None = None) -> torch.Tensor:
-        """Return `sample`: the input of a DDPM model is x_t without scaling."""
+        """Return `sample`, (B, C, ...): the input of a DDPM model is x_t without scaling."""
         return sample
 
     def step(
@@ -225,7 +225,7 @@ class DDPMScheduler(ForwardProcess, SchedulerMixin):
 
         Args:
             model_output: prediction (B, C, ...) of the `prediction_type`; (B, 2C, ...) with a learned variance.
-            timestep: t, an int or a 0-dim tensor, one of `timesteps`.
+            timestep: t in [0, T - 1], an int or a scalar tensor, one of `timesteps`.
             sample: x_t, (B, C, ...).
             generator: generator of the noise, or a list with one per sample. No noise is drawn at t = 0.
 

@@ -29,17 +29,17 @@ def posterior_weights(alpha_bar_t: Any, alpha_bar_prev: Any) -> tuple[Any, Any, 
 
 
 def axpy(x: torch.Tensor, b: Number, y: torch.Tensor) -> torch.Tensor:
-    """Return x + b y in one operation; `b` is a float or a tensor that broadcasts."""
+    """Return x + b y in one operation, for x and y of one shape; `b` is a float or a tensor that broadcasts to it."""
     return torch.add(x, y, alpha=b) if isinstance(b, float) else torch.addcmul(x, b, y)
 
 
 def axpy_(x: torch.Tensor, b: Number, y: torch.Tensor) -> torch.Tensor:
-    """Return x after b y was added in place: `axpy` without its allocation."""
+    """Return x after b y, of its shape, was added in place: `axpy` without its allocation."""
     return x.add_(y, alpha=b) if isinstance(b, float) else x.addcmul_(b, y)
 
 
 def upcast(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return x in the widest of its own dtype, `dtype` and float32; x itself if its dtype does not change."""
+    """Return x, any shape, in the widest of its dtype, `dtype` and float32; x itself if its dtype does not change."""
     return x.to(torch.promote_types(torch.promote_types(x.dtype, dtype), torch.float32))
 
 
@@ -60,13 +60,19 @@ class Marginals:
     def add_noise(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor
     ) -> torch.Tensor:
-        """Return x_t = signal x_0 + sigma eps in the dtype of x_0 (Ho et al. 2020, eq. 4)."""
+        """Return x_t = signal x_0 + sigma eps in the shape (B, C, ...) and dtype of x_0 (Ho et al. 2020, eq. 4).
+
+        `noise`: eps, standard normal, in the shape of x_0. `timesteps`: in [0, T - 1], a number or (B,).
+        """
         x_0, eps = upcast(original_samples), upcast(noise)
         signal, sigma, *_ = self._rows(timesteps, x_0)
         return axpy_(x_0 * signal, sigma, eps).to(original_samples.dtype)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor) -> torch.Tensor:
-        """Return v = signal eps - sigma x_0 in the dtype of `sample`, x_0 (Salimans and Ho 2022, appendix D)."""
+        """Return v = signal eps - sigma x_0 in the shape and dtype of `sample`, x_0 (Salimans and Ho 2022, appendix D).
+
+        `sample` and `noise`: (B, C, ...). `timesteps`: in [0, T - 1], a number or (B,).
+        """
         x_0, eps = upcast(sample), upcast(noise)
         signal, sigma, *_ = self._rows(timesteps, x_0)
         return axpy_(eps * signal, -sigma, x_0).to(sample.dtype)
@@ -75,10 +81,13 @@ class Marginals:
         """Return the estimate of x_0 from `model_output`, not clipped, in the shape and dtype of x_t (B, C, ...).
 
         epsilon: (x_t - sigma eps) / signal (Ho et al. 2020, eq. 15). v_prediction: signal x_t - sigma v. sample: the
-        output. Raises ConfigError for epsilon at signal 0, where every x_0 is possible.
+        output. `t`: in [0, T - 1], a number or (B,). Raises ConfigError for epsilon at signal 0, where every x_0 is
+        possible.
         """
+        # read the rates at t
         output, x = upcast(model_output), upcast(x_t)
         signal, sigma, *_ = self._rows(t, x)
+        # convert the output
         if isinstance(signal, float) and signal == 0 and self.config.prediction_type == "epsilon":
             raise zero_snr_error()
         return self._to_x_0(output, x, signal, sigma).to(x_t.dtype)
@@ -96,10 +105,12 @@ class Marginals:
         """Return the estimate of the noise from `model_output`, in the shape and dtype of x_t (B, C, ...).
 
         epsilon: the output. v_prediction: signal v + sigma x_t. sample: (x_t - signal x_0) / sigma. The last two
-        invert Ho et al. 2020, eq. 4, and the definition of v.
+        invert Ho et al. 2020, eq. 4, and the definition of v. `t`: in [0, T - 1], a number or (B,).
         """
+        # read the rates at t
         output, x = upcast(model_output), upcast(x_t)
         signal, sigma, *_ = self._rows(t, x)
+        # convert the output
         kind = self.config.prediction_type
         if kind == "v_prediction":
             output = axpy_(output * signal, sigma, x)
@@ -111,13 +122,13 @@ class Marginals:
         """Return the estimate of the score grad log q(x_t), in the shape and dtype of x_t (B, C, ...).
 
         -eps / sigma_t (Song et al. 2021, section 3.3). It is equivalent to `predict_x0` by Tweedie's formula,
-        E[x_0 | x_t] = (x_t + sigma^2 score) / signal.
+        E[x_0 | x_t] = (x_t + sigma^2 score) / signal. `t`: in [0, T - 1], a number or (B,).
         """
         sigma = self._rows(t, upcast(x_t))[1]
         return (upcast(self.predict_eps(model_output, t, x_t)) * (-1 / sigma)).to(x_t.dtype)
 
     def snr(self, t: float | torch.Tensor) -> torch.Tensor:
-        """Return the signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), float32, in the shape of t."""
+        """Return the signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), non-negative float32, in the shape of t."""
         like = torch.empty(0, device=t.device if isinstance(t, torch.Tensor) else "cpu")
         ratio = torch.as_tensor(self._rows(t, like)[-1], dtype=torch.float32)
         return ratio.view(t.shape) if isinstance(t, torch.Tensor) else ratio
@@ -148,10 +159,12 @@ class ForwardProcess(Marginals):
 
         Raises ConfigError for an int outside [0, T - 1].
         """
+        # read Python floats for a number
         if not isinstance(t, torch.Tensor):
             if not 0 <= t < len(self.betas):
                 raise ConfigError(f"timestep must be in [0, {len(self.betas) - 1}], got {t}")
             return self._table[:, t].tolist()
+        # index a copy on the device for a tensor
         key = (like.device, like.dtype)
         if key not in self._copies:
             self._copies[key] = self._table.to(like.device, like.dtype)
@@ -164,15 +177,17 @@ class ForwardProcess(Marginals):
         """Return (mean, variance) of the posterior q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6 and 7).
 
         The mean has the shape and dtype of x_t (B, C, ...). The variance is float32 or wider, a scalar tensor for an
-        int t, (B, 1, ...) for a (B,) tensor, and 0 at t = 0. `prev_t` (for an int t; -1 is the data): the posterior
-        q(x_{prev_t} | x_t, x_0) of a strided chain. Default: t - 1.
+        int t in [0, T - 1], (B, 1, ...) for a (B,) tensor, and 0 at t = 0. `prev_t` (for an int t; -1 is the data): the
+        posterior q(x_{prev_t} | x_t, x_0) of a strided chain. Default: t - 1.
         """
+        # compute the weights of x_0 and x_t
         x_0, x = upcast(x0), upcast(x_t)
         if prev_t is None:
             _, _, coef_x0, coef_xt, variance, _ = self._rows(t, x)
         else:
             pair = self._alpha_bar[[int(t), prev_t]].tolist()
             coef_x0, coef_xt, variance, _ = posterior_weights(*pair)
+        # add them up
         mean = axpy_(x_0 * coef_x0, coef_xt, x).to(x_t.dtype)
         return mean, torch.as_tensor(variance, dtype=x.dtype, device=x.device)
 

@@ -12,12 +12,12 @@ from hfgen.schedulers.forward import upcast
 
 
 def reverse_moments(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and log variance of p(x_{t-1} | x_t); both broadcast to x_t (B, C, ...). Timesteps t are (B,).
+    """Return mean and log variance of p(x_{t-1} | x_t); both broadcast to x_t (B, C, ...).
 
-    The mean is that of the posterior at the model's x_0, clipped or thresholded by the scheduler's settings (Ho et al.
-    2020, eq. 7 and 15). The variance follows the scheduler's `variance_type`. The posterior's variance is 0 at t = 0
-    and is replaced there by that of t = 1 (Nichol and Dhariwal 2021, section 3.1); sampling adds no noise at t = 0.
-    Needs T >= 2. Raises ConfigError if the channels of a learned variance are missing.
+    `t`: timesteps (B,) in [0, T - 1]. The mean is that of the posterior at the model's x_0, clipped or thresholded by
+    the scheduler's settings (Ho et al. 2020, eq. 7 and 15). The variance follows the scheduler's `variance_type`. The
+    posterior's variance is 0 at t = 0 and is replaced there by that of t = 1 (Nichol and Dhariwal 2021, section 3.1);
+    sampling adds no noise at t = 0. Needs T >= 2. Raises ConfigError if the channels of a learned variance are missing.
     """
     # divide the output into prediction and variance
     config, kind = scheduler.config, scheduler.variance_type
@@ -72,9 +72,11 @@ def decoder_term(
     of t = 1, as in the code of Ho et al. 2020 and of Nichol and Dhariwal 2021: beta_0 is the variance of x_0 given x_t
     for data with a density, and pixels are known more exactly, to one level.
     """
+    # a density without levels
     mean, log_variance = reverse_moments(scheduler, model_output, t, x_t)
     if levels is None:
         return -log_normal(x_0, mean, log_variance).flatten(1).sum(1)
+    # the mass of bins otherwise
     if not scheduler.variance_type.startswith("learned"):
         log_variance = _log_variances(scheduler, t, x_t)[0]
     log_sigma = (log_variance / 2).expand_as(mean).flatten(1)

@@ -30,17 +30,23 @@ class Estimate(NamedTuple):
 
 
 def slope(x: Tensor, eps: Tensor, sigma: float) -> Tensor:
-    """Return dx/dlam = -sigma (eps - sigma x) of the probability flow (Song et al. 2021, eq. 13, in lam)."""
+    """Return dx/dlam = -sigma (eps - sigma x) of the probability flow (Song et al. 2021, eq. 13, in lam).
+
+    `x` and `eps`: (B, ...). `sigma`: in (0, 1].
+    """
     return (eps - sigma * x) * -sigma
 
 
 def euler(x: Tensor, eps: Tensor, s: Level, t: Level) -> Tensor:
-    """Return x + h slope, one Euler step along the probability flow, order 1."""
+    """Return x + h slope, (B, ...), one Euler step along the probability flow, order 1."""
     return x + slope(x, eps, s.sigma) * (t.lam - s.lam)
 
 
 def heun(end: Tensor, first: Tensor, second: Tensor, s: Level, t: Level) -> Tensor:
-    """Return `end` + h/2 (second - first), Heun's correction of Euler's `end` by the slopes at s and t, order 2."""
+    """Return `end` + h/2 (second - first), Heun's correction of Euler's `end` by the slopes at s and t, order 2.
+
+    `end`, `first` and `second`: (B, ...).
+    """
     return end + (second - first) * ((t.lam - s.lam) / 2)
 
 
@@ -48,7 +54,8 @@ def ddim(x_0: Tensor, eps: Tensor, s: Level, t: Level, eta: float = 0.0, z: Tens
     """Return gamma_t x_0 + sqrt(sigma_t^2 - d^2) eps + d z (Song et al. 2021, DDIM, eq. 12), order 1.
 
     d = eta (sigma_t / sigma_s) sqrt(1 - gamma_s^2 / gamma_t^2), eta in [0, 1]: 0 is the probability flow, 1 the
-    standard deviation of DDPM's posterior (eq. 16). `z`: standard normal, None for eta 0.
+    standard deviation of DDPM's posterior (eq. 16). `x_0`, `eps` and `z`: (B, ...); `z` is standard normal, None for
+    eta 0.
     """
     d = eta * t.sigma / s.sigma * math.sqrt(1 - (s.gamma / t.gamma) ** 2)
     x = x_0 * t.gamma + eps * math.sqrt(t.sigma**2 - d**2)
@@ -59,7 +66,7 @@ def dpmpp_2m(x: Tensor, now: Estimate, before: Estimate | None, t: Level) -> Ten
     """Return (sigma_t / sigma_s) x + gamma_t (1 - exp(-h)) D (Lu et al. 2022, DPM-Solver++, algorithm 2), order 2.
 
     D = x_0 + (x_0 - x_0') h / 2h' extrapolates from x_0', the estimate `before`, one step of h' earlier. D = x_0
-    without `before`.
+    without `before`. `x`: (B, ...); h > 0.
     """
     s = now.level
     decay = math.exp(s.lam - t.lam)
@@ -69,8 +76,8 @@ def dpmpp_2m(x: Tensor, now: Estimate, before: Estimate | None, t: Level) -> Ten
 def dpmpp_2m_sde(x: Tensor, now: Estimate, before: Estimate | None, t: Level, z: Tensor) -> Tensor:
     """Return (sigma_t / sigma_s) exp(-h) x + gamma_t (1 - exp(-2h)) D + sigma_t sqrt(1 - exp(-2h)) z.
 
-    It is `dpmpp_2m` for the reverse SDE (Lu et al. 2022, DPM-Solver++, appendix, SDE-DPM-Solver++(2M)); D as there, `z`
-    standard normal.
+    It is `dpmpp_2m` for the reverse SDE (Lu et al. 2022, DPM-Solver++, appendix, SDE-DPM-Solver++(2M)); D as there, `x`
+    and the standard normal `z` (B, ...); h > 0.
     """
     s = now.level
     decay = math.exp(s.lam - t.lam)
@@ -92,7 +99,7 @@ def unipc_corrected(x: Tensor, last: Estimate, before: Estimate | None, now: Est
     It is the corrector of UniPC of order 2 with B(h) = exp(h) - 1 and data prediction; its predictor is `dpmpp_2m`.
     `x` is the state at `last`, where the step began; `before` is the estimate before `last`, None after the first step.
     x_t = (sigma_t / sigma_s) x + gamma_t (1 - exp(-h)) (x_0 + rho_1 D_1 + rho_2 D_2). D_1 is the slope to `before`,
-    D_2 the difference to `now`, and rho solves [[1, 1], [r, 1]] rho = b with r = -h' / h.
+    D_2 the difference to `now`, and rho solves [[1, 1], [r, 1]] rho = b with r = -h' / h, h > 0. `x`: (B, ...).
     """
     # right-hand side b
     s, t = last.level, now.level

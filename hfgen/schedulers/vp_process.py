@@ -23,36 +23,39 @@ class VPProcess(Marginals):
     t_min: float
 
     def gamma(self, t: Tensor) -> Tensor:
-        """Return the factor of the mean, gamma_t = exp(-B(t) / 2), in (0, 1]."""
+        """Return the factor of the mean, gamma_t = exp(-B(t) / 2), in (0, 1] and the shape of t, in [0, 1]."""
         return (-self.rate.integral(t) / 2).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Return the standard deviation sigma_t = sqrt(1 - gamma_t^2), in [0, 1)."""
+        """Return the standard deviation sigma_t = sqrt(1 - gamma_t^2), in [0, 1) and the shape of t, in [0, 1]."""
         return (-torch.expm1(-self.rate.integral(t))).sqrt()
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Return log(gamma_t^2 / sigma_t^2) = -log(exp(B(t)) - 1), which falls with t."""
+        """Return log(gamma_t^2 / sigma_t^2) = -log(exp(B(t)) - 1), which falls with t in (0, 1], in the shape of t."""
         return -torch.expm1(self.rate.integral(t)).log()
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Return the time t of a log-SNR, the inverse of `log_snr`: B(t) = log(1 + exp(-log_snr)), float64."""
+        """Return the time t in [0, 1] of a log-SNR, float64, in its shape: B(t) = log(1 + exp(-log_snr)).
+
+        It is the inverse of `log_snr`.
+        """
         return self.rate.inverse(softplus(-log_snr.double(), threshold=40))
 
     def time_of(self, timestep: float | Tensor) -> Tensor:
-        """Return t in [t_min, 1] of timesteps in [0, T - 1], float64."""
+        """Return t in [t_min, 1] of timesteps in [0, T - 1], float64, in their shape."""
         timesteps = torch.as_tensor(timestep, dtype=torch.float64)
         return self.t_min + timesteps / (self.config.num_train_timesteps - 1) * (1 - self.t_min)
 
     def timestep_of(self, t: Tensor) -> Tensor:
-        """Return the timesteps in [0, T - 1] of t in [t_min, 1]."""
+        """Return the timesteps in [0, T - 1] of t in [t_min, 1], in the shape of t."""
         return (t - self.t_min) / (1 - self.t_min) * (self.config.num_train_timesteps - 1)
 
     def time_drawn(self, u: Tensor, importance: bool = False) -> Tensor:
         """Return t in [t_min, 1], float64, for u uniform on [0, 1): uniform, or with density ~ beta / sigma^2.
 
-        The second is for `importance`: the integral of beta / sigma^2 is -log_snr, so t is uniform in log_snr (Song et
-        al. 2021, "Maximum likelihood training of score-based diffusion models", section 4.2; Kingma et al. 2021,
-        section 5.1).
+        It has the shape of u. The second density is for `importance`: the integral of beta / sigma^2 is -log_snr, so t
+        is uniform in log_snr (Song et al. 2021, "Maximum likelihood training of score-based diffusion models", section
+        4.2; Kingma et al. 2021, section 5.1).
         """
         u = u.double()
         if not importance:

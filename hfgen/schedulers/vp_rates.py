@@ -29,14 +29,16 @@ class Rate(ABC):
         """Return beta(t), > 0, in the shape of t."""
 
     def integral(self, t: Tensor, panels: int = 256) -> Tensor:
-        """Return B(t) in the shape of t, by Gauss-Legendre quadrature with 8 nodes on each of `panels` equal parts."""
+        """Return B(t) in the shape of t, in [0, 1], by Gauss-Legendre quadrature: 8 nodes on each of `panels` parts."""
+        # nodes and weights of all parts, on [0, 1]
         x, w = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))
         nodes = ((torch.arange(panels, dtype=torch.float64)[:, None] + (x + 1) / 2) / panels).flatten()
         weights = (w / (2 * panels)).repeat(panels)
+        # weighted sum of beta on [0, t]
         return t * (self.beta(t[..., None] * nodes.to(t.device)) * weights.to(t.device)).sum(-1)
 
     def inverse(self, B: Tensor) -> Tensor:
-        """Return t in [0, 1] with B(t) = `B`, by 60 bisections."""
+        """Return t in [0, 1] with B(t) = `B`, in the shape of B, by 60 bisections."""
         low, high = torch.zeros_like(B), torch.ones_like(B)
         for _ in range(60):
             middle = (low + high) / 2
@@ -49,12 +51,15 @@ class Linear(Rate):
     """beta(t) = b_0 + t (b_1 - b_0), b_0 = T beta_start, b_1 = T beta_end (Song et al. 2021, appendix C, eq. 32)."""
 
     def beta(self, t: Tensor) -> Tensor:
+        """Return b_0 + t (b_1 - b_0), positive, in the shape of t, in [0, 1]."""
         return self.low + t * (self.high - self.low)
 
     def integral(self, t: Tensor, panels: int = 0) -> Tensor:
+        """Return t b_0 + t^2 (b_1 - b_0) / 2, non-negative, in the shape of t, in [0, 1]."""
         return t * (self.low + t * (self.high - self.low) / 2)
 
     def inverse(self, B: Tensor) -> Tensor:
+        """Return the root t in [0, 1] of the quadratic B(t) = `B`, in the shape of B, without cancellation."""
         return 2 * B / (self.low + (self.low**2 + 2 * (self.high - self.low) * B).sqrt())
 
 
@@ -75,15 +80,20 @@ class Cosine(Rate):
         return self.start + self.scale / 2 * t.clamp(max=self.knee)
 
     def beta(self, t: Tensor) -> Tensor:
+        """Return pi / (1 + s) tan a(t), at most 0.999 T, positive, in the shape of t, in [0, 1]."""
         return self.scale * self._angle(t).tan()
 
     def integral(self, t: Tensor, panels: int = 0) -> Tensor:
+        """Return 2 log(cos a(0) / cos a(t)), linear after the cap is reached, in the shape of t, in [0, 1]."""
         risen = 2 * (math.log(math.cos(self.start)) - self._angle(t).cos().log())
         return risen + self.cap * (t - self.knee).clamp(min=0)
 
     def inverse(self, B: Tensor) -> Tensor:
+        """Return t in [0, 1] with B(t) = `B`, in the shape of B: the closed form of `integral` solved for t."""
+        # angle before the cap is reached
         at_knee = self.integral(B.new_tensor(self.knee))
         angle = (math.cos(self.start) * (-B.clamp(max=at_knee) / 2).exp()).acos()
+        # linear after it
         return (angle - self.start) * 2 / self.scale + (B - at_knee).clamp(min=0) / self.cap
 
 
@@ -107,13 +117,16 @@ class Table(Rate):
         return index, scaled - index
 
     def beta(self, t: Tensor) -> Tensor:
+        """Return the constant rate of the timestep of t, positive, in the shape of t, in [0, 1]."""
         return self.steps.to(t.device)[self._place(t)[0]] * len(self.steps)
 
     def integral(self, t: Tensor, panels: int = 0) -> Tensor:
+        """Return B(t), linear between the knots, non-negative, in the shape of t, in [0, 1]."""
         index, part = self._place(t)
         return self.knots.to(t.device)[index] + self.steps.to(t.device)[index] * part
 
     def inverse(self, B: Tensor) -> Tensor:
+        """Return t in [0, 1] with B(t) = `B`, in the shape of B: a search among the knots, then linear."""
         knots, steps = self.knots.to(B.device), self.steps.to(B.device)
         index = (torch.searchsorted(knots, B, right=True) - 1).clamp(0, len(steps) - 1)
         return (index + (B - knots[index]) / steps[index]) / len(steps)

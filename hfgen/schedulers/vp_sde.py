@@ -181,7 +181,7 @@ class VPSDEScheduler(VPProcess, SchedulerMixin):
             yield Stage("denoise", levels[-1], levels[-1])
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """Return `sample`: the input of the model is x_t without scaling."""
+        """Return `sample`, (B, C, ...): the input of the model is x_t without scaling."""
         return sample
 
     def step(
@@ -238,9 +238,11 @@ class VPSDEScheduler(VPProcess, SchedulerMixin):
 
     def _multistep(self, kind: str, x: Tensor, now: Estimate, t: Level, z: Callable[[], Tensor]) -> Tensor:
         """Return the state at t from the last two estimates of x_0; "unipc" first corrects x."""
+        # correct x by the estimate made there
         last, before = ([*self._estimates[::-1], None, None])[:2]
         if kind == "unipc" and last is not None:
             x = solvers.unipc_corrected(self._state, last, before, now)
+        # keep the last two estimates, and make the step
         self._estimates, self._state = [*self._estimates[-1:], now], x
         if kind == "dpmpp_2m_sde":
             return solvers.dpmpp_2m_sde(x, now, last, t, z())
@@ -248,10 +250,12 @@ class VPSDEScheduler(VPProcess, SchedulerMixin):
 
     def _stage(self, timestep: float) -> Stage:
         """Return the next stage; ConfigError unless it is that of `timestep`."""
+        # compare the timestep with the next
         index = self._next % len(self._stages)
         expected = float(self.timesteps[index])
         if abs(timestep - expected) > 1e-3:
             raise ConfigError(f"timestep {timestep:g} is not the next, {expected:g}; step through scheduler.timesteps")
+        # move on; a new run starts without earlier estimates
         if index == 0:
             self.set_begin_index(0)
         self._next = index + 1
