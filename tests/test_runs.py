@@ -9,8 +9,8 @@ import torch
 
 from hfgen import runs
 from hfgen.errors import ConfigError
-from hfgen.hashing import hash_of_file, hash_of_tensors, hash_of_weights
 from hfgen.loading import checkpoint
+from hfgen.loading.hashing import hash_of_file, hash_of_tensors, hash_of_weights
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import hfgen
-from hfgen.hashing import hash_of_tensors
+from hfgen.loading.hashing import hash_of_tensors
 
 FORMAT = 4
 """Version of the computations. A change of a result increases it, and older entries are not found any more."""

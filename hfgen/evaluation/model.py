@@ -19,7 +19,7 @@ from hfgen import runs
 from hfgen.cards.markdown import last_name
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
-from hfgen.hashing import hash_of_weights
+from hfgen.loading.hashing import hash_of_weights
 from hfgen.metrics.cost import networks_of
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.generative import GenerativePipeline

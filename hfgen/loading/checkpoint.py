@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import CheckpointError, ResourceError
-from hfgen.hashing import hash_of_file
+from hfgen.loading.hashing import hash_of_file
 
 MANIFEST = "manifest.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")

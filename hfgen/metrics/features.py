@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hfgen.errors import ConfigError
-from hfgen.hashing import hash_of_weights
 from hfgen.images import fitted, unit_of, with_channels
 from hfgen.loading import components
+from hfgen.loading.hashing import hash_of_weights
 from hfgen.loading.resolve import resolve
 from hfgen.models.classifier import Classifier
 

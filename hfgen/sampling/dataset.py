@@ -19,7 +19,6 @@ from hfgen import images, runs
 from hfgen.cards.markdown import code, last_name, markdown, table
 from hfgen.cards.metadata import CARD
 from hfgen.errors import ConfigError
-from hfgen.hashing import hash_of_file
 from hfgen.hub.package import link
 from hfgen.hub.upload import (
     Published,
@@ -33,6 +32,7 @@ from hfgen.hub.upload import (
     open_repository,
     require_login,
 )
+from hfgen.loading.hashing import hash_of_file
 from hfgen.loading.resolve import readable_files, resolve
 from hfgen.pipelines.base import Pipeline, check_labels
 from hfgen.pipelines.generative import GenerativePipeline

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from hfgen.errors import ConfigError, UnsafeContentError
-from hfgen.hashing import hash_of_weights
 from hfgen.images import fitted, from_pil, to_pil, unit_of, with_channels
+from hfgen.loading.hashing import hash_of_weights
 from hfgen.metrics.features import ClassifierFeatures, Pixels, features_of, load_extractor
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.classifier import ClassifierPipeline
