@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hfgen.data.coordinates import Coordinates
 from hfgen.data.order import derive_seed
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError, NonFiniteError
@@ -132,9 +133,9 @@ def _interval(values: Tensor, context: MetricContext) -> dict[str, Any]:
 
 def _standardised(x: Tensor, config: Any) -> tuple[Tensor, float]:
     """Return points (B, 2) in the coordinates of a model, and the difference of log-densities to data coordinates."""
-    mean = torch.as_tensor(config["data_mean"], dtype=torch.float32)
-    std = torch.as_tensor(config["data_std"], dtype=torch.float32)
-    return (x - mean) / std, -float((torch.zeros(2) + std).log().sum())
+    coordinates = Coordinates.of(config)
+    scale = torch.zeros(2) + coordinates.std.to(x)
+    return coordinates.to_model(x), -float(scale.log().sum())
 
 
 def _labels(context: MetricContext, items: ReferenceData, number: int) -> Tensor | None:

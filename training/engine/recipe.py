@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-import torch
-
 from hfgen.data import Dataset, load_dataset
 from hfgen.training.engine.defaults import IMAGES
 from hfgen.training.engine.phase import Recipe
@@ -29,7 +27,7 @@ def side_or_sides(dataset: Any) -> int | tuple[int, int]:
 
 def mean_and_std(dataset: Dataset) -> dict[str, Any]:
     """Return `data_mean` and `data_std` of points, as networks that standardise points take them."""
-    return {"data_mean": torch.as_tensor(dataset.mean).tolist(), "data_std": torch.as_tensor(dataset.std).tolist()}
+    return {} if dataset.coordinates is None else dataset.coordinates.settings()
 
 
 @dataclass(frozen=True)
