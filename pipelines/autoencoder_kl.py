@@ -44,7 +44,10 @@ class AutoencoderKLPipeline(Pipeline):
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 64) -> Tensor:
-        """Return latents (B, D, h, w) float32: means of q(z|x), scaled to mean 0 and variance 1 for diffusion."""
+        """Return latents (B, D, h, w) float32: means of q(z|x), scaled to mean 0 and variance 1 for diffusion.
+
+        `images`: PIL images, or a float tensor (B, C, H, W) in [0, 1].
+        """
         check_int("batch_size", batch_size, 1)
         x = self.prepare(checked(images)).to(self.vae.dtype)
         latents = torch.cat([self.vae.to_latents(part).float() for part in x.split(batch_size)])

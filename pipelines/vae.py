@@ -166,7 +166,8 @@ class VAEPipeline(GenerativePipeline):
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         """Return `n` >= 2 samples whose latent `dim` takes equally spaced values from -`span` to `span`.
 
-        The other latents are those of `latents`, (D,) or (1, D). Default: 0, the prior's mean.
+        The other latents are those of `latents`, (D,) or (1, D). Default: 0, the prior's mean. Values count standard
+        deviations of the prior.
         """
         check_output_type(output_type)
         check_int("n", n, 2)

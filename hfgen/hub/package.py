@@ -48,9 +48,8 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
         (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
     # files of the components
     for part, (library, saved) in saved_parts.items():
-        (staged / part).mkdir()
-        for file in component_files(folder / part, components.component_class(index, part, library, saved)):
-            link(folder / part / file, staged / part / file)
+        part_class = components.component_class(index, part, library, saved)
+        _package_component(folder / part, staged / part, part_class)
         if library == SHIM:
             (staged / part / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")
     # card and picture
@@ -58,6 +57,13 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     for file, path in ((CARD, folder / CARD), (PICTURE, grid or folder / PICTURE)):
         if path.is_file():
             shutil.copyfile(path, staged / file)
+
+
+def _package_component(home: Path, staged: Path, cls: Any) -> None:
+    """Fill the new folder `staged` with the files in `home` that a component of class `cls` reads."""
+    staged.mkdir()
+    for file in component_files(home, cls):
+        link(home / file, staged / file)
 
 
 def component_files(home: Path, cls: Any) -> list[str]:

@@ -101,14 +101,7 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _compare(path: Path, files: list[Path], net: Any, stored: dict[str, Any], tied: dict[str, str]) -> None:
     """Raise unless `stored`, the shapes in the files' headers, equal the shapes of the tensors of `net`."""
     expected = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items() if key not in tied}
-    # size of the network
-    computed = [tuple(buffer.shape) for name, buffer in net.named_buffers() if name not in expected]
-    size, stored_size = sum(map(math.prod, [*expected.values(), *computed])), sum(map(math.prod, stored.values()))
-    if size > MAX_PARAMETERS or size > 10 * stored_size:
-        raise ConfigError(
-            f"{path}: a network of {size} parameters; {files[0].parent} holds {stored_size}, "
-            f"and hfgen loads at most {MAX_PARAMETERS}"
-        )
+    _check_size(path, files, net, expected, stored)
     # keys and shapes
     missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     misshaped = []
@@ -120,3 +113,16 @@ def _compare(path: Path, files: list[Path], net: Any, stored: dict[str, Any], ti
     if any(problems.values()):
         lists = "; ".join(f"{problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys)
         raise CheckpointError(f"{files[0].parent}: the weights do not belong to {path.name}. {lists}")
+
+
+def _check_size(
+    path: Path, files: list[Path], net: Any, expected: dict[str, tuple[int, ...]], stored: dict[str, Any]
+) -> None:
+    """Raise ConfigError if `net`, its computed buffers included, is too large, or much larger than its files."""
+    computed = [tuple(buffer.shape) for name, buffer in net.named_buffers() if name not in expected]
+    size, stored_size = sum(map(math.prod, [*expected.values(), *computed])), sum(map(math.prod, stored.values()))
+    if size > MAX_PARAMETERS or size > 10 * stored_size:
+        raise ConfigError(
+            f"{path}: a network of {size} parameters; {files[0].parent} holds {stored_size}, "
+            f"and hfgen loads at most {MAX_PARAMETERS}"
+        )

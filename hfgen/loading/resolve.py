@@ -216,7 +216,8 @@ def readable_files(
             chosen.append(file)
     # settings and tokenizers
     chosen += [file for file in files if PLAIN_FILE.fullmatch(file.name)]
-    return sorted(str(file) for file in chosen if SAFE_PATH.fullmatch(str(file)))
+    # only names that are safe as paths
+    return sorted(filter(SAFE_PATH.fullmatch, map(str, chosen)))
 
 
 def _near(name: str, names: list[str], subfolder: str | None, alone: bool) -> list[PurePosixPath]:

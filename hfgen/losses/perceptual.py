@@ -50,7 +50,6 @@ class LPIPS(nn.Module):
         """Return the distance with the weights of `lpips.LPIPS(net="vgg")`, under that library's names.
 
         Shapes: `net.slice1.0.weight` (64, 3, 3, 3) and so on; `lin0.model.1.weight` (1, 64, 1, 1), with values >= 0.
-
         Raises KeyError with the first missing name, ValueError for a weight of another shape.
         """
         net = cls().eval()

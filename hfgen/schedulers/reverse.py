@@ -51,7 +51,10 @@ def _log_variances(scheduler: DDPMScheduler, t: Tensor, like: Tensor) -> tuple[T
 
 
 def kl_term(scheduler: DDPMScheduler, model_output: Tensor, t: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
-    """Return KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), (B,) in nats, for t > 0 (Ho et al. 2020, eq. 5)."""
+    """Return KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), (B,) in nats, for t > 0 (Ho et al. 2020, eq. 5).
+
+    `t`: (B,). `x_t` and `x_0`: (B, C, ...); `model_output` too, or (B, 2C, ...) with a learned variance.
+    """
     mean, log_variance = reverse_moments(scheduler, model_output, t, x_t)
     true_mean = scheduler.posterior(x_0, x_t, t)[0]
     return kl_of_normals(true_mean, _log_variances(scheduler, t, x_t)[0], mean, log_variance).flatten(1).sum(1)
@@ -70,7 +73,8 @@ def decoder_term(
     It is the mass of a Gaussian in the bins of pixels at `levels` even levels in [-1, 1] (eq. 13); for None, its
     density. The variance is the model's at t = 0. For pixels and a fixed variance it is the smaller posterior variance
     of t = 1, as in the code of Ho et al. 2020 and of Nichol and Dhariwal 2021: beta_0 is the variance of x_0 given x_t
-    for data with a density, and pixels are known more exactly, to one level.
+    for data with a density, and pixels are known more exactly, to one level. `t`: (B,). `x_t` and `x_0`: (B, C, ...);
+    `model_output` too, or (B, 2C, ...) with a learned variance.
     """
     # a density without levels
     mean, log_variance = reverse_moments(scheduler, model_output, t, x_t)
@@ -89,6 +93,7 @@ def vlb_term(
     """Return the term of the variational bound on pixels at timesteps t (B,), (B,) in nats: KL for t > 0, else L_0.
 
     Its mean over uniform t, times T, is the bound without its constant prior term (Nichol and Dhariwal 2021, eq. 4).
+    `x_t` and `x_0`: (B, C, ...); `model_output` too, or (B, 2C, ...) with a learned variance.
     """
     given = (scheduler, model_output, t, x_t, x_0)
     return torch.where(t == 0, decoder_term(*given, levels), kl_term(*given))

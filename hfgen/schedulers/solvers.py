@@ -38,7 +38,7 @@ def slope(x: Tensor, eps: Tensor, sigma: float) -> Tensor:
 
 
 def euler(x: Tensor, eps: Tensor, s: Level, t: Level) -> Tensor:
-    """Return x + h slope, (B, ...), one Euler step along the probability flow, order 1."""
+    """Return x + h slope, one Euler step along the probability flow, order 1; `x` and `eps`: (B, ...)."""
     return x + slope(x, eps, s.sigma) * (t.lam - s.lam)
 
 

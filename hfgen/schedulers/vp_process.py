@@ -23,15 +23,15 @@ class VPProcess(Marginals):
     t_min: float
 
     def gamma(self, t: Tensor) -> Tensor:
-        """Return the factor of the mean, gamma_t = exp(-B(t) / 2), in (0, 1] and the shape of t, in [0, 1]."""
+        """Return the factor of the mean, gamma_t = exp(-B(t) / 2), in (0, 1], in the shape of t; t is in [0, 1]."""
         return (-self.rate.integral(t) / 2).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Return the standard deviation sigma_t = sqrt(1 - gamma_t^2), in [0, 1) and the shape of t, in [0, 1]."""
+        """Return the standard deviation sigma_t = sqrt(1 - gamma_t^2), in [0, 1), in the shape of t."""
         return (-torch.expm1(-self.rate.integral(t))).sqrt()
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Return log(gamma_t^2 / sigma_t^2) = -log(exp(B(t)) - 1), which falls with t in (0, 1], in the shape of t."""
+        """Return log(gamma_t^2 / sigma_t^2) = -log(exp(B(t)) - 1), falling in t, in its shape; t is in (0, 1]."""
         return -torch.expm1(self.rate.integral(t)).log()
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Rate(ABC):
         """Return beta(t), > 0, in the shape of t."""
 
     def integral(self, t: Tensor, panels: int = 256) -> Tensor:
-        """Return B(t) in the shape of t, in [0, 1], by Gauss-Legendre quadrature: 8 nodes on each of `panels` parts."""
+        """Return B(t), in the shape of t, by Gauss-Legendre quadrature: 8 nodes on each of `panels` parts of [0, t]."""
         # nodes and weights of all parts, on [0, 1]
         x, w = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))
         nodes = ((torch.arange(panels, dtype=torch.float64)[:, None] + (x + 1) / 2) / panels).flatten()
@@ -51,11 +51,11 @@ class Linear(Rate):
     """beta(t) = b_0 + t (b_1 - b_0), b_0 = T beta_start, b_1 = T beta_end (Song et al. 2021, appendix C, eq. 32)."""
 
     def beta(self, t: Tensor) -> Tensor:
-        """Return b_0 + t (b_1 - b_0), positive, in the shape of t, in [0, 1]."""
+        """Return b_0 + t (b_1 - b_0), positive, in the shape of t; t is in [0, 1]."""
         return self.low + t * (self.high - self.low)
 
     def integral(self, t: Tensor, panels: int = 0) -> Tensor:
-        """Return t b_0 + t^2 (b_1 - b_0) / 2, non-negative, in the shape of t, in [0, 1]."""
+        """Return t b_0 + t^2 (b_1 - b_0) / 2, non-negative, in the shape of t; t is in [0, 1]."""
         return t * (self.low + t * (self.high - self.low) / 2)
 
     def inverse(self, B: Tensor) -> Tensor:
@@ -80,11 +80,11 @@ class Cosine(Rate):
         return self.start + self.scale / 2 * t.clamp(max=self.knee)
 
     def beta(self, t: Tensor) -> Tensor:
-        """Return pi / (1 + s) tan a(t), at most 0.999 T, positive, in the shape of t, in [0, 1]."""
+        """Return pi / (1 + s) tan a(t), at most 0.999 T, positive, in the shape of t; t is in [0, 1]."""
         return self.scale * self._angle(t).tan()
 
     def integral(self, t: Tensor, panels: int = 0) -> Tensor:
-        """Return 2 log(cos a(0) / cos a(t)), linear after the cap is reached, in the shape of t, in [0, 1]."""
+        """Return 2 log(cos a(0) / cos a(t)), linear after the cap is reached, in the shape of t; t is in [0, 1]."""
         risen = 2 * (math.log(math.cos(self.start)) - self._angle(t).cos().log())
         return risen + self.cap * (t - self.knee).clamp(min=0)
 
@@ -117,11 +117,11 @@ class Table(Rate):
         return index, scaled - index
 
     def beta(self, t: Tensor) -> Tensor:
-        """Return the constant rate of the timestep of t, positive, in the shape of t, in [0, 1]."""
+        """Return the constant rate of the timestep of t, positive, in the shape of t; t is in [0, 1]."""
         return self.steps.to(t.device)[self._place(t)[0]] * len(self.steps)
 
     def integral(self, t: Tensor, panels: int = 0) -> Tensor:
-        """Return B(t), linear between the knots, non-negative, in the shape of t, in [0, 1]."""
+        """Return B(t), linear between the knots, non-negative, in the shape of t; t is in [0, 1]."""
         index, part = self._place(t)
         return self.knots.to(t.device)[index] + self.steps.to(t.device)[index] * part
 
