@@ -107,7 +107,7 @@ def shortest_side(unit: Tensor, size: int) -> Tensor:
 
 
 def centre_crop(unit: Tensor, height: int, width: int) -> Tensor:
-    """Return the centre (B, C, height, width) of images (B, C, H, W) that are at least as large."""
+    """Return the centre (B, C, height, width), in pixels, of images (B, C, H, W) that are at least as large."""
     top, left = (unit.shape[2] - height) // 2, (unit.shape[3] - width) // 2
     return unit[:, :, top : top + height, left : left + width]
 

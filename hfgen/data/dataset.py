@@ -60,7 +60,7 @@ class Dataset(ABC):
         """
 
     def labels(self) -> torch.Tensor | None:
-        """Return the labels of all items in order, int64 (N,); None without labels."""
+        """Return the labels of all items in order, int64 (N,) in [0, num_classes - 1]; None without labels."""
         return None
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:

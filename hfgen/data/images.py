@@ -39,7 +39,7 @@ class Images(Dataset):
         self.captions = captions
 
     def labels(self) -> torch.Tensor | None:
-        """Return the labels of all images in order, int64 (N,); None without labels."""
+        """Return the labels of all images in order, int64 (N,) in [0, num_classes - 1]; None without labels."""
         return self._labels
 
     def describe(self) -> str:
@@ -118,7 +118,10 @@ class LazyImages(Images):
         return len(self.kept)
 
     def pixels(self, indices: Iterable[int]) -> torch.Tensor:
-        """Return the images `indices` as integers (b, C, H, W). Raises DataError for one that has become unreadable."""
+        """Return the images `indices` as integers (b, C, H, W) in [0, top].
+
+        Raises DataError for an image that has become unreadable.
+        """
         return torch.from_numpy(np.stack([self._decode(int(self.kept[i])) for i in indices]))
 
     def tensor(self, n: int | None = None) -> torch.Tensor:

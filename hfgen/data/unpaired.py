@@ -66,7 +66,7 @@ class Unpaired(Dataset):
         return self.middle(self.a.tensor(n))
 
     def middle(self, x: Tensor) -> Tensor:
-        """Return the centred box of images (B, C, H, W), of the size of the crop; x without a crop."""
+        """Return the centred box of images (B, C, H, W), of the size of the crop in pixels; x without a crop."""
         if self.crop is None:
             return x
         top, left = ((side - cropped) // 2 for side, cropped in zip(x.shape[2:], self.crop, strict=True))

@@ -86,6 +86,7 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Return `frechet`, `kid`, `precision`, `recall`, `density` and `coverage` of (N, D) and (M, D) features.
 
+    Precision, recall and coverage are in [0, 1], `frechet` and `density` >= 0; `kid` can be negative.
     Raises ConfigError for fewer than 4 items, DataError for features that are not finite.
     """
     distances = {
@@ -100,8 +101,8 @@ def frechet_estimate(
 ) -> Estimate:
     """Return the Fréchet distance of (M, D) generated to (N, D) reference features with its interval and its floor.
 
-    The bias is about 1/N + 1/M upwards (`bias` estimates it, `without_bias` removes it). The cost is `resamples` + 2
-    `splits` covariances and roots of D x D matrices: use 200 resamples for D >= 768.
+    Value, interval and floor are >= 0. The bias is about 1/N + 1/M upwards (`bias` estimates it, `without_bias` removes
+    it). The cost is `resamples` + 2 `splits` covariances and roots of D x D matrices: use 200 resamples for D >= 768.
     """
     # centre the features
     plan = _Plan(reference, generated, resamples, splits, seed)
@@ -123,9 +124,9 @@ def kid_estimate(
 ) -> Estimate:
     """Return the kernel distance of (M, D) generated to (N, D) reference features with its interval and its floor.
 
-    The distance is unbiased, so floor and bias are about 0. Pairs of an item and its own copy in a resample are left
-    out, because they would bias it upwards. Memory: (`resamples` + `splits`) (N + M) numbers. Time grows with N^2, N M
-    and M^2.
+    The distance is unbiased, so floor and bias are about 0, and values < 0 are possible. Pairs of an item and its own
+    copy in a resample are left out, because they would bias it upwards. Memory: (`resamples` + `splits`) (N + M)
+    numbers. Time grows with N^2, N M and M^2.
     """
     # weights of all items in one block
     plan = _Plan(reference, generated, resamples, splits, seed)
@@ -144,8 +145,8 @@ def prdc_estimates(
 ) -> dict[str, Estimate]:
     """Return precision, recall, density and coverage of (M, D) generated to (N, D) reference features, with intervals.
 
-    `hfgen.metrics.prdc.prdc` defines the numbers and their bias, `hfgen.metrics.halving` the intervals from `halvings`
-    divisions of both sets.
+    All are in [0, 1] except the density, which is >= 0. `hfgen.metrics.prdc.prdc` defines the numbers and their bias,
+    `hfgen.metrics.halving` the intervals from `halvings` divisions of both sets.
     """
     # values and intervals of all features
     plan = _Plan(reference, generated, 0, splits, seed)
@@ -167,7 +168,7 @@ def prdc_estimates(
 
 
 def counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """Return the counts of n items in each of `resamples` samples of n with replacement, (R, n) float64."""
+    """Return the counts of n items in each of `resamples` samples of n with replacement, (R, n) float64 in [0, n]."""
     drawn = torch.randint(n, (resamples, n), generator=generator)
     return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
 

@@ -59,7 +59,10 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """Return the unbiased covariance (D, D). Raises ConfigError for fewer than two items."""
+        """Return the unbiased covariance (D, D), float64; its diagonal is >= 0.
+
+        Raises ConfigError for fewer than two items.
+        """
         if self.count < 2:
             raise ConfigError(f"a covariance needs at least 2 items, got {self.count}")
         return self.scatter / (self.count - 1)
@@ -70,7 +73,7 @@ class Moments:
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> Self:
-        """Return the moments of a tensor made by `packed`."""
+        """Return the moments of a float64 tensor (1 + D + D^2,) made by `packed`."""
         # solve 1 + D + D^2 = length
         dim = (round((4 * len(packed) - 3) ** 0.5) - 1) // 2
         moments = cls(dim, packed.device)
@@ -80,7 +83,7 @@ class Moments:
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and the unbiased covariance (D, D) of (N, D) features, in float64.
+    """Return the mean (D,) and the unbiased covariance (D, D) of (N, D) features, in float64; variances are >= 0.
 
     Raises ConfigError for fewer than 2 items.
     """
@@ -89,7 +92,7 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """Return the squared Fréchet distance of two Gaussians from their means (D,) and covariances (D, D), at least 0.
+    """Return the squared Fréchet distance of two Gaussians from their means (D,) and covariances (D, D), >= 0.
 
     |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, eq. 6). The trace
     of the root is the sum of the square roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2). That matrix is symmetric,
@@ -99,7 +102,7 @@ def frechet_distance_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, c
 
 
 def frechet_distances(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
-    """Return `frechet_distance_of_moments` of a batch: means (..., D), covariances (..., D, D), result (...), >= 0."""
+    """Return `frechet_distance_of_moments` of a batch, (...,) >= 0: means (..., D), covariances (..., D, D)."""
     # square root of C_a
     values, vectors = torch.linalg.eigh(cov_a)
     root_a = (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
@@ -135,7 +138,7 @@ def kid(
     """Return the kernel distance of (N, D) reference and (M, D) generated features (Bińkowski et al. 2018, sec. 3.1).
 
     MMD^2 with the polynomial kernel, mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
-    (Gretton et al. 2012, eq. 3). The estimate is unbiased at any sample counts, so it can be negative.
+    (Gretton et al. 2012, eq. 3). The estimate is unbiased at any sample counts, so values < 0 are possible.
     `subset_size`: size of `subsets` random subsets of both sets, over which the result is averaged, also without bias
     (published numbers use 100 subsets of 1,000). Default: None (all pairs, a block at a time).
     Raises ConfigError for fewer than 2 items or subsets larger than a set.
@@ -170,7 +173,10 @@ def _kernel_sum(a: Tensor, b: Tensor) -> float:
 
 
 def random_halves(n: int, splits: int = 20, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Return `splits` random divisions of range(n) into two halves, fixed by `seed`, as pairs of index tensors."""
+    """Return `splits` random divisions of range(n) into two halves, fixed by `seed`.
+
+    Each is a pair of int64 index tensors, (n // 2,) and (n - n // 2,), in [0, n - 1].
+    """
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(n, generator=generator) for _ in range(splits)]
     return [(order[: n // 2], order[n // 2 :]) for order in orders]
@@ -200,7 +206,7 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, squared distances (b, N) float64) of (M, D) queries to all (N, D) references, a slice at a time.
+    """Yield (rows, squared distances (b, N) float64 >= 0) of (M, D) queries to (N, D) references, a slice at a time.
 
     |x|^2 + |y|^2 - 2 x . y, taken about the median of the references, which outliers do not move. The error is less
     than the sum of the `rounding` of both.
@@ -214,12 +220,12 @@ def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tup
 
 
 def rounding(features: Tensor, references: Tensor) -> Tensor:
-    """Return a bound on the rounding error of squared distances of (N, D) features to references, (N,) float64."""
+    """Return a bound >= 0 on the rounding error of squared distances of (N, D) features to references, (N,) float64."""
     return ROUNDING * (features.double() - references.double().median(0).values).square().sum(1)
 
 
 def nearest(queries: Tensor, references: Tensor, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Return Euclidean distance (M,) float64 and index (M,) of the nearest reference of each of (M, D) queries.
+    """Return Euclidean distance (M,) float64 >= 0 and index (M,) of the nearest reference of each of (M, D) queries.
 
     `exclude_self`: both arguments are the same set, and an item is not its own neighbour. An exact copy has distance 0.
     Raises ConfigError if there is no neighbour.
@@ -241,7 +247,7 @@ def nearest(queries: Tensor, references: Tensor, exclude_self: bool = False) -> 
 
 
 def nearest_distances(queries: Tensor, references: Tensor, exclude_self: bool = False) -> Tensor:
-    """Return the Euclidean distance of each of (M, D) queries to its nearest of (N, D) references, (M,) float64.
+    """Return the Euclidean distance of each of (M, D) queries to its nearest of (N, D) references, (M,) float64 >= 0.
 
     `exclude_self`: both arguments are the same set, and an item is not its own neighbour. Raises ConfigError if there
     is no neighbour.

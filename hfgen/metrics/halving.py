@@ -33,8 +33,8 @@ def prdc_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval (low, high) of each of the `values` of (M, D) generated and (N, D) reference features.
 
-    `halvings`: number of random divisions of both sets into halves. N, M >= 4. Halves of k items or fewer use a smaller
-    k.
+    `halvings`: number of random divisions of both sets into halves. N and M must be >= 4. Halves of k items or
+    fewer use a smaller k. Intervals of precision, recall and coverage are in [0, 1], those of the density >= 0.
     """
     # mean and variance of the statistics of halves
     halves = half_prdc(reference, generated, k, halvings, seed)

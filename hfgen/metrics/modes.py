@@ -75,7 +75,7 @@ def toy_report(points: Tensor, modes: Tensor, sigma: float, reference: Tensor | 
 
 
 def nearest_modes(points: torch.Tensor, modes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return Euclidean distance (N,) float64 and index (N,) of the nearest of modes (K, D) of each of points (N, D)."""
+    """Return Euclidean distance (N,) float64 >= 0 and index (N,) of the nearest of modes (K, D) of points (N, D)."""
     modes = modes.to(points.device).double()
     distances = torch.cdist(points.double(), modes, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.min(dim=1)
@@ -85,8 +85,8 @@ def nearest_modes(points: torch.Tensor, modes: torch.Tensor) -> tuple[torch.Tens
 def high_quality(points: torch.Tensor, modes: torch.Tensor, sigma: float, k: float = 3) -> torch.Tensor:
     """Return a mask (N,) bool: True where a point lies within k sigma of its nearest mode.
 
-    `sigma`: standard deviation of a mode along each coordinate (Srivastava et al. 2017, sec. 4.1). Not all reference
-    points qualify: in the plane the share within 3 sigma is 1 - exp(-9/2) = 98.9 %. NaN never qualifies.
+    `sigma`: standard deviation > 0 of a mode along each coordinate (Srivastava et al. 2017, sec. 4.1). Not all
+    reference points qualify: in the plane the share within 3 sigma is 1 - exp(-9/2) = 98.9 %. NaN never qualifies.
     """
     return nearest_modes(points, modes)[0] <= k * sigma
 
@@ -109,9 +109,9 @@ def modes_captured(points: torch.Tensor, modes: torch.Tensor, sigma: float, k: f
 def reverse_kl(points: torch.Tensor, modes: torch.Tensor) -> float:
     """Return KL(p || uniform) in nats, in [0, log K]; p_j is the share of points whose nearest mode is j.
 
-    sum_j p_j log(K p_j) (Lin et al. 2018, sec. 4.1), "reverse" because the generated distribution comes first. All
-    points count; to count only points of high quality, pass `points[high_quality(...)]`. NaN is left out. Raises
-    ConfigError for no points.
+    Points are (N, D), modes (K, D). The result is sum_j p_j log(K p_j) (Lin et al. 2018, sec. 4.1), "reverse" because
+    the generated distribution comes first. All points count; to count only points of high quality, pass
+    `points[high_quality(...)]`. NaN is left out. Raises ConfigError for no points.
     """
     distances, nearest = nearest_modes(points, modes)
     return label_kl(nearest[~distances.isnan()], len(modes))

@@ -25,7 +25,7 @@ class PRDC(NamedTuple):
 
 
 def knn_radii(features: Tensor, k: int) -> Tensor:
-    """Return the distance of each of (N, D) features to its k-th nearest other item, (N,) float64.
+    """Return the distance of each of (N, D) features to its k-th nearest other item, (N,) float64 >= 0.
 
     Raises ConfigError unless 1 <= k < N.
     """

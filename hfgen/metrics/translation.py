@@ -22,13 +22,19 @@ def cycle_error(images: Tensor, cycled: Tensor) -> float:
 
 
 def background(images: Tensor) -> Tensor:
-    """Return the background colour of each image (N, C, H, W): the median of its border per channel, (N, C, 1, 1)."""
+    """Return the background colour of each image, (N, C, 1, 1) in [-1, 1]: the median of its border per channel.
+
+    `images`: (N, C, H, W) in [-1, 1].
+    """
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, 1:-1, 0], images[:, :, 1:-1, -1]], 2)
     return border.median(2).values[:, :, None, None]
 
 
 def foreground(images: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Return a mask (N, H, W) bool: True where a channel differs from the background by more than `tolerance`."""
+    """Return a mask (N, H, W) bool: True where a channel differs from the background by more than `tolerance`.
+
+    `images`: (N, C, H, W) in [-1, 1].
+    """
     return ((images - background(images)).abs() > tolerance).any(1)
 
 
@@ -52,9 +58,9 @@ def translation_error(translated: Tensor, truth: Tensor, images: Tensor, toleran
 
 
 def translation_baselines(truth: Tensor, images: Tensor) -> dict[str, float]:
-    """Return the translation errors of two trivial outputs: `blank`, the input's background, and `untranslated`.
+    """Return the errors, in [0, 2], of two trivial outputs: `blank`, the input's background, and `untranslated`.
 
-    Raises ConfigError unless input and truth have one shape.
+    Both arguments are images (N, C, H, W) in [-1, 1]. Raises ConfigError unless input and truth have one shape.
     """
     _require_same(images=images, truth=truth)
     blank = background(images).expand_as(images)

@@ -11,7 +11,8 @@ SHORT = 256 * 256
 def attention(q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Tensor:
     """Return softmax(q k^T / sqrt(d)) v of all heads, each of d = `head_dim` channels, joined: (B, N, heads d).
 
-    Queries are (B, N, heads d), keys and values (B, L, heads d) (Vaswani et al. 2017, eq. 1).
+    Queries are (B, N, heads d), keys and values (B, L, heads d) (Vaswani et al. 2017, eq. 1). The weights of each query
+    are in [0, 1] and sum to 1, so the result is in the range of v.
     """
     q, k, v = (x.unflatten(2, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))        # (B, heads, N or L, d)
     short = q.shape[2] * k.shape[2] <= SHORT and q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -22,7 +23,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Tensor:
 def short_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(d)) v, (B, heads, N, d), and keep all weights (B, heads, N, L) for the backward pass.
 
-    torch's kernel computes them again there, which on CPUs in bfloat16 takes four times as long for 64 queries.
+    q is (B, heads, N, d), k and v are (B, heads, L, d); weights are in [0, 1]. torch's kernel computes the weights
+    again in the backward pass, which on CPUs in bfloat16 takes four times as long for 64 queries.
     """
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)
     return weights.to(v.dtype) @ v

@@ -80,7 +80,10 @@ class Autoencoder(ModelMixin):
         return torch.tanh(self.decoder(z))
 
     def forward(self, x: Tensor, return_dict: bool = True) -> AutoencoderOutput | tuple[Tensor, Tensor]:
-        """Return the reconstructions d(e(x)) as `.sample` and the codes as `.latents`, or both as a tuple."""
+        """Return d(e(x)), (B, C, H, W) in [-1, 1], as `.sample` and the codes (B, D) as `.latents`, or both as a tuple.
+
+        `x`: images (B, C, H, W) in [-1, 1]. Raises ConfigError for another shape.
+        """
         z = self.encode(x)
         sample = self.decode(z)
         return AutoencoderOutput(sample=sample, latents=z) if return_dict else (sample, z)

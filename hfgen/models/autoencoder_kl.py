@@ -92,7 +92,10 @@ class AutoencoderKL(ModelMixin):
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """Return q(z|x), (B, D, h, w), of images (B, C, H, W). Raises ConfigError unless f divides H and W."""
+        """Return q(z|x), (B, D, h, w), of images (B, C, H, W) in [-1, 1].
+
+        Raises ConfigError unless f divides H and W.
+        """
         check_divisible("images", x.shape[-2], x.shape[-1], len(self.config["block_out_channels"]))
         moments = self.encoder(x)                                                        # (B, 2D, h, w)
         if self.quant_conv is not None:
@@ -102,7 +105,10 @@ class AutoencoderKL(ModelMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """Return the images (B, C, h f, w f) of z (B, D, h, w) as `.sample`; `generator` is for diffusers' contract."""
+        """Return the images (B, C, h f, w f) of z (B, D, h, w) as `.sample`, on the scale [-1, 1], not clipped.
+
+        `generator` has no effect; diffusers' pipelines pass it.
+        """
         x = self.decoder(self.before_decoder(z))
         return DecoderOutput(sample=x) if return_dict else (x,)
 
@@ -120,7 +126,8 @@ class AutoencoderKL(ModelMixin):
     ) -> AutoencoderKLPass | tuple[Tensor]:
         """Return reconstructed images (B, C, H, W), `.sample`, and q(z|x), `.latent_dist`.
 
-        z is the mean of q(z|x); mu + sigma eps for `eps` (B, D, h, w); a new draw with `sample_posterior`.
+        `sample`: images (B, C, H, W) in [-1, 1]. z is the mean of q(z|x); mu + sigma eps for `eps`
+        (B, D, h, w); a new draw with `sample_posterior`.
         """
         # latents
         posterior = self.posterior(sample)
@@ -141,23 +148,23 @@ class AutoencoderKL(ModelMixin):
         return self.normalise(posterior.mean if eps is None else posterior.mean + posterior.std * eps)
 
     def to_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation (B, D, h, w) of the normalised latents of images (B, C, H, W)."""
+        """Return mean and standard deviation > 0, (B, D, h, w), of normalised latents of images (B, C, H, W)."""
         posterior = self.posterior(images)
         _, scale = self._shift_and_scale(posterior.mean)
         return self.normalise(posterior.mean), posterior.std * scale
 
     def from_latents(self, latents: Tensor) -> Tensor:
-        """Return the images (B, C, H, W) of normalised latents (B, D, h, w)."""
+        """Return the images (B, C, H, W) on the scale [-1, 1], not clipped, of normalised latents (B, D, h, w)."""
         x: Tensor = self.decoder(self.before_decoder(self.denormalise(latents)))
         return x
 
     def normalise(self, z: Tensor) -> Tensor:
-        """Return normalised latents (z - shift) scale of the encoder's z (B, D, h, w); no other code applies them."""
+        """Return normalised latents (z - shift) scale, (B, D, h, w), of mean 0 and variance 1, of the encoder's z."""
         shift, scale = self._shift_and_scale(z)
         return (z - shift) * scale
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """Return latents / scale + shift (B, D, h, w), the inverse of `normalise`."""
+        """Return latents / scale + shift, (B, D, h, w), of latents of mean 0 and variance 1; inverts `normalise`."""
         shift, scale = self._shift_and_scale(latents)
         return latents / scale + shift
 
@@ -187,6 +194,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return mean and log-variance of q(z|x), joined (B, 2D, h, w), of images x (B, C, H, W) in [-1, 1]."""
         h = _fastest(self.conv_in(x))                                                    # (B, C_0, H, W)
         for block in self.down_blocks:
             h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
@@ -212,6 +220,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, C, h f, w f) on the scale [-1, 1], not clipped, from latents z (B, D, h, w)."""
         return self.conv_out(self.features(z)).contiguous()                              # (B, C, H, W)
 
     def features(self, z: Tensor) -> Tensor:
@@ -231,6 +240,7 @@ class Level(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock(width, channels, settings) for width in widths])
 
     def forward(self, h: Tensor) -> Tensor:
+        """Return features (B, C', H, W) from h (B, C, H, W)."""
         for resnet in self.resnets:
             h = resnet(h)
         return h
@@ -244,6 +254,7 @@ class EncoderLevel(Level):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels, settings.downsample_padding)])
 
     def forward(self, h: Tensor) -> Tensor:
+        """Return features (B, C', H / 2, W / 2) from h (B, C, H, W); the last level keeps H and W."""
         h = super().forward(h)
         for downsample in self.downsamplers:
             h = downsample(h)                                                            # (B, C, H/2, W/2)
@@ -258,6 +269,7 @@ class DecoderLevel(Level):
         self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
 
     def forward(self, h: Tensor) -> Tensor:
+        """Return features (B, C', 2H, 2W) from h (B, C, H, W); the last level keeps H and W."""
         h = super().forward(h)
         for upsample in self.upsamplers:
             h = upsample(h)                                                              # (B, C, 2H, 2W)

@@ -35,6 +35,7 @@ class SinusoidalFeatures(nn.Module):
         self.dim, self.cos_first, self.shift = dim, cos_first, shift
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, D) of t (B,), float32 in [-1, 1]."""
         half = self.dim // 2
         exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - self.shift)
         phase = t[:, None].float() * exponent.exp()                                     # (B, D/2)
@@ -54,6 +55,7 @@ class FourierFeatures(nn.Module):
         self.weight = nn.Parameter(torch.randn(dim) * scale, requires_grad=False)
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, 2D), in [-1, 1], of t (B,) > 0."""
         phase = torch.log(t)[:, None] * self.weight * 2 * math.pi                        # (B, D)
         return torch.cat((phase.sin(), phase.cos()), dim=1)                              # (B, 2D)
 
@@ -67,6 +69,7 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the embedding (B, D) of time features (B, F) in [-1, 1]."""
         return self.linear_2(F.silu(self.linear_1(features)))
 
 
@@ -103,6 +106,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        """Return x (B, C, H, W) at half the height and width, (B, C, H / 2, W / 2); `temb` has no effect."""
         return self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))                  # (B, C, H/2, W/2)
 
 
@@ -114,6 +118,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        """Return x (B, C, H, W) at twice the height and width, (B, C, 2H, 2W); `temb` has no effect."""
         return self.conv(double(x))                                                      # (B, C, 2H, 2W)
 
 
@@ -121,6 +126,7 @@ class GroupNorm(nn.GroupNorm):
     """Group normalisation in the dtype of its weights: float32 under autocast on every device."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x (B, C, ...) with mean 0 and variance 1 over each group, then scaled and shifted by channel."""
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -159,11 +165,13 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        """Return `residual` of x (B, C, H, W) and `temb` (B or 1, D); the backward pass may compute it again."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(self.residual, x, temb)
         return self.residual(x, temb)
 
     def residual(self, x: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
+        """Return the block's output (B, C_out, H', W') for x (B, C_in, H, W); H' = H, W' = W without `resample`."""
         # first convolution
         h = self.act(self.norm1(x))                                                      # (B, C_in, H, W)
         if self.resample is not None:
@@ -201,6 +209,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (x + attention over its pixels) / `scale`, (B, C, H, W), for x (B, C, H, W)."""
         h = self.group_norm(x).permute(0, 2, 3, 1).flatten(1, 2)                         # (B, HW, C)
         h = attention(self.to_q(h), self.to_k(h), self.to_v(h), self.head_dim)           # (B, HW, heads d)
         h = self.to_out[0](h).transpose(1, 2).unflatten(2, x.shape[2:])                  # (B, C, H, W)
@@ -242,6 +251,7 @@ class DownBlock(nn.Module):
         skips += [channels] * (layers + len(self.downsamplers))
 
     def forward(self, h: torch.Tensor, temb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Return features (B, C', H', W') of h (B, C, H, W); H' = H / 2, or H without `resample`."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = attend(resnet(h, temb))
             skips.append(h)
@@ -263,6 +273,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock(channels, channels, settings, scale) for _ in range(2)])
 
     def forward(self, h: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        """Return features of h (B, C, H, W), in the same shape; `temb` is (B or 1, D)."""
         h = self.resnets[0](h, temb)
         return self.resnets[1](self.attentions[0](h), temb)
 
@@ -293,6 +304,7 @@ class UpBlock(nn.Module):
             self.upsamplers.append(Upsample(channels))
 
     def forward(self, h: torch.Tensor, temb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Return features (B, C', H', W') of h (B, C, H, W); H' = 2H, or H without `resample`."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = attend(resnet(torch.cat((h, skips.pop()), dim=1), temb))
         for upsample in self.upsamplers:

@@ -28,6 +28,7 @@ class ConvBlock(nn.Module):
         self.norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels_out), channels_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return features (B, C', H', W') >= 0 from x (B, C, H, W); H' = H / stride, rounded up."""
         return F.relu(self.norm(self.conv(x)))
 
 

@@ -44,6 +44,7 @@ class AttentionPooling(nn.Module):
         self.v_proj = nn.Linear(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled vector (B, F) of a sequence x (B, L, F)."""
         query = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)          # (B, 1, F)
         keys = torch.cat([query, x], 1)                                                  # (B, 1 + L, F)
         return attention(self.q_proj(query), self.k_proj(keys), self.v_proj(keys), self.head_dim).flatten(1)
@@ -60,6 +61,7 @@ class TextTimeEmbedding(nn.Module):
         self.norm2 = nn.LayerNorm(time_dim)
 
     def forward(self, text: Tensor) -> Tensor:
+        """Return the vector (B, time_dim) of text features (B, L, F)."""
         vector: Tensor = self.norm2(self.proj(self.pool(self.norm1(text))))
         return vector
 
@@ -81,6 +83,7 @@ class DownLevel(DownBlock):
             self.attentions = transformers(channels, layers)
 
     def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
+        """Return features (B, C', H', W') of h (B, C, H, W); H' = H / 2, or H in the `last` level."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = resnet(h, temb)
             h = attend(h, context) if self.attend else h
@@ -99,6 +102,7 @@ class MidLevel(MidBlock):
         self.attentions = transformers(channels, 1)
 
     def forward(self, h: Tensor, temb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Return features of h (B, C, H, W), in the same shape; `context` is (B, L, F)."""
         h = self.attentions[0](self.resnets[0](h, temb), context)
         return self.resnets[1](h, temb)
 
@@ -116,6 +120,7 @@ class UpLevel(UpBlock):
             self.attentions = transformers(channels, layers)
 
     def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
+        """Return features (B, C', H', W') of h (B, C, H, W); H' = 2H, or H in the `last` level."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = resnet(torch.cat((h, skips.pop()), dim=1), temb)
             h = attend(h, context) if self.attend else h

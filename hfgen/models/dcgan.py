@@ -59,7 +59,8 @@ class Layers:
 def with_classes(x: Tensor, labels: Tensor | None, num_classes: int | None) -> Tensor:
     """Return x (B, C) or (B, C, H, W) joined with the one-hot class of `labels` (B,) as K more channels.
 
-    x itself without classes. Raises ConfigError unless labels are given exactly if there are classes.
+    Labels are in [0, K - 1]. Without classes the result is x. Raises ConfigError unless labels are given exactly if
+    there are classes.
     """
     if (num_classes is None) != (labels is None):
         expected = "None: this network has no classes" if num_classes is None else "given"

@@ -36,6 +36,7 @@ class ResidualBlock(nn.Module):
         self.linear_2 = nn.Linear(hidden, hidden)
 
     def forward(self, h: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        """Return features (B, hidden) from h (B, hidden) and the embedding of time `temb` (B or 1, T)."""
         return h + self.linear_2(F.silu(self.linear_1(self.norm(h)) + self.time_emb_proj(temb)))
 
 
@@ -212,6 +213,7 @@ class Waves(nn.Module):
         self.register_buffer("w", directions * lengths)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x (B, D) joined with sines and cosines in [-1, 1], (B, D + 2 number)."""
         phase = x @ self.w
         return torch.cat([x, phase.sin(), phase.cos()], 1)
 

@@ -78,7 +78,7 @@ def build_text_encoder(
 
 
 def token_ids(tokenizer: Any, texts: list[str], device: torch.device | str = "cpu") -> Tensor:
-    """Return the tokens of texts, int64 (B, L), padded or cut to the tokenizer's length L."""
+    """Return the tokens of texts, int64 (B, L) in [0, vocabulary - 1], padded or cut to the tokenizer's length L."""
     encoding = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
     ids: Tensor = encoding["input_ids"].to(device)
     return ids

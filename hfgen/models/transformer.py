@@ -29,6 +29,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, channels), nn.Dropout(dropout)])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the attention (B, HW, C) of pixels x (B, HW, C) to `context` (B, L, D), or to x without one."""
         context = x if context is None else context                                      # (B, L, D)
         h = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.head_dim)   # (B, HW, heads d)
         for layer in self.to_out:
@@ -44,6 +45,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(channels, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return gated features (..., inner) from x (..., channels)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -56,6 +58,7 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Dropout(dropout), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, HW, C) from x (B, HW, C), each pixel on its own."""
         return self.net(x)
 
 
@@ -74,6 +77,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, dropout)
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Return features (B, HW, C) from pixels x (B, HW, C) and `context` (B, L, D), None without a text."""
         if self.norm1 is not None and self.attn1 is not None:
             x = x + self.attn1(self.norm1(x))
         if self.norm2 is not None and self.attn2 is not None:
@@ -96,6 +100,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Return x + f(x), (B, C, H, W), from x (B, C, H, W) and `context` (B, L, D), None without a text."""
         h = self.proj_in(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)                 # (B, HW, C)
         for block in self.transformer_blocks:
             h = block(h, context)

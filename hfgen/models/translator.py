@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + f(x), (B, C, H, W)."""
+        """Return x + f(x), (B, C, H, W), for x (B, C, H, W)."""
         return x + self.body(x)
 
 
@@ -114,7 +114,10 @@ class ResNetTranslator(ModelMixin):
         return factor, max(4, 2 * factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
+        """Return the translations (B, C', H, W), in [-1, 1], of images x (B, C, H, W) in [-1, 1].
+
+        Raises ConfigError, naming the nearest sizes, for a wrong size.
+        """
         check_images(x, self.config["in_channels"], *self.sides)
         return torch.tanh(self.body(x))
 
@@ -164,7 +167,10 @@ class UNetTranslator(ModelMixin):
         return 2 ** self.config["depth"], 2 ** self.config["depth"]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the translated images, in [-1, 1]. Raises ConfigError, naming the nearest sizes, for a wrong size."""
+        """Return the translations (B, C', H, W), in [-1, 1], of images x (B, C, H, W) in [-1, 1].
+
+        Raises ConfigError, naming the nearest sizes, for a wrong size.
+        """
         check_images(x, self.config["in_channels"], *self.sides)
         # encoder
         skips, h = [], x

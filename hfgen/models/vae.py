@@ -39,7 +39,7 @@ class Terms(NamedTuple):
 
     @property
     def log_weights(self) -> Tensor:
-        """Return log w = log p(x, z) - log q(z|x), (B, k)."""
+        """Return log w = log p(x, z) - log q(z|x) in nats, (B, k)."""
         return self.log_px_z - self.log_ratio
 
 
@@ -93,19 +93,25 @@ class LatentModel(ModelMixin):
 
     @property
     def log_sigma(self) -> Tensor:
-        """Return the logarithm of the likelihood's scale, learned or configured: sigma, or s of the logistic."""
+        """Return the logarithm of the likelihood's scale > 0, (1,) if learned, else 0-d: sigma or the logistic's s."""
         return self.centre.new_tensor(math.log(self.config["sigma"])) if self.log_scale is None else self.log_scale
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
-        """Initialise the model with the `mean` of the data: the decoder returns it, the encoder subtracts it from x."""
+        """Initialise the model with the `mean` of the data: the decoder returns it, the encoder subtracts it from x.
+
+        `mean`: (C, H, W) in [-1, 1], or (dim,).
+        """
         self.centre.copy_(mean)
         start = self.likelihood.link(mean)
         last: Any = self.decoder[-1]
         last.bias.copy_(start.mean((1, 2)) if isinstance(last, nn.ConvTranspose2d) else start.flatten())
 
     def encode(self, x: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of q(z_1|x), each (B, D_1). Raises ConfigError for x of another shape."""
+        """Return mean and log-variance of q(z_1|x), each (B, D_1), of x (B, C, H, W) in [-1, 1] or (B, dim).
+
+        Raises ConfigError for x of another shape.
+        """
         if tuple(x.shape[1:]) != self.shape:
             raise ConfigError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         h = x - self.centre
@@ -118,7 +124,7 @@ class LatentModel(ModelMixin):
         return self.decoder(h).unflatten(1, self.shape) if self.config["body"] == "mlp" else self.decoder(h)
 
     def forward(self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None) -> Terms:
-        """Return the terms of the bound for standard normal `eps`, (B, k, D_l) of each layer from the data up."""
+        """Return the terms of the bound in nats for standard normal `eps`, (B, k, D_l) per layer from the data up."""
         # latents of all layers
         layers = self._posterior(x, eps, class_labels)
         zs = [z for z, _, _ in layers]
@@ -144,7 +150,7 @@ class LatentModel(ModelMixin):
         return self.likelihood.log_prob(x.flatten(1)[:, None], location, self.log_sigma, self.config["levels"])
 
     def normals(self, batch: int, k: int, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Return standard normal draws (batch, k, D_l) of each layer, on the model's device."""
+        """Return draws (batch, k, D_l) of mean 0 and variance 1 for each layer, on the model's device."""
         where = generator.device if generator is not None else self.centre.device
         draws = [torch.randn(batch, k, D, generator=generator, device=where) for D in self.sizes]
         return [draw.to(self.centre.device) for draw in draws]
@@ -156,7 +162,10 @@ class LatentModel(ModelMixin):
     def infer(
         self, x: Tensor, class_labels: Tensor | None = None, eps: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """Return latents (B, D) of items: the means of q, or draws from q for `eps` (B, 1, D_l) of each layer."""
+        """Return latents (B, D) of items: the means of q, or draws from q for `eps` (B, 1, D_l) of each layer.
+
+        `x`: (B, C, H, W) in [-1, 1], or (B, dim).
+        """
         zs = [z for z, _, _ in self._posterior(x, eps, class_labels)]
         pairs = zip(zs, self._priors(zs), strict=True)
         drawn = [(z - prior[0]) * torch.exp(-prior[1] / 2) if prior else z for z, prior in pairs]

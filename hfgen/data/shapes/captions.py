@@ -63,7 +63,7 @@ def captions_of(factors: Ints) -> list[str]:
 
 
 def factors_of(captions: Sequence[str]) -> torch.Tensor:
-    """Return the factors in captions, int64 (N, 6), -1 for factors that are left out.
+    """Return the factors in captions, int64 (N, 6) >= 0, or -1 for factors that are left out.
 
     Raises ConfigError for a text that is not in the grammar.
     """

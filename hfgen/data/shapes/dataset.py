@@ -73,11 +73,11 @@ class Shapes(Images):
         return len(self._factors)
 
     def factors(self) -> torch.Tensor:
-        """Return the true factors of all images in order, int64 (N, 6); the columns are the keys of `FACTORS`."""
+        """Return the true factors of all images in order, int64 (N, 6) >= 0; the columns are the keys of `FACTORS`."""
         return torch.from_numpy(self._factors)
 
     def placed(self) -> torch.Tensor:
-        """Return centre x, centre y and radius of all shapes in order, float32 (N, 3), see `geometry`."""
+        """Return centre x, centre y and radius of all shapes in order, float32 (N, 3) in [0, 1], see `geometry`."""
         return torch.from_numpy(self._placed)
 
     def tensor(self, n: int | None = None) -> torch.Tensor:

@@ -23,7 +23,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 def predictor(net: Any, class_labels: Tensor | None = None) -> Predict:
     """Return the network of a pipeline, `pipe.unet`, as a function of x_t and timesteps.
 
-    `class_labels` (B,): conditions of a class-conditional network.
+    `class_labels` (B,): classes in [0, K - 1], conditions of a class-conditional network.
     """
     return lambda x_t, t: net(x_t, t, class_labels=class_labels, return_dict=False)[0]
 

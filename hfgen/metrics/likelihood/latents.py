@@ -96,6 +96,6 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def reconstruction_error(x: Tensor, reconstructed: Tensor) -> Tensor:
-    """Return the mean squared error of each item of x (B, ...), on the squared scale of `x`, (B,) float64."""
+    """Return the mean squared error of each item of x (B, ...), on the squared scale of `x`, (B,) float64 >= 0."""
     return (x.double() - reconstructed.double()).square().flatten(1).mean(1)
 
