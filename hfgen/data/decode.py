@@ -149,7 +149,9 @@ def _flatten(image: Image.Image, channels: int, background: Colour) -> Image.Ima
         over = (alpha * rgba[..., :3] + (255 - alpha) * np.asarray(background, np.uint32) + 127) // 255
         image = Image.fromarray(over.astype(np.uint8))
     mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    if image.mode == mode:
+        return image
+    return image.convert(mode)
 
 
 def _deep_plane(image: Image.Image) -> npt.NDArray[np.float32]:

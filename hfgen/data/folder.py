@@ -133,7 +133,8 @@ def _from_metadata(
         listed = "\n  ".join(missing[:20])
         raise DataError(f"{metadata[0]}: {len(missing)} of {len(paths)} files that it lists do not exist:\n  {listed}")
     # check the columns
-    label_column = "label" if label_column is None and "label" in columns else label_column
+    if label_column is None and "label" in columns:
+        label_column = "label"
     for option, column in (("label_column", label_column), ("caption_column", caption_column)):
         if column is not None and column != NO_LABELS and column not in columns:
             raise column_missing(str(metadata[0]), option, column, columns)

@@ -61,7 +61,9 @@ def load_images(source: Source, spec: ImageSpec, max_resident_bytes: int, num_wo
     bad |= _decode_all(source, good, layout, pixels)
     if bad:
         kept = _without(source, good, bad, spec.skip_bad_images)
-        pixels, good = (pixels[kept] if resident else pixels), good[kept]
+        good = good[kept]
+        if resident:
+            pixels = pixels[kept]
     # labels, captions and fingerprint of the remaining images
     labels, captions = _labels_and_captions(source, good)
     options: dict[str, Any] = {"labels": labels, "captions": captions, "flip": spec.flip}

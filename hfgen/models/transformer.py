@@ -30,7 +30,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the attention (B, HW, C) of pixels x (B, HW, C) to `context` (B, L, D), or to x without one."""
-        context = x if context is None else context                                      # (B, L, D)
+        if context is None:
+            context = x                                                                  # (B, L, D)
         h = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.head_dim)   # (B, HW, heads d)
         for layer in self.to_out:
             h = layer(h)
