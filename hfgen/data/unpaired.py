@@ -86,11 +86,11 @@ class Unpaired(Dataset):
         seeds = self.seeds(seed)
         both = [d.batches(seed=one, **options) for d, one in zip((self.a, self.b), seeds, strict=True)]
         for k, batch_a, batch_b in zip(count(first), *both, strict=False):
-            a, b = (
-                self._cropped(batch["x"], one, *_spots(dataset, one, k * batch_size, batch_size), rows)
-                for dataset, one, batch in zip((self.a, self.b), seeds, (batch_a, batch_b), strict=True)
-            )
-            yield {"a": a, "b": b}
+            crops = []
+            for dataset, one, batch in zip((self.a, self.b), seeds, (batch_a, batch_b), strict=True):
+                epochs, indices = _spots(dataset, one, k * batch_size, batch_size)
+                crops.append(self._cropped(batch["x"], one, epochs, indices, rows))
+            yield {"a": crops[0], "b": crops[1]}
 
     def _cropped(self, x: Tensor, seed: int, epochs: Ints, indices: Ints, rows: slice) -> Tensor:
         """Return a box of each image (b, C, H, W), at a uniform place that is a function of (seed, epoch, index).

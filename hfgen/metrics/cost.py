@@ -211,8 +211,11 @@ def _give_back_free_memory() -> None:
 def _peak(device: torch.device, networks: Mapping[str, nn.Module]) -> _Peak:
     if device.type == "cuda":
         return _CudaPeak(device)
-    tensors = [t for net in networks.values() for t in (*net.parameters(), *net.buffers())]
-    return _ProcessPeak(sum(t.numel() * t.element_size() for t in tensors))
+    size = 0
+    for net in networks.values():
+        for tensor in (*net.parameters(), *net.buffers()):
+            size += tensor.numel() * tensor.element_size()
+    return _ProcessPeak(size)
 
 
 def training_cost(model: str | Path) -> TrainingCost:

@@ -224,8 +224,8 @@ class ConditionalUNet(ModelMixin):
         """Return the prediction (B, C', H, W) as `.sample` or as a tuple of one.
 
         `sample`: x_t (B, C, H, W); H and W divisible by 2^(levels - 1). `timestep`: a number, or a tensor of shape (),
-        (1,) or (B,). `class_labels`: ints (B,), None without classes. `encoder_hidden_states`: (B, L,
-        cross_attention_dim), None without texts. Raises ConfigError for other inputs.
+        (1,) or (B,). `class_labels`: ints (B,) in [0, num_class_embeds - 1], None without classes.
+        `encoder_hidden_states`: (B, L, cross_attention_dim), None without texts. Raises ConfigError for other inputs.
         """
         # embedding of time, class and text
         self._check_inputs(sample, class_labels, encoder_hidden_states)
