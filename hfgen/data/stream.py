@@ -201,4 +201,6 @@ class StreamImages(Images):
 def _recorded_length(stream: Any) -> int | None:
     """Return the number of examples of this split that the dataset's information records, or None."""
     info = (stream.info.splits or {}).get(str(stream.split))
-    return info.num_examples or None if isinstance(info, datasets.SplitInfo) else None
+    if not isinstance(info, datasets.SplitInfo):
+        return None
+    return info.num_examples or None

@@ -249,7 +249,9 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, channels: int, layers: int, settings: BlockSettings) -> None:
         super().__init__()
         widths = [in_channels, *[channels] * (layers - 1)]
-        self.resnets = nn.ModuleList([ResnetBlock(width, channels, settings) for width in widths])
+        self.resnets = nn.ModuleList()
+        for width in widths:
+            self.resnets.append(ResnetBlock(width, channels, settings))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return features (B, C', H, W) from h (B, C, H, W)."""
