@@ -159,6 +159,7 @@ def _inside(folder: Path, file_name: Any) -> Path:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metadata file. Raises DataError if it cannot be read."""
+    # read tables with types
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -166,6 +167,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             return pyarrow.parquet.read_table(path).to_pylist()
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # read CSV, in which all values are text
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:

@@ -134,6 +134,7 @@ def _read_headers(source: Source, background: Colour) -> tuple[dict[int, Header]
         except Exception as error:
             return reason(error), digest
 
+    # divide the images into readable and broken ones
     headers: dict[int, Header] = {}
     bad: Bad = {}
     content = hashlib.sha256()
