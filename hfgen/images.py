@@ -41,7 +41,9 @@ def from_pil(images: list[Image.Image]) -> torch.Tensor:
 def to_pil(images: torch.Tensor) -> list[Image.Image]:
     """Return (B, C, H, W) images in [-1, 1] as PIL images of mode L (C=1), LA (2), RGB (3) or RGBA (4)."""
     arrays = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+    if arrays.shape[-1] == 1:
+        arrays = arrays[..., 0]
+    return [Image.fromarray(array) for array in arrays]
 
 
 def unit_of(images: Tensor) -> Tensor:
@@ -69,7 +71,9 @@ def as_output(images: torch.Tensor, output_type: str) -> Any:
     if output_type == "pil":
         return to_pil(images)
     unit = (images / 2 + 0.5).clamp(0, 1)
-    return unit if output_type == "pt" else unit.cpu().permute(0, 2, 3, 1).float().numpy()
+    if output_type == "pt":
+        return unit
+    return unit.cpu().permute(0, 2, 3, 1).float().numpy()
 
 
 def with_channels(unit: Tensor, channels: int) -> Tensor:
@@ -89,7 +93,9 @@ def with_channels(unit: Tensor, channels: int) -> Tensor:
         return torch.cat([colours, torch.ones_like(unit[:, :1])], 1)
     if given == 4:
         colours = colours * unit[:, 3:] + 1 - unit[:, 3:]
-    return colours if channels == 3 else (colours * colours.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+    if channels == 3:
+        return colours
+    return (colours * colours.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
 
 
 def resized(unit: Tensor, height: int, width: int) -> Tensor:

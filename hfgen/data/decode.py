@@ -128,7 +128,9 @@ def fit(image: Image.Image, height: int, width: int) -> Image.Image:
 def with_channels(grey: Pixels, channels: int, top: int) -> Pixels:
     """Return grey pixels (1, H, W) as (channels, H, W): repeated for colours, opaque (`top`) in a fourth channel."""
     colours = np.repeat(grey, min(channels, 3), axis=0)
-    return np.concatenate([colours, np.full_like(grey, top)]) if channels == 4 else colours
+    if channels == 4:
+        return np.concatenate([colours, np.full_like(grey, top)])
+    return colours
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -149,7 +151,9 @@ def _flatten(image: Image.Image, channels: int, background: Colour) -> Image.Ima
         over = (alpha * rgba[..., :3] + (255 - alpha) * np.asarray(background, np.uint32) + 127) // 255
         image = Image.fromarray(over.astype(np.uint8))
     mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    if image.mode == mode:
+        return image
+    return image.convert(mode)
 
 
 def _deep_plane(image: Image.Image) -> npt.NDArray[np.float32]:

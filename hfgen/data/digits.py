@@ -26,7 +26,8 @@ def digits(spec: ImageSpec, split: Split) -> ResidentImages:
     # choose the rows
     rows = _read()
     chosen = split.indices("digits", len(rows))
-    rows = rows if chosen is None else rows[chosen]
+    if chosen is not None:
+        rows = rows[chosen]
     pixels: Pixels = rows[:, :64].reshape(-1, 1, 8, 8).astype(np.uint8)
     labels = rows[:, 64].astype(np.int64)
     # resize

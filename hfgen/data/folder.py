@@ -133,7 +133,8 @@ def _from_metadata(
         listed = "\n  ".join(missing[:20])
         raise DataError(f"{metadata[0]}: {len(missing)} of {len(paths)} files that it lists do not exist:\n  {listed}")
     # check the columns
-    label_column = "label" if label_column is None and "label" in columns else label_column
+    if label_column is None and "label" in columns:
+        label_column = "label"
     for option, column in (("label_column", label_column), ("caption_column", caption_column)):
         if column is not None and column != NO_LABELS and column not in columns:
             raise column_missing(str(metadata[0]), option, column, columns)
@@ -158,6 +159,7 @@ def _inside(folder: Path, file_name: Any) -> Path:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metadata file. Raises DataError if it cannot be read."""
+    # read tables with types
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -165,6 +167,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             return pyarrow.parquet.read_table(path).to_pylist()
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # read CSV, in which all values are text
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:

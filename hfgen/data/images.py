@@ -126,7 +126,7 @@ class LazyImages(Images):
 
     def tensor(self, n: int | None = None) -> torch.Tensor:
         """Return the first `n` images (default: all), unflipped: float32 (n, C, H, W) in [-1, 1]."""
-        return from_integers(self.pixels(range(len(self) if n is None else min(n, len(self)))), self.top)
+        return from_integers(self.pixels(range(len(self))[:n]), self.top)
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
         """Return the images `indices` on `device`, flipped as a function of (seed, epoch, index)."""

@@ -61,7 +61,9 @@ def load_images(source: Source, spec: ImageSpec, max_resident_bytes: int, num_wo
     bad |= _decode_all(source, good, layout, pixels)
     if bad:
         kept = _without(source, good, bad, spec.skip_bad_images)
-        pixels, good = (pixels[kept] if resident else pixels), good[kept]
+        good = good[kept]
+        if resident:
+            pixels = pixels[kept]
     # labels, captions and fingerprint of the remaining images
     labels, captions = _labels_and_captions(source, good)
     options: dict[str, Any] = {"labels": labels, "captions": captions, "flip": spec.flip}
@@ -132,6 +134,7 @@ def _read_headers(source: Source, background: Colour) -> tuple[dict[int, Header]
         except Exception as error:
             return reason(error), digest
 
+    # divide the images into readable and broken ones
     headers: dict[int, Header] = {}
     bad: Bad = {}
     content = hashlib.sha256()

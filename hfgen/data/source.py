@@ -90,8 +90,8 @@ def encode_labels(
     """
     # missing values
     help_ = f"columns: {', '.join(columns)}; choose another with label_column, or {NO_LABELS!r} to go without"
-    if any(value is None for value in values):
-        missing = sum(value is None for value in values)
+    missing = sum(value is None for value in values)
+    if missing:
         raise ConfigError(f"{where}: label column {column!r} has no value in {missing} of {len(values)} rows; {help_}")
     # strings
     if all(isinstance(value, str) for value in values):

@@ -75,4 +75,6 @@ def _position(bound: int | None, percent: bool, n: int, default: int) -> int:
         return default
     if percent:
         bound = round(bound * n / 100)
-    return max(n + bound, 0) if bound < 0 else min(bound, n)
+    if bound < 0:
+        return max(n + bound, 0)
+    return min(bound, n)

@@ -109,11 +109,11 @@ class StreamImages(Images):
         pixels, rows = zip(*map(self._pixels, spots), strict=True)
         batch = self.finish(torch.from_numpy(np.stack(pixels)).to(device), seed, epochs, indices)
         # labels and captions
-        extras = [self._extras(row) for row in rows]
+        labels, captions = zip(*map(self._extras, rows), strict=True)
         if self.num_classes is not None:
-            batch["label"] = torch.tensor([label for label, _ in extras], device=device)
+            batch["label"] = torch.tensor(labels, device=device)
         if self.columns.caption is not None:
-            batch["caption"] = [caption for _, caption in extras]
+            batch["caption"] = list(captions)
         return batch
 
     def _walk(self, seed: int, position: int) -> Iterator[Spot]:
@@ -201,4 +201,6 @@ class StreamImages(Images):
 def _recorded_length(stream: Any) -> int | None:
     """Return the number of examples of this split that the dataset's information records, or None."""
     info = (stream.info.splits or {}).get(str(stream.split))
-    return info.num_examples or None if isinstance(info, datasets.SplitInfo) else None
+    if not isinstance(info, datasets.SplitInfo):
+        return None
+    return info.num_examples or None

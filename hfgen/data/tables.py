@@ -108,7 +108,8 @@ def find_columns(
     images = [column for column, feature in features.items() if _holds_images(feature)]
     if image_column is None:
         known = [column for column in images if column in ("image", "img")]
-        images = images if len(images) == 1 else known
+        if len(images) != 1:
+            images = known
     elif image_column in images:
         images = [image_column]
     else:
@@ -193,7 +194,9 @@ def _default_label(features: Mapping[str, Any]) -> str | None:
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if "label" in features:
         return "label"
-    return classes[0] if len(classes) == 1 else None
+    if len(classes) != 1:
+        return None
+    return classes[0]
 
 
 def _kind(feature: Any) -> str:

@@ -133,7 +133,8 @@ class Toy(Dataset):
         panels of at most 2 sigma (relative error below 1e-9). Line and circle have no noise and no density: raises
         ConfigError for them without a `sigma` > 0.
         """
-        sigma = self.sigma if sigma is None else sigma
+        if sigma is None:
+            sigma = self.sigma
         if not sigma > 0:
             raise ConfigError(f"{self.name}: points without noise have no density; give log_prob a sigma > 0")
         # sum over the nodes, a block of points at a time

@@ -32,7 +32,8 @@ class Unpaired(Dataset):
     def __init__(self, a: Dataset, b: Dataset, *, paired: bool = False, crop: int | tuple[int, int] | None = None):
         # check the datasets
         self.a, self.b, self.paired = a, b, paired
-        crop = (crop, crop) if isinstance(crop, int) else crop
+        if isinstance(crop, int):
+            crop = (crop, crop)
         self.crop = None if crop is None else (crop[0], crop[1])
         for dataset in (a, b):
             _check_images(dataset, self.crop)
@@ -44,7 +45,9 @@ class Unpaired(Dataset):
         if paired:
             _check_pairs(a, b)
         # shapes and fingerprint
-        self.shape_a, self.shape_b = (d.shape if self.crop is None else (d.shape[0], *self.crop) for d in (a, b))
+        self.shape_a, self.shape_b = a.shape, b.shape
+        if self.crop is not None:
+            self.shape_a, self.shape_b = (a.shape[0], *self.crop), (b.shape[0], *self.crop)
         self.name, self.shape = f"{a.name} and {b.name}", self.shape_a
         self.fingerprint = fingerprint_of("unpaired", a.fingerprint, b.fingerprint, paired, self.crop)
 
@@ -69,8 +72,9 @@ class Unpaired(Dataset):
         """Return the centred box of images (B, C, H, W), of the size of the crop in pixels; x without a crop."""
         if self.crop is None:
             return x
-        top, left = ((side - cropped) // 2 for side, cropped in zip(x.shape[2:], self.crop, strict=True))
-        return x[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+        height, width = self.crop
+        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+        return x[:, :, top : top + height, left : left + width]
 
     def seeds(self, seed: int) -> tuple[int, int]:
         """Return the seeds of order and augmentation of A and B: one for both with `paired`."""
@@ -82,11 +86,11 @@ class Unpaired(Dataset):
         seeds = self.seeds(seed)
         both = [d.batches(seed=one, **options) for d, one in zip((self.a, self.b), seeds, strict=True)]
         for k, batch_a, batch_b in zip(count(first), *both, strict=False):
-            a, b = (
-                self._cropped(batch["x"], one, *_spots(dataset, one, k * batch_size, batch_size), rows)
-                for dataset, one, batch in zip((self.a, self.b), seeds, (batch_a, batch_b), strict=True)
-            )
-            yield {"a": a, "b": b}
+            crops = []
+            for dataset, one, batch in zip((self.a, self.b), seeds, (batch_a, batch_b), strict=True):
+                epochs, indices = _spots(dataset, one, k * batch_size, batch_size)
+                crops.append(self._cropped(batch["x"], one, epochs, indices, rows))
+            yield {"a": crops[0], "b": crops[1]}
 
     def _cropped(self, x: Tensor, seed: int, epochs: Ints, indices: Ints, rows: slice) -> Tensor:
         """Return a box of each image (b, C, H, W), at a uniform place that is a function of (seed, epoch, index).

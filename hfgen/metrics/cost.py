@@ -211,8 +211,11 @@ def _give_back_free_memory() -> None:
 def _peak(device: torch.device, networks: Mapping[str, nn.Module]) -> _Peak:
     if device.type == "cuda":
         return _CudaPeak(device)
-    tensors = [t for net in networks.values() for t in (*net.parameters(), *net.buffers())]
-    return _ProcessPeak(sum(t.numel() * t.element_size() for t in tensors))
+    size = 0
+    for net in networks.values():
+        for tensor in (*net.parameters(), *net.buffers()):
+            size += tensor.numel() * tensor.element_size()
+    return _ProcessPeak(size)
 
 
 def training_cost(model: str | Path) -> TrainingCost:
@@ -221,13 +224,16 @@ def training_cost(model: str | Path) -> TrainingCost:
     Batch size and budget are read from `config.yaml`, the rest from `run.json`; without it the steps are read from the
     last complete line of `metrics.jsonl`. All fields are None for a Hub id and for other folders.
     """
+    # read the run folder
     run = runs.find(model)
     if run is None:
         return TrainingCost()
     settings, record = runs.settings(run), runs.record(run)
+    # find the number of steps
     steps = record.get("step")
     if "step" not in record and (log := runs.metrics(run)):
         steps = log[-1]["step"]
+    # add the other fields
     known = {key: record.get(key) for key in ("seconds", "hardware", "parameters")}
     known |= {name: settings.get(name) for name in ("batch_size", "budget", "autoencoder")}
     return TrainingCost(steps, **known)

@@ -178,8 +178,11 @@ def random_halves(n: int, splits: int = 20, seed: int = 0) -> list[tuple[Tensor,
     Each is a pair of int64 index tensors, (n // 2,) and (n - n // 2,), in [0, n - 1].
     """
     generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(n, generator=generator) for _ in range(splits)]
-    return [(order[: n // 2], order[n // 2 :]) for order in orders]
+    halves = []
+    for _ in range(splits):
+        order = torch.randperm(n, generator=generator)
+        halves.append((order[: n // 2], order[n // 2 :]))
+    return halves
 
 
 def split_floor(features: Tensor, splits: int = 20, seed: int = 0) -> float:
@@ -202,7 +205,8 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     A slice has at least one row.
     """
     step = max(1, ELEMENTS // max(1, columns))
-    yield from (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tuple[slice, Tensor]]:

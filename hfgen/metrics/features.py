@@ -119,7 +119,9 @@ class VisionTransformer(Extractor):
     def _features(self, images: Tensor) -> Tensor:
         net: Any = self.net
         output = net(pixel_values=self.prepare(images))
-        return torch.as_tensor(output.image_embeds if self.projected else output.pooler_output)
+        if self.projected:
+            return torch.as_tensor(output.image_embeds)
+        return torch.as_tensor(output.pooler_output)
 
 
 class Inception(Extractor):

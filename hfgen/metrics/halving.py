@@ -80,7 +80,8 @@ def half_prdc(reference: Tensor, generated: Tensor, k: int, halvings: int, seed:
     a = _Halves(reference, k, halvings, generator)
     b = _Halves(generated, k, halvings, generator)
     # count, per halving: balls that hold a sample (M, S), balls that hold an item (N, S), samples in a ball (N, S)
-    in_reference, in_generated, filled = (torch.zeros_like(limits) for limits in (b.limits, a.limits, a.limits))
+    in_reference = torch.zeros_like(b.limits)
+    in_generated, filled = torch.zeros_like(a.limits), torch.zeros_like(a.limits)
     reference_slack, slack = rounding(reference, reference), rounding(generated, reference)[:, None]
     for rows, squared in squared_distance_blocks(generated, reference):
         # reference balls, for pairs that are near enough in at least one halving

@@ -54,7 +54,8 @@ def memorisation(
     item; without held-out data, of training items to their nearest other training item.
     The ratio compares n = min(N, H) items of each set, because the nearest of more items is nearer: the larger set is
     divided, in a seeded order, into disjoint sets of n, and their distances are averaged. Its interval is the 95 %
-    percentile bootstrap over generated samples with the other sets fixed.
+    percentile bootstrap over generated samples with the other sets fixed. Distances are Euclidean, >= 0; shares and
+    `quantile` are in [0, 1].
 
     Bias: samples worse than reference data are far from both sets. This hides copies in the ratio, which tends to 1,
     but not in the share. Samples with less detail than reference data are nearer to all images, so the share is too

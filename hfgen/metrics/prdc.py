@@ -55,7 +55,7 @@ def prdc(reference: Tensor, generated: Tensor, k: int = 5) -> PRDC:
     Precision: share of generated samples in at least one reference ball. Recall: share of reference items in at least
     one generated ball (Kynkäänniemi et al. 2019, eqs. 2, 3). Density: mean number of reference balls that hold a
     generated sample, over k. Coverage: share of reference balls that hold at least one generated sample (Naeem et al.
-    2020, eqs. 3, 4).
+    2020, eqs. 3, 4). All are in [0, 1] except the density, which is >= 0.
 
     Bias: more samples shrink the balls, so precision and recall of imperfect models fall with N and M. The ball of an
     outlier is large, so outliers make both too high (density and coverage less so). For two samples of one

@@ -21,4 +21,6 @@ def psnr(images: torch.Tensor, truth: torch.Tensor, peak: float = 2.0) -> float:
 
 def decibels(mse: float, peak: float = 2.0) -> float:
     """Return the peak signal-to-noise ratio of a mean squared error in decibels: 10 log10(peak^2 / MSE)."""
-    return 10 * math.log10(peak**2 / mse) if mse else math.inf
+    if mse == 0:
+        return math.inf
+    return 10 * math.log10(peak**2 / mse)

@@ -157,12 +157,13 @@ def _batches(sources: Sequence[Labelled], training: Training, seed: int) -> Iter
     """Yield one batch per step: an equal share of each source, in an endless seeded order."""
     share = training.batch_size // len(sources)
     for step in range(training.steps):
-        parts = []
+        xs, ys = [], []
         for number, (images, labels) in enumerate(sources):
             _, rows = stretch(derive_seed(seed, "order", number), len(labels), step * share, share)
             chosen = torch.from_numpy(rows)
-            parts.append((images[chosen.to(images.device)], labels[chosen.to(labels.device)]))
-        yield torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+            xs.append(images[chosen.to(images.device)])
+            ys.append(labels[chosen.to(labels.device)])
+        yield torch.cat(xs), torch.cat(ys)
 
 
 @torch.no_grad()

@@ -86,7 +86,8 @@ def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
         shortest, size = _size(path, "size", config["size"])
     if "crop_size" in config:
         side, crop = _size(path, "crop_size", config["crop_size"])
-        crop = (side, side) if side else crop
+        if side:
+            crop = (side, side)
     # leave out steps that are switched off
     if config.get("do_resize") is False:
         shortest, size = None, None

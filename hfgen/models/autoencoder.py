@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -49,14 +50,17 @@ class Autoencoder(ModelMixin):
     ) -> None:
         super().__init__()
         check_config(self.config)
-        # smallest map
-        height, width = self.sides
-        halved = 2 ** len(hidden)
-        shape = (channels, height, width)
-        small = (hidden[-1], height // halved, width // halved) if hidden else shape
         # hidden layers
-        down, up = perceptrons(shape, hidden) if body == "mlp" else convolutions(channels, hidden, small)
-        features = hidden[-1] if body == "mlp" and hidden else small[0] * small[1] * small[2]
+        height, width = self.sides
+        shape = (channels, height, width)
+        if body == "mlp":
+            down, up = perceptrons(shape, hidden)
+            features = [prod(shape), *hidden][-1]
+        else:
+            halved = 2 ** len(hidden)
+            small = (hidden[-1], height // halved, width // halved)
+            down, up = convolutions(channels, hidden, small)
+            features = prod(small)
         # code
         self.encoder = nn.Sequential(*down, nn.Linear(features, latent_dim), CODES[code_activation]())
         self.decoder = nn.Sequential(nn.Linear(latent_dim, features), *up)
@@ -86,13 +90,15 @@ class Autoencoder(ModelMixin):
         """
         z = self.encode(x)
         sample = self.decode(z)
-        return AutoencoderOutput(sample=sample, latents=z) if return_dict else (sample, z)
+        if not return_dict:
+            return sample, z
+        return AutoencoderOutput(sample=sample, latents=z)
 
 
 def perceptrons(shape: tuple[int, int, int], hidden: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return the layers from images to the last hidden units, and those back to images without the last tanh."""
     # encoder
-    sizes = [shape[0] * shape[1] * shape[2], *hidden]
+    sizes = [prod(shape), *hidden]
     down: list[nn.Module] = [nn.Flatten()]                                               # (B, C H W)
     for a, b in pairwise(sizes):
         down += [nn.Linear(a, b), nn.ReLU()]

@@ -89,7 +89,9 @@ class AutoencoderKL(ModelMixin):
         Raises ConfigError unless H and W are divisible by f.
         """
         posterior = self.posterior(x)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+        if not return_dict:
+            return (posterior,)
+        return AutoencoderKLOutput(latent_dist=posterior)
 
     def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
         """Return q(z|x), (B, D, h, w), of images (B, C, H, W) in [-1, 1].
@@ -110,11 +112,15 @@ class AutoencoderKL(ModelMixin):
         `generator` has no effect; diffusers' pipelines pass it.
         """
         x = self.decoder(self.before_decoder(z))
-        return DecoderOutput(sample=x) if return_dict else (x,)
+        if not return_dict:
+            return (x,)
+        return DecoderOutput(sample=x)
 
     def before_decoder(self, z: Tensor) -> Tensor:
         """Return the input of the decoder for z (B, D, h, w), in the same shape."""
-        return z if self.post_quant_conv is None else self.post_quant_conv(z)
+        if self.post_quant_conv is None:
+            return z
+        return self.post_quant_conv(z)
 
     def forward(
         self,
@@ -133,11 +139,15 @@ class AutoencoderKL(ModelMixin):
         posterior = self.posterior(sample)
         if eps is not None:
             z = posterior.mean + posterior.std * eps
+        elif sample_posterior:
+            z = posterior.sample(generator)
         else:
-            z = posterior.sample(generator) if sample_posterior else posterior.mode()
+            z = posterior.mode()
         # images
         x = self.decoder(self.before_decoder(z))
-        return AutoencoderKLPass(sample=x, latent_dist=posterior) if return_dict else (x,)
+        if not return_dict:
+            return (x,)
+        return AutoencoderKLPass(sample=x, latent_dist=posterior)
 
     def to_latents(self, images: Tensor, eps: Tensor | None = None) -> Tensor:
         """Return normalised latents (B, D, h, w), of mean 0 and variance 1, of images (B, C, H, W) in [-1, 1].
@@ -145,7 +155,9 @@ class AutoencoderKL(ModelMixin):
         They are the means of q(z|x), or the draws mu + sigma eps for `eps` (B, D, h, w).
         """
         posterior = self.posterior(images)
-        return self.normalise(posterior.mean if eps is None else posterior.mean + posterior.std * eps)
+        if eps is None:
+            return self.normalise(posterior.mean)
+        return self.normalise(posterior.mean + posterior.std * eps)
 
     def to_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation > 0, (B, D, h, w), of normalised latents of images (B, C, H, W)."""
@@ -172,8 +184,8 @@ class AutoencoderKL(ModelMixin):
         """Return shift and scale: scalars, or (D, 1, 1) from `latents_mean` and `latents_std` with `scaling_factor`."""
         c = self.config
         if c["latents_mean"] is not None:
-            mean, std = (like.new_tensor(c[field])[:, None, None] for field in ("latents_mean", "latents_std"))
-            return mean, c["scaling_factor"] / std
+            mean, std = like.new_tensor(c["latents_mean"]), like.new_tensor(c["latents_std"])
+            return mean[:, None, None], c["scaling_factor"] / std[:, None, None]
         return like.new_tensor(c["shift_factor"] or 0.0), like.new_tensor(c["scaling_factor"])
 
 
@@ -237,7 +249,9 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, channels: int, layers: int, settings: BlockSettings) -> None:
         super().__init__()
         widths = [in_channels, *[channels] * (layers - 1)]
-        self.resnets = nn.ModuleList([ResnetBlock(width, channels, settings) for width in widths])
+        self.resnets = nn.ModuleList()
+        for width in widths:
+            self.resnets.append(ResnetBlock(width, channels, settings))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return features (B, C', H, W) from h (B, C, H, W)."""
@@ -251,7 +265,9 @@ class EncoderLevel(Level):
 
     def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
         super().__init__(in_channels, channels, layers, settings)
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels, settings.downsample_padding)])
+        self.downsamplers = nn.ModuleList()
+        if not last:
+            self.downsamplers.append(Downsample(channels, settings.downsample_padding))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return features (B, C', H / 2, W / 2) from h (B, C, H, W); the last level keeps H and W."""
@@ -266,7 +282,9 @@ class DecoderLevel(Level):
 
     def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
         super().__init__(in_channels, channels, layers, settings)
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
+        self.upsamplers = nn.ModuleList()
+        if not last:
+            self.upsamplers.append(Upsample(channels))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return features (B, C', 2H, 2W) from h (B, C, H, W); the last level keeps H and W."""
@@ -284,7 +302,9 @@ def settings_of(config: Any) -> BlockSettings:
 
 def _fastest(h: Tensor) -> Tensor:
     """Return h in the memory layout that makes convolutions on CPUs fastest."""
-    return h.contiguous(memory_format=torch.channels_last) if h.device.type == "cpu" else h
+    if h.device.type != "cpu":
+        return h
+    return h.contiguous(memory_format=torch.channels_last)
 
 
 def check_config(config: Any) -> None:

@@ -86,7 +86,8 @@ class DownLevel(DownBlock):
         """Return features (B, C', H', W') of h (B, C, H, W); H' = H / 2, or H in the `last` level."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = resnet(h, temb)
-            h = attend(h, context) if self.attend else h
+            if self.attend:
+                h = attend(h, context)
             skips.append(h)
         for downsample in self.downsamplers:
             h = downsample(h, temb)                                                      # (B, C, H/2, W/2)
@@ -123,7 +124,8 @@ class UpLevel(UpBlock):
         """Return features (B, C', H', W') of h (B, C, H, W); H' = 2H, or H in the `last` level."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = resnet(torch.cat((h, skips.pop()), dim=1), temb)
-            h = attend(h, context) if self.attend else h
+            if self.attend:
+                h = attend(h, context)
         for upsample in self.upsamplers:
             h = upsample(h, temb)                                                        # (B, C, 2H, 2W)
         return h
@@ -203,13 +205,13 @@ class ConditionalUNet(ModelMixin):
 
     def _transformers(self, channels: int, number: int) -> nn.ModuleList:
         c = self.config
-        return nn.ModuleList([
-            SpatialTransformer(
+        transformers = nn.ModuleList()
+        for _ in range(number):
+            transformers.append(SpatialTransformer(
                 channels, c["cross_attention_dim"], c["attention_head_dim"], c["transformer_layers"],
                 c["norm_num_groups"], c["self_attention"], c["dropout"],
-            )
-            for _ in range(number)
-        ])  # fmt: skip
+            ))  # fmt: skip
+        return transformers
 
     def forward(
         self,
@@ -222,8 +224,8 @@ class ConditionalUNet(ModelMixin):
         """Return the prediction (B, C', H, W) as `.sample` or as a tuple of one.
 
         `sample`: x_t (B, C, H, W); H and W divisible by 2^(levels - 1). `timestep`: a number, or a tensor of shape (),
-        (1,) or (B,). `class_labels`: ints (B,), None without classes. `encoder_hidden_states`: (B, L,
-        cross_attention_dim), None without texts. Raises ConfigError for other inputs.
+        (1,) or (B,). `class_labels`: ints (B,) in [0, num_class_embeds - 1], None without classes.
+        `encoder_hidden_states`: (B, L, cross_attention_dim), None without texts. Raises ConfigError for other inputs.
         """
         # embedding of time, class and text
         self._check_inputs(sample, class_labels, encoder_hidden_states)
@@ -247,7 +249,9 @@ class ConditionalUNet(ModelMixin):
             h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
         # output
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
-        return UNet2DOutput(sample=out) if return_dict else (out,)
+        if not return_dict:
+            return (out,)
+        return UNet2DOutput(sample=out)
 
     def _check_inputs(self, sample: Tensor, labels: Tensor | None, text: Tensor | None) -> None:
         c = self.config

@@ -204,7 +204,9 @@ class DCGANDiscriminator(ModelMixin):
 
 def sides_of(resolution: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     """Return a resolution as (height, width)."""
-    return (resolution, resolution) if isinstance(resolution, int) else (resolution[0], resolution[1])
+    if isinstance(resolution, int):
+        return resolution, resolution
+    return resolution[0], resolution[1]
 
 
 def stages_of(resolution: int | tuple[int, int], base_size: int) -> tuple[int, tuple[int, int]]:

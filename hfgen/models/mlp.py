@@ -120,7 +120,9 @@ class MLPDenoiser(ModelMixin):
         for block in self.blocks:
             h = block(h, temb)
         out = self.linear_out(F.silu(self.norm_out(h)))                                  # (B, dim)
-        return MLPOutput(sample=out) if return_dict else (out,)
+        if not return_dict:
+            return (out,)
+        return MLPOutput(sample=out)
 
 
 class MLPGenerator(ModelMixin):
@@ -223,8 +225,10 @@ def perceptron(inputs: int, hidden: int, layers: int, norm: str, activation: nn.
     parts: list[nn.Module] = []
     for width in (inputs, *[hidden] * (layers - 1)):
         parts.append(linear(width, hidden, norm))
-        if norm in ("batch", "layer"):
-            parts.append(nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden))
+        if norm == "batch":
+            parts.append(nn.BatchNorm1d(hidden))
+        elif norm == "layer":
+            parts.append(nn.LayerNorm(hidden))
         parts.append(activation)
     return nn.Sequential(*parts)
 

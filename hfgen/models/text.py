@@ -25,7 +25,8 @@ def build_tokenizer(captions: Iterable[str], max_words: int = 4096, max_length: 
     """
     # count the words
     letters = sorted(ByteLevel.alphabet())
-    spelling = CLIPTokenizer(vocab=_numbered([START, END, *letters, *(c + WORD_END for c in letters)]), merges=[])
+    alphabet = [START, END, *letters, *(c + WORD_END for c in letters)]
+    spelling = CLIPTokenizer(vocab=_numbered(alphabet), merges=[])
     counts: Counter[tuple[str, ...]] = Counter()
     longest = 1
     for caption in captions:
@@ -35,7 +36,7 @@ def build_tokenizer(captions: Iterable[str], max_words: int = 4096, max_length: 
     # merge the letters of the most frequent words
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[:max_words]
     merges = merges_for(frequent)
-    vocabulary = [START, END, *letters, *(c + WORD_END for c in letters), *(a + b for a, b in merges)]
+    vocabulary = [*alphabet, *(a + b for a, b in merges)]
     options: Any = {"merges": merges, "model_max_length": min(max_length, longest + 2)}
     return CLIPTokenizer(vocab=_numbered(vocabulary), **options)
 

@@ -30,7 +30,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the attention (B, HW, C) of pixels x (B, HW, C) to `context` (B, L, D), or to x without one."""
-        context = x if context is None else context                                      # (B, L, D)
+        if context is None:
+            context = x                                                                  # (B, L, D)
         h = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.head_dim)   # (B, HW, heads d)
         for layer in self.to_out:
             h = layer(h)
@@ -45,7 +46,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(channels, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return gated features (..., inner) from x (..., channels)."""
+        """Return gated features (B, HW, inner) from x (B, HW, channels)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -95,8 +96,10 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = GroupNorm(groups, channels, 1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
-        blocks = [TransformerBlock(channels, context_dim, head_dim, self_attention, dropout) for _ in range(layers)]
-        self.transformer_blocks = nn.ModuleList(blocks)
+        self.transformer_blocks = nn.ModuleList()
+        for _ in range(layers):
+            block = TransformerBlock(channels, context_dim, head_dim, self_attention, dropout)
+            self.transformer_blocks.append(block)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:

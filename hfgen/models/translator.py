@@ -31,7 +31,9 @@ def layers(conv: Conv, norm: str, activation: nn.Module | None, normalise: bool 
     parts: list[nn.Module] = [spectral_norm(conv) if norm == "spectral" else conv]
     if normalise and norm in NORM_LAYERS:
         parts.append(NORM_LAYERS[norm](conv.out_channels))
-    return parts if activation is None else [*parts, activation]
+    if activation is not None:
+        parts.append(activation)
+    return parts
 
 
 def has_bias(norm: str) -> bool:
@@ -99,7 +101,8 @@ class ResNetTranslator(ModelMixin):
             body += layers(nn.Conv2d(c, 2 * c, 3, 2, 1, bias=bias), norm, nn.ReLU())      # (B, 2c, h / 2, w / 2)
             c *= 2
         # residual blocks
-        body += [ResidualBlock(c, norm, dropout) for _ in range(blocks)]
+        for _ in range(blocks):
+            body.append(ResidualBlock(c, norm, dropout))
         # double the sides
         for _ in range(downsamplings):
             up = nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias)

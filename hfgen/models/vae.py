@@ -94,7 +94,9 @@ class LatentModel(ModelMixin):
     @property
     def log_sigma(self) -> Tensor:
         """Return the logarithm of the likelihood's scale > 0, (1,) if learned, else 0-d: sigma or the logistic's s."""
-        return self.centre.new_tensor(math.log(self.config["sigma"])) if self.log_scale is None else self.log_scale
+        if self.log_scale is None:
+            return self.centre.new_tensor(math.log(self.config["sigma"]))
+        return self.log_scale
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
@@ -115,13 +117,17 @@ class LatentModel(ModelMixin):
         if tuple(x.shape[1:]) != self.shape:
             raise ConfigError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         h = x - self.centre
-        h = h if self.config["body"] == "conv" else h.flatten(1)
+        if self.config["body"] == "mlp":
+            h = h.flatten(1)
         return self._normal(self.encoder, with_classes(h, class_labels, self.config["num_classes"]))
 
     def decode(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Return the location of p(x|z_1) for z_1 (B, D_1): logits or means of all pixels, in the shape of x."""
         h = with_classes(z.to(self.centre.dtype), class_labels, self.config["num_classes"])
-        return self.decoder(h).unflatten(1, self.shape) if self.config["body"] == "mlp" else self.decoder(h)
+        location: Tensor = self.decoder(h)
+        if self.config["body"] == "mlp":
+            location = location.unflatten(1, self.shape)
+        return location
 
     def forward(self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None) -> Terms:
         """Return the terms of the bound in nats for standard normal `eps`, (B, k, D_l) per layer from the data up."""
@@ -152,8 +158,11 @@ class LatentModel(ModelMixin):
     def normals(self, batch: int, k: int, generator: torch.Generator | None = None) -> list[Tensor]:
         """Return draws (batch, k, D_l) of mean 0 and variance 1 for each layer, on the model's device."""
         where = generator.device if generator is not None else self.centre.device
-        draws = [torch.randn(batch, k, D, generator=generator, device=where) for D in self.sizes]
-        return [draw.to(self.centre.device) for draw in draws]
+        draws = []
+        for D in self.sizes:
+            draw = torch.randn(batch, k, D, generator=generator, device=where)
+            draws.append(draw.to(self.centre.device))
+        return draws
 
     def means(self, x: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
         """Return the mean of q of each layer, (B, D_l): of q(z_1|x), and of q(z_l|z_l-1) at the mean of layer l - 1."""
@@ -167,9 +176,13 @@ class LatentModel(ModelMixin):
         `x`: (B, C, H, W) in [-1, 1], or (B, dim).
         """
         zs = [z for z, _, _ in self._posterior(x, eps, class_labels)]
-        pairs = zip(zs, self._priors(zs), strict=True)
-        drawn = [(z - prior[0]) * torch.exp(-prior[1] / 2) if prior else z for z, prior in pairs]
-        return torch.cat(drawn[::-1], -1)[:, 0]
+        noise = []
+        for z, prior in zip(zs, self._priors(zs), strict=True):
+            if prior:
+                mu, log_var = prior
+                z = (z - mu) * torch.exp(-log_var / 2)
+            noise.append(z)
+        return torch.cat(noise[::-1], -1)[:, 0]
 
     def generate(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Return the mean of p(x|z_1), in [-1, 1] for images, from latents (B, D): z_l = mu + sigma latent_l."""

@@ -82,7 +82,7 @@ class Shapes(Images):
 
     def tensor(self, n: int | None = None) -> torch.Tensor:
         """Return the first `n` images (default: all): float32 (n, 3, H, W) in [-1, 1]."""
-        return from_integers(self.pixels(range(len(self) if n is None else min(n, len(self)))))
+        return from_integers(self.pixels(range(len(self))[:n]))
 
     def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
         """Return the images `indices` on `device`."""
@@ -166,7 +166,8 @@ def _items(name: str, split: Split, seed: int = 0) -> tuple[Ints, Ints]:
     if name != "shapes" and split.name == "train":
         items = items[list(DOMAINS).index(name) :: len(DOMAINS)]
     chosen = split.indices(name, len(items))
-    items = items if chosen is None else items[chosen]
+    if chosen is not None:
+        items = items[chosen]
     # their factors
     if name != "shapes":
         return items, translated(combined(_drawn(seed, items, np.arange(COMBINATIONS))), name)
