@@ -19,7 +19,9 @@ class Sampler(NamedTuple):
 
 
 ODE = {"lambda_min_clipped": -3.5}
-"""Start of deterministic methods: an error of 0.03 in eps is 1 in x_0 there, and 30 at t = 1."""
+"""Start of deterministic methods, where errors are amplified: an error of 0.03 in eps is 1 in x_0 there, 30 at t = 1.
+
+Other networks start at t = 1: features as wide as an image, such as its brightness, are decided before that start."""
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler("DDPMScheduler", {}, 1000, "ancestral sampling (Ho et al. 2020)"),
@@ -69,9 +71,18 @@ def make_sampler(name: str, trained: Any) -> Any:
         return cls.from_config((trained.discretised() if continuous else trained).config)
     # sampler in continuous time
     settings = dict(sampler.settings)
+    if not amplifies_errors(trained):
+        settings.pop("lambda_min_clipped", None)
     if not continuous and not has_closed_form(trained):
         settings["trained_betas"] = betas_of(trained)
     return cls.from_config(trained.config, **settings)
+
+
+def amplifies_errors(trained: Any) -> bool:
+    """Return whether x_0 = (x_t - sigma eps) / gamma multiplies errors of eps by sigma / gamma, without a bound: eps is
+    predicted, and x_0 is not clipped."""
+    clipped = trained.config.get("clip_sample", True)
+    return not clipped and trained.config.get("prediction_type", "epsilon") == "epsilon"
 
 
 def has_closed_form(trained: Any) -> bool:

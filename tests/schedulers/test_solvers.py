@@ -97,3 +97,14 @@ def test_a_small_error_at_the_noisiest_times_does_not_reach_the_samples():
             error = 0.03 if timestep > 900 else 0.0
             x = scheduler.step(eps + error, timestep, x, **choices).prev_sample
         assert abs(float(x.mean())) < 0.1 and abs(float(x.std()) - 0.3) < 0.05, (name, x.mean(), x.std())
+
+
+@pytest.mark.parametrize("method", ["dpmpp_2m", "unipc", "ddim", "ode_euler", "ode_heun"])
+def test_only_networks_that_amplify_errors_of_eps_start_late(method):
+    def start(**settings):
+        trained = DDPMScheduler(beta_schedule="squaredcos_cap_v2", **settings)
+        return make_sampler(method, trained).config.lambda_min_clipped
+
+    assert start(clip_sample=True) is None                         # images: their brightness is decided before
+    assert start(clip_sample=False, prediction_type="v_prediction") is None
+    assert start(clip_sample=False) == -3.5
