@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -11,14 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from tqdm import tqdm
 
-from hfgen import runs
 from hfgen.data import require_batch
-from hfgen.errors import CheckpointError, CollapseError, ConfigError, ResourceError, exit_code_of
+from hfgen.errors import CheckpointError, CollapseError, exit_code_of
 from hfgen.hub.publish import publish_finished
-from hfgen.hub.upload import logged_in
 from hfgen.loading import checkpoint
 from hfgen.memory import keep_memory
 from hfgen.training.engine import record, state
@@ -30,11 +25,12 @@ from hfgen.training.engine.distributed import (
     StopSignal,
     accelerator_for,
     chosen_precision,
-    precision_in_words,
     set_threads,
     split_batch,
 )
+from hfgen.training.engine.folder import make_folder, require_room, stored_checkpoint
 from hfgen.training.engine.init_from import with_weights_of
+from hfgen.training.engine.introduction import introduction
 from hfgen.training.engine.log import Log, activity
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate
@@ -116,31 +112,6 @@ def train(spec: RecipeSpec[Any], settings: Settings) -> int:
     return code
 
 
-def stored_checkpoint(settings: Settings) -> Path | None:
-    """Return the checkpoint to resume from, if any; nothing is made yet, so a mistake elsewhere leaves no trace.
-
-    Raises ConfigError for a folder with something in it and no --resume, ResourceError where nothing can be written.
-    """
-    # check that nothing but a run to resume is there
-    folder = settings.output_dir
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not settings.resume:
-        raise ConfigError(f"{folder} is not empty: use --resume to continue the run in it, or another --output-dir")
-    # check that the folder can be written
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ResourceError(f"{folder}: cannot be written, {existing} is not a folder that you may write to")
-    return runs.newest_checkpoint(folder) if settings.resume else None
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folders of a run. Raises ResourceError where that is not possible."""
-    try:
-        for name in ("samples", "checkpoints"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
-
-
 class Run:
     """The loop around the engine, and everything that a run leaves in its folder."""
 
@@ -167,7 +138,7 @@ class Run:
         # resume, or begin
         self.step = self.saved = self.resume(stored) if stored else 0
         if self.main:
-            self.preflight()
+            require_room(self.folder, engine, settings.keep_checkpoints)
             write_yaml(settings, self.folder / "config.yaml")
             self.facts = record.facts_of(settings, engine, threads)
         # open the log
@@ -177,7 +148,7 @@ class Run:
 
     def loop(self) -> int:
         """Train to the last step, or until a signal stops it; return the exit code."""
-        self.log.say("\n".join([self.introduction(), *self.notes]))
+        self.log.say("\n".join([introduction(self.settings, self.engine, self.threads, self.step), *self.notes]))
         self.began = time.monotonic()
         stopping = False
         if self.step:
@@ -372,36 +343,6 @@ class Run:
         processes = self.accelerator.num_processes
         return {"versions": record.versions(), "processes": processes, "threads": self.threads}
 
-    def preflight(self) -> None:
-        """Raise ResourceError if the disk has no room for the checkpoints that will be kept, and one in the making."""
-        needed = sum(self.engine.sizes().values()) * 4 * 4 * (self.settings.keep_checkpoints + 1)
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise ResourceError(f"{self.folder}: about {needed:,} bytes are needed for checkpoints, {free:,} are free")
-
-    def introduction(self) -> str:
-        """Return a few lines on data, networks, steps and processes."""
-        # describe data, networks, steps and processes
-        engine, settings = self.engine, self.settings
-        sizes = ", ".join(f"{name} {count:,}" for name, count in engine.sizes().items())
-        steps = f"{self.max_steps:,} steps of {settings.batch_size}"
-        if self.step:
-            steps += f", continued from step {self.step:,}"
-        lines = [
-            engine.dataset.describe(),
-            f"parameters: {sizes}; {steps}",
-            f"{self.accelerator.num_processes} process(es) on {engine.device.type}, {self.threads} thread(s) each, "
-            f"precision {precision_in_words(settings)}",
-        ]
-        # add warnings
-        divided = self.accelerator.num_processes > 1 or len(engine.micro_batches) > 1
-        random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
-        if divided and random:
-            lines.append(f"{', '.join(random)}: depends on how the batch is divided; resuming is exact all the same")
-        if settings.publish_to is not None and not logged_in():
-            lines.append(f"--publish-to {settings.publish_to}: nobody is logged in yet; run `hf auth login` meanwhile")
-        return "\n".join(lines)
-
     def save_model(self) -> None:
         """Write the finished model."""
         if self.main:
@@ -436,9 +377,3 @@ class Run:
         for line in self.notes:
             if line.startswith("warning"):
                 self.log.say(line)
-
-
-def _is_local(module: nn.Module) -> bool:
-    """Return whether a module's output depends on more than its own sample: dropout, batch statistics."""
-    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-    return dropout or isinstance(module, nn.modules.batchnorm._BatchNorm)
