@@ -5,6 +5,8 @@ and the `_class_name` of a component's configuration: the pair of diffusers wher
 diffusers loads the saved folder. Loading looks names up in this table and never imports a name from a file.
 """
 
+from typing import Any
+
 SHIM = "hfgen_shim"
 PIPELINE_SHIM = "pipeline"
 """File names, without `.py`, of the only code in a saved folder. It is for diffusers; hfgen never runs it."""
@@ -51,11 +53,24 @@ PIPELINES: dict[str, str | None] = {
     "ControllableGANPipeline": None,
     "DDPMPipeline": "DDPMPipeline",
     "GANPipeline": None,
-    "LatentDiffusionPipeline": None,
+    "LatentDiffusionPipeline": "StableDiffusionPipeline",
     "TranslationPipeline": None,
     "VAEPipeline": None,
 }
 """Every pipeline of hfgen and the pipeline of diffusers whose folders it loads; None if there is none."""
+
+STOCK_ENTRIES: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+    }
+}
+"""Entries in the index of a pipeline of diffusers that hfgen's pipeline does not have."""
+
+IMPLIED_SETTINGS: dict[str, dict[str, Any]] = {"StableDiffusionPipeline": {"null_condition": True}}
+"""Settings of hfgen's pipelines that hold for each folder of a pipeline of diffusers."""
 
 SAVED_NAMES: dict[str, tuple[str, str]] = {
     "AutoencoderKL": ("diffusers", "AutoencoderKL"),
@@ -63,6 +78,9 @@ SAVED_NAMES: dict[str, tuple[str, str]] = {
     "UNet": ("diffusers", "UNet2DModel"),
 }
 """Components that diffusers has too; every other one is saved as `("hfgen_shim", its own name)`."""
+
+CONVERTED_NAMES: dict[str, tuple[str, str]] = {"ConditionalUNet": ("diffusers", "UNet2DConditionModel")}
+"""Components that are saved with the settings of a class of diffusers where that has the same tensors."""
 
 STOCK_SCHEDULERS: tuple[str, ...] = (
     "DDIMParallelScheduler",
@@ -123,9 +141,15 @@ def saved_name(name: str) -> tuple[str, str]:
     """Return the `(library, class name)` pair under which the class `name`, hfgen's or a stock one, is saved."""
     if name in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
         return "transformers", name
-    if name in STOCK_SCHEDULERS or ("diffusers", name) in SAVED_NAMES.values():
+    if name in STOCK_SCHEDULERS or ("diffusers", name) in (*SAVED_NAMES.values(), *CONVERTED_NAMES.values()):
         return "diffusers", name
     return SAVED_NAMES.get(name, (SHIM, name))
+
+
+def saved_names(name: str) -> list[tuple[str, str]]:
+    """Return every `(library, class name)` pair under which components of the class `name` are saved."""
+    converted = [CONVERTED_NAMES[name]] if name in CONVERTED_NAMES else []
+    return [saved_name(name), *converted]
 
 
 def class_for(library: str, name: str) -> str | None:
@@ -133,5 +157,6 @@ def class_for(library: str, name: str) -> str | None:
     if library == SHIM:
         components = MODULES.keys() - {*SAVED_NAMES, *PIPELINES, *FUNCTIONS}
         return name if name in components else None
-    return next((ours for ours, saved in SAVED_NAMES.items() if saved == (library, name)), None)
+    names = SAVED_NAMES | CONVERTED_NAMES
+    return next((ours for ours, saved in names.items() if saved == (library, name)), None)
 

@@ -17,11 +17,13 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source, shim
 from hfgen.loading import components, transformers_models
+from hfgen.loading.mixins import Component
 from hfgen.loading.resolve import HubOptions, resolve
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
     SHIM,
+    STOCK_ENTRIES,
     STOCK_SCHEDULERS,
     TRANSFORMERS_MODELS,
     TRANSFORMERS_TOKENIZERS,
@@ -150,7 +152,9 @@ class Pipeline(DiffusionPipeline):
         index: dict[str, Any] = {"_class_name": twin or [PIPELINE_SHIM, name], "_diffusers_version": diffusers_version}
         if twin is None:
             (folder / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
-        # components and settings; a pipeline of diffusers has neither optional components nor settings
+        else:
+            index |= STOCK_ENTRIES.get(twin, {})
+        # components and settings; a pipeline of diffusers has neither optional components nor settings of hfgen
         for part, component in self.components.items():
             if component is not None:
                 index[part] = _save_component(folder / part, component, variant, source)
@@ -194,6 +198,14 @@ class Pipeline(DiffusionPipeline):
         return output_or_tuple(ImagePipelineOutput(images=images), return_dict)
 
 
+def saved_pair(component: Any) -> tuple[str, str]:
+    """Return the `(library, class name)` pair under which a component is saved, without torch.compile."""
+    component = getattr(component, "_orig_mod", component)
+    if isinstance(component, Component):
+        return component.saved_as()
+    return saved_name(type(component).__name__)
+
+
 def _own(part: Any) -> Any:
     """Return hfgen's KL-autoencoder for one of diffusers, with the same tensors; other components unchanged."""
     if type(part).__name__ != "AutoencoderKL" or not type(part).__module__.startswith("diffusers."):
@@ -213,7 +225,7 @@ def _save_component(folder: Path, component: Any, variant: str | None, source: s
     component = getattr(component, "_orig_mod", component)                              # without torch.compile
     # name
     name = type(component).__name__
-    library, saved = saved_name(name)
+    library, saved = saved_pair(component)
     if library == SHIM and name not in MODULES:
         raise ConfigError(f"{folder.name} is a {name}, which hfgen could not load again. Networks and schedulers of "
                           f"hfgen can be saved, and {', '.join((*STOCK_SCHEDULERS, *TRANSFORMERS_MODELS))}")

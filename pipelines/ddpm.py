@@ -6,8 +6,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.unet import UNet
+from hfgen.pipelines.base import saved_pair
 from hfgen.pipelines.denoising import DenoisingPipeline
-from hfgen.registry import saved_name
 from hfgen.schedulers.ddpm import DDPMScheduler
 
 
@@ -32,8 +32,9 @@ class DDPMPipeline(DenoisingPipeline):
 
     def stock_twin(self) -> str | None:
         """Return "DDPMPipeline" for an unconditional U-Net of diffusers and a scheduler of diffusers, else None."""
-        net, config = getattr(self.unet, "_orig_mod", self.unet), self.unet.config
-        if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
+        config = self.unet.config
+        conditions = [config.get(field) for field in ("num_class_embeds", "class_embed_type", "cross_attention_dim")]
+        if conditions != [None, None, None]:
             return None
-        stock = all(saved_name(type(part).__name__)[0] == "diffusers" for part in (net, self.scheduler))
+        stock = all(saved_pair(part)[0] == "diffusers" for part in (self.unet, self.scheduler))
         return "DDPMPipeline" if stock else None

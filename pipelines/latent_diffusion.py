@@ -12,7 +12,7 @@ from hfgen.images import as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.unet import UNet
-from hfgen.pipelines.base import output_or_tuple
+from hfgen.pipelines.base import output_or_tuple, saved_pair
 from hfgen.pipelines.denoising import DenoisingPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 
@@ -26,7 +26,6 @@ class LatentDiffusionPipeline(DenoisingPipeline):
     """
 
     default_steps = 50
-
     model_cpu_offload_seq = "text_encoder->unet->vae"
 
     def __init__(
@@ -43,6 +42,25 @@ class LatentDiffusionPipeline(DenoisingPipeline):
             raise ConfigError(f"unet takes {unet.config['in_channels']} channels, the latents of the vae have "
                               f"{vae.config['latent_channels']}")  # fmt: skip
         self._register(unet, text_encoder, tokenizer, null_condition, vae=vae, scheduler=scheduler)
+
+    def stock_twin(self) -> str | None:
+        """Return "StableDiffusionPipeline" for a model of texts that it samples alike, else None.
+
+        The model is conditioned on texts alone, and was also trained without them. The autoencoder has no shift
+        (`hfgen.models.fold_shift`), the scheduler starts at timestep 1 (`steps_offset`), and the sides of the images
+        are multiples of 8, as Stable Diffusion requires.
+        """
+        if self.text_encoder is None or not self.config["null_condition"]:
+            return None
+        vae, scheduler = self.vae.config, self.scheduler.config
+        same = (
+            all(saved_pair(part)[0] == "diffusers" for part in (self.vae, self.unet, self.scheduler)),
+            self.num_classes is None,
+            not vae["shift_factor"] and vae["latents_mean"] is None,
+            scheduler.get("steps_offset") == 1 and not scheduler.get("clip_sample"),
+            all(side % 8 == 0 for side in self._image_shape()[1:]),
+        )
+        return "StableDiffusionPipeline" if all(same) else None
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: str = "pil", return_dict: bool = True) -> Any:

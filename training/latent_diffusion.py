@@ -17,6 +17,7 @@ from hfgen.data.images import Images
 from hfgen.errors import ConfigError
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
+from hfgen.models.fold_shift import fold_shift
 from hfgen.models.unet import UNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
@@ -85,8 +86,9 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     scheduler = DDPMScheduler(
         num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
         prediction_type=s.prediction_type, variance_type=s.variance_type, clip_sample=False,
+        timestep_spacing="trailing", steps_offset=1,                # as Stable Diffusion's pipelines require
     )  # fmt: skip
-    vae = load_autoencoder(s.autoencoder)
+    vae = fold_shift(load_autoencoder(s.autoencoder))
     nets = {"unet": unet, **conditions.nets}
     trained = ("unet", *conditions.trained)
 

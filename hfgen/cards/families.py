@@ -178,7 +178,10 @@ def diffusers_code(model: Model, name: str) -> str:
     if model.stock is None:
         load = f"pipeline = DiffusionPipeline.from_pretrained({literal(name)}, trust_remote_code=True)"
         return _program(model, imports, load)
-    use = f"images = pipeline(batch_size=16, num_inference_steps={_steps(model)}).images"
+    words = ["batch_size=16"]
+    if model.has("text_encoder"):
+        words = ['"a caption"', "guidance_scale=3"]
+    use = f"images = pipeline({', '.join(words)}, num_inference_steps={_steps(model)}).images"
     return "\n".join([*imports, "", f"pipeline = DiffusionPipeline.from_pretrained({literal(name)})", use])
 
 

@@ -22,11 +22,13 @@ from hfgen.loading.build import build, build_without_memory, fill
 from hfgen.loading.files import DIFFUSERS_WEIGHTS, read_json, weight_files
 from hfgen.loading.old_names import rename_old_attention_keys
 from hfgen.registry import (
+    IMPLIED_SETTINGS,
     MODULES,
     PIPELINE_SHIM,
     PIPELINES,
     SAVED_NAMES,
     SHIM,
+    STOCK_ENTRIES,
     STOCK_SCHEDULERS,
     TRANSFORMERS_MODELS,
     TRANSFORMERS_TOKENIZERS,
@@ -45,8 +47,17 @@ OLD_SCHEDULER_KEYS = {"tensor_format": ("pt", "np"), "timestep_values": (None,),
 def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the hfgen pipeline that loads `folder` and the entries of its index: components and plain settings."""
     index = read_json(folder / INDEX)
-    pipeline = _pipeline_name(folder / INDEX, index.get("_class_name"))
-    return pipeline, {name: value for name, value in index.items() if not name.startswith("_")}
+    saved = index.get("_class_name")
+    pipeline = _pipeline_name(folder / INDEX, saved)
+    entries = {name: value for name, value in index.items() if not name.startswith("_")}
+    # a pipeline of diffusers: components that hfgen's does not have, and settings
+    if isinstance(saved, str):
+        for name, value in STOCK_ENTRIES.get(saved, {}).items():
+            given = entries.pop(name, value)
+            if type(given) is not type(value) or (isinstance(value, list) and given != value):
+                raise ConfigError(f"{folder / INDEX}: {name!r} must be {value!r}, got {given!r}, which hfgen lacks")
+        entries |= IMPLIED_SETTINGS.get(saved, {})
+    return pipeline, entries
 
 
 def pipeline_class(folder: Path) -> Any:
@@ -152,6 +163,8 @@ def load_alone(
     config = read_json(path)
     if (saved := config.get("_class_name")) not in names:
         raise ConfigError(f"{path}: '_class_name' is {saved!r}; expected {' or '.join(map(repr, names))}")
+    if saved != cls.__name__ and hasattr(cls, "own_settings"):
+        config = build(path, lambda: cls.own_settings(config))
     settings = check_settings(path, cls, config)
     if issubclass(cls, SchedulerMixin):
         return build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]

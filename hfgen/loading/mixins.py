@@ -25,7 +25,7 @@ from hfgen.hub.upload import TEMPORARY, Published, Repository, check_repo_id, fi
 from hfgen.loading.components import INDEX, load_alone
 from hfgen.loading.files import DIFFUSERS_WEIGHTS, weight_files, weight_index
 from hfgen.loading.resolve import COMPONENT_FILE, HubOptions, resolve_alone
-from hfgen.registry import saved_name
+from hfgen.registry import CONVERTED_NAMES, saved_name, saved_names
 
 STOCK_KEYWORDS: dict[str, tuple[Any, ...]] = {
     "disable_mmap": (None, False, True),
@@ -84,11 +84,11 @@ class Component:
         if device_map is not None:
             device = _whole_device(device_map, device)
         # the folder
-        pair = saved_name(cls.__name__)
+        pairs = saved_names(cls.__name__)
         options = HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant)
-        home = resolve_alone(model, cls.config_name, pair, options)
+        home = resolve_alone(model, cls.config_name, pairs, options)
         # the component
-        names = dict.fromkeys([pair[1], *getattr(cls, "_compatibles", [])])
+        names = dict.fromkeys([*(saved for _, saved in pairs), *getattr(cls, "_compatibles", [])])
         component = load_alone(home, cls, names, dtype=dtype or torch_dtype, variant=variant)
         if device is not None and isinstance(component, torch.nn.Module):
             component.to(device)
@@ -165,11 +165,38 @@ class Component:
                 load=lambda folder, variant: cls.from_pretrained(folder, variant=variant),
             )
 
+    def stock_settings(self) -> dict[str, Any] | None:
+        """Return the settings of the class of diffusers under which this component is saved; None for its own."""
+        return None
+
+    @classmethod
+    def own_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return this class's settings for `config`, those of a class of diffusers; ConfigError if there are none."""
+        return config
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Return a component with the settings `config`, of this class or of a class of diffusers."""
+        name = CONVERTED_NAMES.get(cls.__name__, ("", None))[1]
+        if isinstance(config, dict) and name is not None and config.get("_class_name") == name:
+            config = cls.own_settings(config)
+        stock: Any = super()
+        return stock.from_config(config, return_unused_kwargs, **kwargs)
+
+    def saved_as(self) -> tuple[str, str]:
+        """Return the `(library, class name)` pair under which this component is saved."""
+        name = type(self).__name__
+        return saved_name(name) if self.stock_settings() is None else CONVERTED_NAMES[name]
+
     def to_json_string(self) -> str:
         """Return the settings as JSON without local paths; `_class_name` is the name in diffusers, if there is one."""
         stock: Any = super()
         config = json.loads(stock.to_json_string())
-        config["_class_name"] = saved_name(type(self).__name__)[1]
+        # settings of the class of diffusers
+        if (settings := self.stock_settings()) is not None:
+            config = {key: value for key, value in config.items() if key.startswith("_")} | settings
+        # names
+        config["_class_name"] = self.saved_as()[1]
         config.pop("_name_or_path", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 

@@ -81,11 +81,11 @@ def resolve(model: str | Path, options: HubOptions = DEFAULT) -> Path:
     return _pipeline_folder(folder / (options.subfolder or ""))
 
 
-def resolve_alone(model: str | Path, config: str, saved: tuple[str, str], options: HubOptions = DEFAULT) -> Path:
+def resolve_alone(model: str | Path, config: str, saved: list[tuple[str, str]], options: HubOptions = DEFAULT) -> Path:
     """Return the local folder of one network or scheduler, given by `model` and the subfolder in `options`.
 
     It is a folder with the file `config` and without a pipeline's index; the part `subfolder` of a run; or the only
-    part of a pipeline or run that is saved as `saved`, a pair [library, class name]. Raises as `resolve`, and
+    part of a pipeline or run that is saved as one of `saved`, pairs (library, class name). Raises as `resolve`, and
     ConfigError if there is none, or more than one.
     """
     subfolder = options.subfolder or ""
@@ -99,9 +99,9 @@ def resolve_alone(model: str | Path, config: str, saved: tuple[str, str], option
         return _pipeline_folder(home) / subfolder
     # the only part of a pipeline with the class
     pipeline = _pipeline_folder(home / subfolder)
-    parts = [part for part, value in read_index(pipeline)[1].items() if value == list(saved)]
+    parts = [part for part, value in read_index(pipeline)[1].items() if value in map(list, saved)]
     if len(parts) != 1:
-        raise ConfigError(f"{home / subfolder}: name with subfolder= the part to load; saved there as {saved[1]}: "
+        raise ConfigError(f"{home / subfolder}: name with subfolder= the part to load; saved there as {saved[-1][1]}: "
                           f"{', '.join(parts) or 'none'}")  # fmt: skip
     return component_folder(pipeline, parts[0])
 

@@ -1,6 +1,6 @@
 """The U-Net of latent diffusion: it predicts the noise in latents or images, conditioned on classes and texts.
 
-Its weights have the names of diffusers' `UNet2DConditionModel`.
+Its weights have the names of diffusers' `UNet2DConditionModel`, as which it is saved with texts.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from torch import Tensor
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
+from hfgen.models import stock_conditional_unet
 from hfgen.models.attention import attention
 from hfgen.models.blocks import (
     BlockSettings,
@@ -202,6 +203,15 @@ class ConditionalUNet(ModelMixin):
         # output
         self.conv_norm_out = GroupNorm(norm_num_groups, channels, 1e-5)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def stock_settings(self) -> dict[str, Any] | None:
+        """Return the settings of the `UNet2DConditionModel` with these tensors; None if it has no such settings."""
+        return stock_conditional_unet.stock_settings(self.config)
+
+    @classmethod
+    def own_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of the network for those of a `UNet2DConditionModel`; ConfigError if there are none."""
+        return stock_conditional_unet.own_settings(config)
 
     def _transformers(self, channels: int, number: int) -> nn.ModuleList:
         c = self.config

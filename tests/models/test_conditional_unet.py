@@ -101,7 +101,7 @@ def test_a_text_can_only_be_pooled_where_there_is_one() -> None:
 def test_a_saved_folder_loads_again_without_code(tmp_path: Path) -> None:
     net: Any = ConditionalUNet(**{**SMALL, "num_class_embeds": 5}).eval()
     net.save_pretrained(tmp_path)
-    again = load_component(tmp_path, "unet", ConditionalUNet, "ConditionalUNet")
+    again = load_component(tmp_path, "unet", ConditionalUNet, "UNet2DConditionModel")
     x, t, labels, text = inputs(net)
     with torch.no_grad():
         assert torch.equal(again(x, t, labels, text).sample, net(x, t, labels, text).sample)

@@ -166,7 +166,7 @@ def test_a_captioned_folder_loads_again(tmp_path: Path) -> None:
     pipe = told()
     pipe.save_pretrained(tmp_path / "texts")
     index = json.loads((tmp_path / "texts" / "model_index.json").read_text())
-    assert index["unet"] == ["hfgen_shim", "ConditionalUNet"] and index["tokenizer"][1] == "CLIPTokenizer"
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"] and index["tokenizer"][1] == "CLIPTokenizer"
     again: Any = AutoPipeline.from_pretrained(tmp_path / "texts")
     again.set_progress_bar_config(disable=True)
     a, b = (p(prompt="a red circle", num_steps=3, generator=torch.Generator().manual_seed(2), output_type="pt").images

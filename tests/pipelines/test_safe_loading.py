@@ -82,7 +82,7 @@ def test_a_huge_configuration_is_not_read(saved):
         ("scheduler/scheduler_config.json", "predict_epsilon", False),
         ("model_index.json", "unet", ["diffusers"]), ("model_index.json", "unet", "diffusers"),
         ("model_index.json", "unet", None), ("model_index.json", "unet", ["diffusers", 3]),
-        ("model_index.json", "unet", ["diffusers", "UNet2DConditionModel"]), ("model_index.json", "unet", ...),
+        ("model_index.json", "unet", ["diffusers", "UNet3DConditionModel"]), ("model_index.json", "unet", ...),
         ("model_index.json", "unet", ["diffusers", "DDPMScheduler"]),
         ("model_index.json", "scheduler", ["diffusers", "UNet2DModel"]),
         ("model_index.json", "vae", ["diffusers", "UNet2DModel"]), ("model_index.json", "_class_name", ...),
@@ -96,7 +96,7 @@ def test_a_bad_setting_is_named_with_its_file(saved, name, field, value):
     assert field in str(caught.value) or field in ("layers_per_block", "norm_num_groups", "down_block_types")
 
 
-@pytest.mark.parametrize("name", ["LDMPipeline", "DiTPipeline", "StableDiffusionPipeline", "os", "__class__"])
+@pytest.mark.parametrize("name", ["LDMPipeline", "DiTPipeline", "StableDiffusionXLPipeline", "os", "__class__"])
 def test_an_unknown_pipeline_is_named_with_those_supported(saved, name):
     edit(saved / "model_index.json", _class_name=name)
     with pytest.raises(ConfigError, match=f"{name}.*DDPMPipeline"):

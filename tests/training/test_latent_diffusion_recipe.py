@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hfgen import AutoPipeline
 from hfgen.errors import ConfigError, HfgenError
+from hfgen.models.fold_shift import fold_shift
 from hfgen.training import latent_diffusion
 from hfgen.training.engine.latents import load_autoencoder
 from hfgen.training.engine.loop import Engine
@@ -100,7 +102,7 @@ def test_a_run_told_captions_learns_and_its_folder_samples_what_its_text_says(tm
     pipe: Any = AutoPipeline.from_pretrained(tmp_path / "run")
     pipe.set_progress_bar_config(disable=True)
     assert pipe.config["null_condition"] and pipe.unet.config["num_class_embeds"] == 5
-    vae = load_autoencoder(coloured)
+    vae = fold_shift(load_autoencoder(coloured))
     assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), pipe.vae.parameters(), strict=True))
 
     def sample(prompt: str) -> torch.Tensor:
@@ -125,6 +127,8 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
 ) -> None:
     arguments = ("--autoencoder", coloured, *SHAPES, "--max-steps", "20", "--save-every", "4")
     train(tmp_path / "whole", *arguments, recipe="latent_diffusion")
+    stock: Any = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "whole" / "model")
+    assert type(stock) is diffusers.StableDiffusionPipeline and not list((tmp_path / "whole" / "model").rglob("*.py"))
     process = start(tmp_path / "killed", *arguments, recipe="latent_diffusion")
     wait_for_step(tmp_path / "killed", 9, process)
     process.kill()
