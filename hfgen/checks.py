@@ -1,11 +1,15 @@
 """Checks of settings and arguments: each error names the field, the allowed values and the given one."""
 
 import math
+import re
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
 from hfgen.errors import ConfigError, ConfigTypeError
+
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
+"""Name of a repository on the Hub, with its owner."""
 
 
 def require(condition: bool, field: str, value: Any, allowed: str, error: type[ConfigError] = ConfigError) -> None:
@@ -73,3 +77,10 @@ def nearest_sizes(height: int, width: int, factor: int, least: int) -> str:
     below = [max(least, side // factor * factor) for side in (height, width)]
     above = [max(least, math.ceil(side / factor) * factor) for side in (height, width)]
     return " and ".join(dict.fromkeys(f"{h}x{w}" for h, w in (below, above)))
+
+
+def check_repo_id(name: str) -> None:
+    """Raise ConfigError unless `name` can be a repository of a user or an organisation."""
+    if not HUB_ID.fullmatch(name):
+        raise ConfigError(f"{name!r} is no repository on the Hub; it must be user/name or organisation/name, each of "
+                          "letters, digits, '-', '_' and '.', without '--' and '..'")

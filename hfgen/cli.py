@@ -20,10 +20,9 @@ from hfgen.evaluation.settings import EvaluationArguments
 from hfgen.memory import keep_memory
 from hfgen.sampling.request import SampleRequest
 
-NAMES = (
+RECIPES = (
     "autoencoder", "autoencoder_kl", "classifier", "ddpm", "gan", "latent_diffusion", "score_sde", "translation", "vae",
 )
-RECIPES = {name: f"hfgen.training.{name}" for name in NAMES}
 HELP = ("-h", "--help")
 
 
@@ -172,10 +171,12 @@ def run(words: list[str]) -> int:
         return 0
     # let recipes parse their own fields
     if first == "train" and words[1:] and words[1] not in HELP:
-        spec = recipe_of(words[1], words[2:])
-        from hfgen.training.engine.run import settings_of, train
+        name = recipe_name(words[1])
+        settings = import_module(f"hfgen.training.settings.{name}").SPEC.parse(words[2:])
+        print(f"hfgen train {name}: starting", file=sys.stderr)            # imports take seconds
+        from hfgen.training.engine.run import train
 
-        return train(spec, settings_of(spec, words[2:]))
+        return train(import_module(f"hfgen.training.{name}").RECIPE, settings)
     # run other commands, or print help
     if not words:
         with suppress(SystemExit):
@@ -185,15 +186,11 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def recipe_of(name: str, words: list[str]) -> Any:
-    """Return the recipe of a name. Raises ConfigError for a name that no recipe has."""
-    # check the name
+def recipe_name(name: str) -> str:
+    """Return the name of a recipe. Raises ConfigError for a name that no recipe has."""
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    # import the recipe
-    if not {*HELP} & {*words}:
-        print(f"hfgen train {name}: starting", file=sys.stderr)            # imports take seconds
-    return import_module(RECIPES[name]).RECIPE
+    return name
 
 
 def parse(words: list[str]) -> Any:

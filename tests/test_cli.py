@@ -3,9 +3,9 @@
 import dataclasses
 import inspect
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +55,16 @@ def test_import_and_help_are_quick_and_import_nothing_heavy() -> None:
     def seconds(*words: str) -> float:
         times = []
         for _ in range(5):
-            before = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *words], capture_output=True, check=True)
-            times.append(time.perf_counter() - before)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
     empty = seconds("-c", "pass")
     assert seconds("-c", "import hfgen") - empty <= 0.1
     shown = seconds("-c", "import sys; sys.argv = ['hfgen', '--help']; from hfgen.cli import main; main()")
-    assert shown <= 0.3 + 0.2 * (os.getloadavg()[0] > 1.5)    # a busy machine gets a little more
+    assert shown <= 0.4                                        # CPU seconds, more on a busy machine
 
 
 COMMANDS = ("sample", "publish", "evaluate", "compare")

@@ -7,8 +7,7 @@ One network; the variants differ in the loss (weight penalty, sparsity) or in th
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +19,15 @@ from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.sparsity import kl_to_rate
 from hfgen.metrics.reconstruction import decibels
-from hfgen.models.autoencoder import Autoencoder, Body, CodeActivation
+from hfgen.models.autoencoder import Autoencoder
 from hfgen.pipelines.autoencoder import AutoencoderPipeline
 from hfgen.pipelines.base import Pipeline
-from hfgen.training.engine.evaluation import BATCH_SIZE, EvaluationFields, batches_of, held_out
+from hfgen.training.engine.evaluation import BATCH_SIZE, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
-
-Corruption = Literal["none", "gaussian", "salt_pepper", "patch"]
+from hfgen.training.settings.autoencoder import SPEC, AutoencoderSettings, Corruption
 
 HIGHEST: dict[str, float] = {"none": 0.0, "gaussian": 100.0, "salt_pepper": 1.0, "patch": 1.0}
 """The largest level of each kind."""
@@ -68,34 +65,6 @@ def patches(noise: Noise, height: int, width: int, level: float) -> Tensor:
 
 GRID_IMAGES = 16
 """Images on the grid, each beside its corruption and its reconstruction."""
-
-
-@dataclass(kw_only=True)
-class AutoencoderSettings(EvaluationFields, Settings):
-    """Train an autoencoder on images: deep, with a weight penalty, sparse, denoising or completing."""
-
-    body: Auto[Body] = AUTO
-    """Network, mlp or conv; mlp for images with an odd side."""
-    hidden: Auto[tuple[int, ...]] = AUTO
-    """Units of the hidden layers, or channels of the convolutions, of the encoder; the decoder has them backwards."""
-    latent_dim: Auto[int] = AUTO
-    """Numbers in the code."""
-    code_activation: Auto[CodeActivation] = AUTO
-    """Activation of the code: linear, relu or sigmoid. For --sparsity l1 relu, for kl sigmoid."""
-
-    weight_penalty: float = 0.0
-    """Weight of the sum of all squared weights (not biases) in the loss."""
-    sparsity: Literal["none", "l1", "kl"] = "none"
-    """Penalty of the code's activity: l1, the mean of |z|; kl, sum of KL(rate || mean activity) over the code's units,
-    the mean being that of each micro-batch, so that it depends on how a batch is divided."""
-    sparsity_weight: float = 1e-2
-    """Weight of that penalty in the loss."""
-    sparsity_rate: float = 0.05
-    """Mean activity that --sparsity kl aims at."""
-    corruption: Corruption = "none"
-    """Corruption of the images that the network restores: gaussian, salt_pepper, or patch (a missing box)."""
-    corruption_level: float | None = None
-    """gaussian: standard deviation (pixels are in [-1, 1]); salt_pepper: share of pixels; patch: share of each side."""
 
 
 def build(s: AutoencoderSettings, dataset: Dataset) -> Recipe:
@@ -224,29 +193,7 @@ def preview(pipeline: Pipeline, dataset: Dataset, s: AutoencoderSettings) -> Ima
     return images.grid(images.to_pil(torch.cat(rows)), columns=len(x))
 
 
-def recommended(settings: AutoencoderSettings, dataset: Dataset) -> AutoencoderSettings:
-    """Return the settings completed for the dataset: on one core digits take ten seconds, 28x28 a few minutes."""
-    # choose the size of the network
-    sides = dataset.shape[1:] or (1,)
-    stages = min(3, *((side & -side).bit_length() - 1 for side in sides))                # times all sides can be halved
-    small = max(sides) < 16
-    body = settings.body or ("mlp" if small or not stages else "conv")
-    hidden: tuple[int, ...] = (32, 64, 128)[: max(1, stages)]
-    if body == "mlp":
-        hidden = (1024,) if small else (1024, 512)                     # on few images one wide layer restores best
-    # choose the training
-    values: dict[str, Any] = {"body": body, "hidden": hidden, "latent_dim": 128}
-    values |= {"batch_size": 128, "learning_rate": 1e-3, "max_steps": 4000}
-    if small:
-        values |= {"latent_dim": 32, "learning_rate": 2e-3, "max_steps": 2000}
-    # choose the activation and the level that penalty and corruption need
-    values["code_activation"] = {"none": "linear", "l1": "relu", "kl": "sigmoid"}[settings.sparsity]
-    if settings.corruption != "none":
-        values["corruption_level"] = {"gaussian": 0.8, "salt_pepper": 0.2, "patch": 0.4}[settings.corruption]
-    return filled(settings, values)
-
-
-RECIPE = RecipeSpec(AutoencoderSettings, recommended, build)
+RECIPE = RecipeSpec(SPEC, build)
 
 if __name__ == "__main__":
     from hfgen.training import autoencoder

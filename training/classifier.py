@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,33 +17,15 @@ from hfgen.errors import ConfigError
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
-from hfgen.training.engine.evaluation import BATCH_SIZE, EvaluationFields, batches_of, held_out
+from hfgen.training.engine.evaluation import BATCH_SIZE, batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import Settings, filled
+from hfgen.training.settings.classifier import SPEC, ClassifierSettings
 
 GRID_IMAGES, CANDIDATES = 64, 2048
 """Images on a grid, and images among which they are chosen."""
-
-
-@dataclass(kw_only=True)
-class ClassifierSettings(EvaluationFields, Settings):
-    """Train a small convolutional classifier on labelled images."""
-
-    width: int = 32
-    """Channels of the first convolution; the deepest have four times as many."""
-    dropout: float = 0.0
-    """Share of the penultimate activations dropped in training."""
-    label_smoothing: float = 0.1
-    """Share of each label's probability that is spread over all classes (Szegedy et al. 2016)."""
-    max_shift: int | None = None
-    """Pixels by which training images are shifted at random, at most. Default: a twelfth of the side."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW."""
-    sample_every: int = 1000
-    """Steps between grids of the images that the classifier is least sure of; 0 for one at the end only."""
 
 
 def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
@@ -166,13 +147,7 @@ def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
     return images.grid(images.to_pil(x[least.cpu()]))
 
 
-def recommended(settings: ClassifierSettings, dataset: Dataset) -> ClassifierSettings:
-    """Return the settings completed for the dataset: on one core digits take under a minute, MNIST a few."""
-    steps = 800 if max(dataset.shape[1:], default=0) < 16 else 2000
-    return filled(settings, {"batch_size": 128, "learning_rate": 2e-3, "max_steps": steps})
-
-
-RECIPE = RecipeSpec(ClassifierSettings, recommended, build)
+RECIPE = RecipeSpec(SPEC, build)
 
 if __name__ == "__main__":
     from hfgen.training import classifier

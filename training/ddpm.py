@@ -5,53 +5,31 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
-from hfgen.losses.diffusion import Weighting, l_simple, min_snr_weights, vlb_weights
+from hfgen.losses.diffusion import l_simple, min_snr_weights, vlb_weights
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.reverse import vlb_term
 from hfgen.training.denoiser import (
     Conditions,
-    DenoiserSettings,
     drawn,
     network,
     open_dataset,
     optimizer,
-    recommended,
-    smaller,
     target,
 )
-from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import denoised
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
-
-
-@dataclass(kw_only=True)
-class DDPMSettings(DenoiserSettings):
-    """Train a denoising diffusion model (Ho et al. 2020) on images or 2-D points."""
-
-    num_train_timesteps: int = 1000
-    """Diffusion steps T."""
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"
-    """Noise schedule; squaredcos_cap_v2 is the cosine schedule."""
-    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_large"
-    """Variance of the reverse steps: the posterior's, beta_t, or one learned between them, of images."""
-    vlb_weight: float = 0.001
-    """Weight of the variational bound that a learned variance is trained on, beside the simple loss."""
-    weighting: Weighting = "simple"
-    """Weight of each timestep's error: 1 (simple), that of the variational bound (vlb), or min-SNR-gamma (min_snr)."""
-    snr_gamma: float = 5.0
-    """gamma of the min-SNR weighting."""
+from hfgen.training.settings.ddpm import SPEC, DDPMSettings
 
 
 def build(s: DDPMSettings, dataset: Dataset) -> Recipe:
@@ -140,7 +118,7 @@ def timestep_weights(settings: DDPMSettings, scheduler: DDPMScheduler) -> Tensor
     return (weights / weights.mean()).float()
 
 
-RECIPE = RecipeSpec(DDPMSettings, recommended, build, open_dataset, smaller, kinds=IMAGES_AND_POINTS)
+RECIPE = RecipeSpec(SPEC, build, open_dataset)
 
 if __name__ == "__main__":
     from hfgen.training import ddpm

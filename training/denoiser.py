@@ -2,9 +2,8 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from hfgen.errors import ConfigError
 from hfgen.loading.files import read_json
 from hfgen.loading.resolve import resolve_component
 from hfgen.loading.transformers_models import CONFIG, load_half, load_model, load_tokenizer
-from hfgen.losses.diffusion import PredictionType
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
@@ -24,56 +22,7 @@ from hfgen.schedulers.forward import Marginals
 from hfgen.training.engine import recipe
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch
-from hfgen.training.engine.preview import GRID_IMAGES
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
-
-
-@dataclass(kw_only=True)
-class ConditionSettings(Settings):
-    """Fields of the conditions: classes and captions."""
-
-    class_conditional: bool = False
-    """Condition the network on the dataset's labels."""
-    captions: bool = False
-    """Condition the network on the dataset's captions, through a text encoder."""
-    caption_column: str | None = None
-    """Column that holds the captions, with --captions; "caption" if not given."""
-    condition_dropout: float = 0.1
-    """Share of samples whose class or caption is left out, which guidance needs (Ho and Salimans 2021)."""
-    text_encoder: str | None = None
-    """Folder or Hub id of a CLIP text encoder and tokenizer, or of a pipeline that has them, which are not trained; by
-    default a small encoder is built for the words of the captions and trained along."""
-    text_width: int = 128
-    """Features of each token of the text encoder that is built."""
-    text_layers: int = 2
-    """Layers of the text encoder that is built."""
-    max_words: int = 4096
-    """Most frequent words of the captions that are one token each."""
-
-
-@dataclass(kw_only=True)
-class DenoiserSettings(ConditionSettings):
-    """Fields of the network that sees the noise, and of its optimiser."""
-
-    block_out_channels: Auto[tuple[int, ...]] = AUTO
-    """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP."""
-    layers_per_block: Auto[int] = AUTO
-    """ResNet blocks at each resolution; for 2-D points the residual blocks of the MLP."""
-    attention_levels: Auto[tuple[int, ...]] = AUTO
-    """Resolutions with attention, 0 being the finest; the middle always has it. All but the finest for captions."""
-    attention_head_dim: int = 32
-    """Channels of each attention head."""
-    prediction_type: Auto[PredictionType] = AUTO
-    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction), which is
-    exact at the noisiest times and serves data whose x_0 is not clipped."""
-    dropout: float = 0.0
-    """Share of activations dropped in training."""
-    weight_decay: float = 0.0
-    """Weight decay of AdamW."""
-    preview_images: int = GRID_IMAGES
-    """Images of each sample grid; 0 for no grids. With --budget fewer where they do not fit."""
-    preview_steps: Auto[int] = AUTO
-    """Denoising steps of each sample grid. With --budget fewer where they do not fit."""
+from hfgen.training.settings.denoiser import ConditionSettings, DenoiserSettings
 
 
 def open_dataset(settings: ConditionSettings) -> Dataset:
@@ -277,59 +226,3 @@ def drawn(batch: Batch, noise: Noise) -> Tensor:
     return x
 
 
-AnyDenoiser = TypeVar("AnyDenoiser", bound=DenoiserSettings)
-
-
-def recommended(settings: AnyDenoiser, dataset: Dataset) -> AnyDenoiser:
-    """Return the settings completed for the dataset: small images take under three minutes on two cores."""
-    # choose the size of the network
-    side = max(dataset.shape[1:], default=0)
-    widths: tuple[int, ...] = (64, 128, 256, 256)
-    if len(dataset.shape) == 1:
-        widths = (128,)
-    elif side < 16:
-        widths = (32, 64)
-    elif side < 64:
-        widths = (64, 128, 128)
-    values: dict[str, Any] = {"block_out_channels": widths, "attention_levels": ()}
-    if settings.captions:
-        values["attention_levels"] = upper_levels(len(settings.block_out_channels or widths))
-    # choose the training
-    values |= {"batch_size": 64, "learning_rate": 2e-4, "max_steps": 20_000}
-    values |= {"prediction_type": "epsilon", "layers_per_block": 2, "preview_steps": 50}
-    if side < 16:
-        values |= {"learning_rate": 2e-3, "max_steps": 1800}
-    return filled(settings, values)
-
-
-def upper_levels(levels: int) -> tuple[int, ...]:
-    """Return all of a number of levels but the finest, unless it is the only one."""
-    return tuple(range(min(1, levels - 1), levels))
-
-
-SMALLER: tuple[dict[str, Any], ...] = (
-    {"block_out_channels": (8, 16, 32), "batch_size": 16, "learning_rate": 2e-3},
-    {"block_out_channels": (16, 32, 64), "batch_size": 32, "learning_rate": 1e-3},
-    {"block_out_channels": (32, 64, 128), "batch_size": 32, "learning_rate": 5e-4},
-)
-"""Networks and batches for images of 16 pixels and more where time is short; from 64 pixels on one level more."""
-
-
-def smaller(settings: AnyDenoiser, dataset: Dataset) -> list[AnyDenoiser]:
-    """Return the settings with each network that is smaller than the recommended one, the smallest first.
-
-    None of points and of images below 16 pixels, nor where the settings name a size of the network.
-    """
-    # leave out data and settings without smaller networks
-    side = max(dataset.shape[1:], default=0)
-    if side < 16 or settings.block_out_channels is not None or settings.layers_per_block is not None:
-        return []
-    # complete the settings of each network
-    offered = []
-    for values in SMALLER:
-        widths = values["block_out_channels"]
-        if side >= 64:
-            widths = (*widths, widths[-1])
-        size = {**values, "block_out_channels": widths, "layers_per_block": 1}
-        offered.append(recommended(filled(settings, size), dataset))
-    return offered

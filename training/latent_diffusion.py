@@ -6,7 +6,6 @@
 Images are encoded once. Conditions, classes or captions, are left out at random, so that samples can be guided.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -21,8 +20,8 @@ from hfgen.models.fold_shift import fold_shift
 from hfgen.models.unet import UNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
-from hfgen.training.ddpm import DDPMSettings, DenoisingLoss
-from hfgen.training.denoiser import Conditions, network, open_dataset, optimizer, upper_levels
+from hfgen.training.ddpm import DenoisingLoss
+from hfgen.training.denoiser import Conditions, network, open_dataset, optimizer
 from hfgen.training.engine.distributed import split_batch
 from hfgen.training.engine.init_from import with_weights_of
 from hfgen.training.engine.latents import Latents, encoded, load_autoencoder
@@ -30,18 +29,7 @@ from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.preview import denoised
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import AUTO, Auto, filled
-
-
-@dataclass(kw_only=True)
-class LatentDiffusionSettings(DDPMSettings):
-    """Train a diffusion model in the latents of an autoencoder, unconditional or conditioned on class or caption."""
-
-    autoencoder: str
-    """Run, model folder or Hub id of the autoencoder (hfgen train autoencoder_kl), or of a pipeline that has one, or of
-    an AutoencoderKL alone; its weights are not trained."""
-    block_out_channels: Auto[tuple[int, ...]] = AUTO
-    """Channels of the U-Net at each resolution, finest first, as many as the sides can be halved, plus one."""
+from hfgen.training.settings.latent_diffusion import SPEC, LatentDiffusionSettings, recommended
 
 
 def open_latents(settings: LatentDiffusionSettings) -> Latents:
@@ -117,32 +105,7 @@ def check_latent_diffusion(s: LatentDiffusionSettings) -> None:
         raise ConfigError("--variance-type learned_range is for images; latents take fixed_small or fixed_large")
 
 
-def recommended(settings: LatentDiffusionSettings, dataset: Dataset) -> LatentDiffusionSettings:
-    """Return the settings completed for the latents: at most three resolutions, as far as sides can be halved."""
-    # choose the size of the network
-    side = max(dataset.shape[1:])
-    possible = min((s & -s).bit_length() for s in dataset.shape[1:])                 # levels: one more than halvings
-    widths: tuple[int, ...] = (128, 256, 256)
-    if side < 8:
-        widths = (32, 64)
-    elif side < 32:
-        widths = (32, 64, 64)
-    widths = widths[:possible]
-    levels = len(settings.block_out_channels or widths)
-    # choose the training
-    values: dict[str, Any] = {"batch_size": 64, "block_out_channels": widths, "attention_levels": upper_levels(levels)}
-    values |= {"prediction_type": "v_prediction", "learning_rate": 5e-4, "max_steps": 20_000}
-    values |= {"preview_steps": 50, "layers_per_block": 1 if 8 <= side < 32 else 2}
-    if side < 32:
-        values |= {"learning_rate": 1e-3, "max_steps": 2600}
-    if side < 8:
-        values |= {"learning_rate": 2e-3}
-    return filled(settings, values)
-
-
-KINDS = {"latents of 32x32": (4, 32, 32), "16x16": (4, 16, 16), "4x4": (4, 4, 4)}
-
-RECIPE = RecipeSpec(LatentDiffusionSettings, recommended, build, open_latents, kinds=KINDS)
+RECIPE = RecipeSpec(SPEC, build, open_latents)
 
 if __name__ == "__main__":
     from hfgen.training import latent_diffusion

@@ -5,8 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,30 +13,13 @@ from hfgen.data.dataset import Dataset
 from hfgen.losses.diffusion import l_simple
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.schedulers.vp_sde import VPSDEScheduler
-from hfgen.training import denoiser
-from hfgen.training.denoiser import Conditions, DenoiserSettings, network, open_dataset, optimizer, target
-from hfgen.training.engine.defaults import IMAGES_AND_POINTS
+from hfgen.training.denoiser import Conditions, network, open_dataset, optimizer, target
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import denoised
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import filled
-
-
-@dataclass(kw_only=True)
-class ScoreSDESettings(DenoiserSettings):
-    """Train a score model of the variance-preserving SDE (Song et al. 2021) on images or 2-D points."""
-
-    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
-    """Rate beta(t) of the SDE: linear from 0.1 to 20, or that of the cosine schedule (squaredcos_cap_v2)."""
-    t_min: float = 1e-3
-    """Time at which training and sampling end; 1e-3 is the noise of DDPM's first step, 1e-5 is for likelihoods."""
-    weighting: Literal["simple", "likelihood"] = "simple"
-    """lambda(t) of the score's error: sigma_t^2, which is the error of the noise, or beta(t), which bounds the
-    likelihood; the same for every prediction type."""
-    importance_sampling: bool = False
-    """Draw t with a density in proportion to beta / sigma^2, which leaves the likelihood weighting with no weights."""
+from hfgen.training.settings.score_sde import SPEC, ScoreSDESettings
 
 
 def build(s: ScoreSDESettings, dataset: Dataset) -> Recipe:
@@ -110,20 +92,7 @@ def time_weights(settings: ScoreSDESettings, sde: VPSDEScheduler, t: Tensor) -> 
     return factor / density if settings.importance_sampling else factor
 
 
-def recommended(settings: ScoreSDESettings, dataset: Dataset) -> ScoreSDESettings:
-    """Return the settings completed for the dataset, as for a DDPM; for points the velocity is predicted."""
-    values: dict[str, Any] = {"preview_steps": 20}
-    if len(dataset.shape) == 1:
-        values["prediction_type"] = "v_prediction"
-    return denoiser.recommended(filled(settings, values), dataset)
-
-
-def smaller(settings: ScoreSDESettings, dataset: Dataset) -> list[ScoreSDESettings]:
-    """Return the settings with each network that is smaller than the recommended one, as of a DDPM."""
-    return denoiser.smaller(filled(settings, {"preview_steps": 20}), dataset)
-
-
-RECIPE = RecipeSpec(ScoreSDESettings, recommended, build, open_dataset, smaller, kinds=IMAGES_AND_POINTS)
+RECIPE = RecipeSpec(SPEC, build, open_dataset)
 
 if __name__ == "__main__":
     from hfgen.training import score_sde

@@ -183,7 +183,7 @@ class EvaluationArguments(EvaluationSettings, ReferenceSettings):
 
 def most_samples() -> int:
     """Return the largest default number of samples."""
-    from hfgen.training.engine.settings import is_small  # loads torch
+    from hfgen.training.engine.settings import is_small  # reads YAML, which help does not need
 
     return 64 if is_small() else 10_000
 

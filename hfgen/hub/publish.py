@@ -8,6 +8,7 @@ from typing import Any
 import hfgen
 from hfgen import runs
 from hfgen.cards.write import write_card
+from hfgen.checks import check_repo_id
 from hfgen.errors import HfgenError
 from hfgen.hub.package import is_published, package
 from hfgen.hub.source import checked_source
@@ -16,7 +17,6 @@ from hfgen.hub.upload import (
     Published,
     Repository,
     adding_to_errors,
-    check_repo_id,
     files_of,
     on_disk,
     publish_folder,

@@ -17,8 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
 from hfgen.cards.metadata import CARD
+from hfgen.checks import check_repo_id
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, ResourceError, UnsafeContentError
-from hfgen.loading.resolve import HUB_ID, HubOptions, download, readable_files, variants_of
+from hfgen.loading.resolve import HubOptions, download, readable_files, variants_of
 
 TEMPORARY = "hfgen-publish-"
 TEXT_FILES = (".json", ".md", ".py", ".txt")
@@ -63,13 +64,6 @@ class Repository:
             return Path(hf_hub_download(
                 self.name, file, repo_type=self.kind, revision=self.head, cache_dir=cache_dir
             ))
-
-
-def check_repo_id(name: str) -> None:
-    """Raise ConfigError unless `name` can be a repository of a user or an organisation."""
-    if not HUB_ID.fullmatch(name):
-        raise ConfigError(f"{name!r} is no repository on the Hub; it must be user/name or organisation/name, each of "
-                          "letters, digits, '-', '_' and '.', without '--' and '..'")
 
 
 def logged_in() -> bool:

@@ -19,9 +19,10 @@ from diffusers import ConfigMixin
 
 import hfgen
 from hfgen.cards.metadata import CARD
+from hfgen.checks import check_repo_id
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source
-from hfgen.hub.upload import TEMPORARY, Published, Repository, check_repo_id, files_of, publish_folder
+from hfgen.hub.upload import TEMPORARY, Published, Repository, files_of, publish_folder
 from hfgen.loading.components import INDEX, load_alone
 from hfgen.loading.files import DIFFUSERS_WEIGHTS, weight_files, weight_index
 from hfgen.loading.resolve import COMPONENT_FILE, HubOptions, resolve_alone

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from hfgen import runs
+from hfgen.checks import HUB_ID
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.loading.components import INDEX, component_folder, read_index
 from hfgen.loading.files import PICKLES, refuse_pickles
@@ -38,7 +39,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
-HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
 SAFE_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 PLAIN_FILE = re.compile(r"[\w-][\w.-]*\.(?:json|txt|model)", re.ASCII)
 WEIGHT_FILE = re.compile(

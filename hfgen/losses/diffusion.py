@@ -7,8 +7,7 @@ from typing import Literal
 
 import torch
 
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
-Weighting = Literal["simple", "vlb", "min_snr"]
+from hfgen.losses.choices import PredictionType
 
 
 def l_simple(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
-
-Body = Literal["mlp", "conv"]
-CodeActivation = Literal["linear", "relu", "sigmoid"]
+from hfgen.models.choices import Body, CodeActivation
 
 CODES: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 

@@ -8,7 +8,7 @@ their settings.
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from hfgen.checks import nearest_sizes, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
+from hfgen.models.choices import Norm
 
-Norm = Literal["batch", "layer", "none", "spectral"]
 NORMS = ("batch", "layer", "none", "spectral")
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,

@@ -15,7 +15,8 @@ from hfgen.checks import require, require_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
-from hfgen.models.dcgan import Norm, check_parts, packed, with_classes, with_deviation
+from hfgen.models.choices import Norm
+from hfgen.models.dcgan import check_parts, packed, with_classes, with_deviation
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Networks of image translation: the generators and the discriminator of CycleGAN and pix2pix, parts and checks."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -11,9 +11,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.loading.mixins import ModelMixin
+from hfgen.models.choices import GeneratorNorm, PatchNorm
 
-GeneratorNorm = Literal["instance", "layer", "none"]
-PatchNorm = Literal["instance", "layer", "spectral", "none"]
 Conv = nn.Conv2d | nn.ConvTranspose2d
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "instance": nn.InstanceNorm2d,

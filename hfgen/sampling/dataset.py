@@ -18,12 +18,12 @@ import hfgen
 from hfgen import images, runs
 from hfgen.cards.markdown import code, last_name, markdown, table
 from hfgen.cards.metadata import CARD
+from hfgen.checks import check_repo_id
 from hfgen.errors import ConfigError
 from hfgen.hub.package import link
 from hfgen.hub.upload import (
     Published,
     adding_to_errors,
-    check_repo_id,
     commit_folder,
     compare,
     explained,

@@ -12,8 +12,9 @@ from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.metrics.reconstruction import psnr
 from hfgen.training import autoencoder
-from hfgen.training.autoencoder import RECIPE, AutoencoderSettings, corrupted, corrupted_chunks, patches, recommended
+from hfgen.training.autoencoder import RECIPE, AutoencoderSettings, corrupted, corrupted_chunks, patches
 from hfgen.training.engine.noise import Noise
+from hfgen.training.settings.autoencoder import recommended
 from tests.training import runs
 
 TINY = "--dataset digits --hidden 64 --latent-dim 16 --log-every 50 --warmup-steps 5 --save-every 0 --threads 1".split()

@@ -79,7 +79,8 @@ def test_penalties_stay_in_float32_under_mixed_precision_and_agree_with_full_pre
 def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fades() -> None:
     trained = engine("ring8", r1=2.0, r2=0.0, penalty_every=4, penalty_end=1e-2, loss="relativistic")
     from hfgen.training.engine.noise import Noise
-    from hfgen.training.gan import GANLosses, recommended
+    from hfgen.training.gan import GANLosses
+    from hfgen.training.settings.gan import recommended
 
     game = GANLosses(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
     x = torch.randn(6, 2)

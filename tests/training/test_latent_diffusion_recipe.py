@@ -19,7 +19,8 @@ from hfgen.training.engine.latents import load_autoencoder
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.run import main
-from hfgen.training.latent_diffusion import LatentDiffusionSettings, open_latents, recommended
+from hfgen.training.latent_diffusion import LatentDiffusionSettings, open_latents
+from hfgen.training.settings.latent_diffusion import recommended
 from tests.training import runs
 from tests.training.test_denoiser import saved_text
 from tests.training.test_exact_resume import wait_for_step

@@ -107,7 +107,7 @@ def test_points_are_denoised_by_their_velocity_unless_said_otherwise() -> None:
     ):  # fmt: skip
         s: Any = score_sde.ScoreSDESettings(output_dir=Path("unused"), prediction_type=asked)  # type: ignore[arg-type]
         assert score_sde.RECIPE.recommended(s, load_dataset(dataset)).prediction_type == found
-    of_ddpm = ddpm.recommended(ddpm.DDPMSettings(output_dir=Path("unused")), load_dataset("ring8"))
+    of_ddpm = ddpm.RECIPE.recommended(ddpm.DDPMSettings(output_dir=Path("unused")), load_dataset("ring8"))
     assert of_ddpm.prediction_type == "epsilon"
 
 

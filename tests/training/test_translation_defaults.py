@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hfgen.training.translation import TranslationSettings, recommended
+from hfgen.training.settings.translation import TranslationSettings, recommended
 
 ZHU = {"history": 50, "cycle_weight": 10.0, "identity_weight": 0.5, "paired_weight": 0.0, "adversarial_weight": 2.0,
        "generator": "resnet", "loss": "least_squares", "gradient_penalty": 0.0, "clip": 0.0, "batch_size": 1,

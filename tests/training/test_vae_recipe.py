@@ -17,7 +17,8 @@ from hfgen.errors import ConfigError
 from hfgen.losses.elbo import binarised, free_bits, log_mean_exp
 from hfgen.models.vae import VAE, HierarchicalVAE
 from hfgen.training.engine.noise import Noise
-from hfgen.training.vae import RECIPE, VAELoss, VAESettings, by_dimension, diagnose, recommended
+from hfgen.training.settings.vae import recommended
+from hfgen.training.vae import RECIPE, VAELoss, VAESettings, by_dimension, diagnose
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 from tests.training.tiny import VAE as TINY

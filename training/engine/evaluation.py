@@ -1,7 +1,6 @@
 """Data that a run is measured on, and that it never trains on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,16 +12,6 @@ from hfgen.training.engine.settings import values_of
 
 BATCH_SIZE = 512
 """Images that go through a network together."""
-
-
-@dataclass(kw_only=True)
-class EvaluationFields:
-    """Fields of a recipe that is evaluated on held-out images."""
-
-    eval_split: str | None = None
-    """Split that the averaged weights are evaluated on whenever a grid is drawn, and at the end."""
-    eval_dataset: str | None = None
-    """Dataset of that split. Default: the one that is trained on; if it is given, the split's default is train."""
 
 
 def held_out(settings: Any, dataset: Dataset) -> Dataset | None:

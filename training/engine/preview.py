@@ -14,10 +14,11 @@ from hfgen.data.dataset import Dataset
 from hfgen.pipelines.base import Pipeline
 from hfgen.training.engine.distributed import StopSignal
 from hfgen.training.engine.loop import Engine
+from hfgen.training.engine.settings import GRID_IMAGES
 from hfgen.training.engine.state import served_networks
 
-GRID_IMAGES, GRID_POINTS = 64, 2000
-"""Images of a sample grid, and points of a plot of them."""
+GRID_POINTS = 2000
+"""Points of a plot of samples."""
 
 ANCESTRAL_STEPS = 50
 """Denoising steps below which the ancestral sampler leaves noise, and a grid is drawn by DDIM."""

@@ -1,13 +1,13 @@
-"""A recipe as the command line, the run and Python see it: settings, recommended values, data, networks."""
+"""A recipe as the run and Python see it: settings, data, networks."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic
 
 from hfgen.data import Dataset, load_dataset
-from hfgen.training.engine.defaults import IMAGES
 from hfgen.training.engine.phase import Recipe
 from hfgen.training.engine.settings import AnySettings, Settings, values_of
+from hfgen.training.engine.spec import SettingsSpec
 
 
 def open_dataset(settings: Settings, **more: Any) -> Dataset:
@@ -34,21 +34,23 @@ def mean_and_std(dataset: Dataset) -> dict[str, Any]:
 class RecipeSpec(Generic[AnySettings]):
     """One recipe: all that `hfgen train RECIPE` needs.
 
-    settings: the dataclass of its fields. `Auto` fields are None until they are completed.
-    recommended: settings and dataset -> settings with a value in every `Auto` field.
+    spec: its settings.
     build: completed settings and dataset -> networks, phases and pipeline.
     open_data: settings -> dataset.
-    kinds: shapes of data, by name, whose recommended values the help shows.
-    smaller: settings and dataset -> settings with smaller networks than the recommended one, the smallest first, for
-        short budgets; completed but for the steps.
     """
 
-    settings: type[AnySettings]
-    recommended: Callable[[AnySettings, Any], AnySettings]
+    spec: SettingsSpec[AnySettings]
     build: Callable[[AnySettings, Any], Recipe]
     open_data: Callable[[AnySettings], Any] = open_dataset
-    smaller: Callable[[AnySettings, Any], list[AnySettings]] = lambda settings, dataset: []
-    kinds: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: IMAGES)
+
+    @property
+    def settings(self) -> type[AnySettings]:
+        """Return the dataclass of the fields."""
+        return self.spec.settings
+
+    def recommended(self, settings: AnySettings, dataset: Any) -> AnySettings:
+        """Return the settings with a value in every `Auto` field."""
+        return self.spec.recommended(settings, dataset)
 
     def create(self, settings: AnySettings, dataset: Any) -> Recipe:
         """Return the networks, phases and pipeline of settings that may still have open `Auto` fields."""

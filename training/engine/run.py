@@ -18,7 +18,6 @@ from hfgen.loading import checkpoint
 from hfgen.memory import keep_memory
 from hfgen.training.engine import record, state
 from hfgen.training.engine.budget import agree, untrained, within_budget
-from hfgen.training.engine.defaults import with_defaults
 from hfgen.training.engine.distributed import (
     INTERRUPTED,
     Interrupted,
@@ -35,30 +34,22 @@ from hfgen.training.engine.log import Log, activity
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate
 from hfgen.training.engine.recipe import RecipeSpec
-from hfgen.training.engine.settings import AUTO, Settings, check_same, parse, small, write_yaml
+from hfgen.training.engine.settings import AUTO, Settings, check_same, small, write_yaml
 
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
 
 
-def main(spec: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
+def main(recipe: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
     """Return the exit code of a recipe's command line: 0, 75 if interrupted and to be continued, else the error's.
 
     `arguments`: words of the command line. Default: sys.argv.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code_of(lambda: train(spec, settings_of(spec, words)))
+    return exit_code_of(lambda: train(recipe, recipe.spec.parse(words)))
 
 
-def settings_of(spec: RecipeSpec[Any], words: list[str]) -> Settings:
-    """Return the settings that the words of a command line give; print help or a usage error, and exit otherwise."""
-    kind = spec.settings
-    if {"-h", "--help"} & {*words}:
-        kind = with_defaults(kind, spec.recommended, spec.kinds)
-    return parse(kind, words)
-
-
-def train(spec: RecipeSpec[Any], settings: Settings) -> int:
+def train(recipe: RecipeSpec[Any], settings: Settings) -> int:
     """Return 0 when the run is finished and 75 when a signal stopped it before. Errors are raised.
 
     Here, and nowhere else, the open fields of the settings are completed. A stop signal ends the steps that are timed
@@ -75,12 +66,12 @@ def train(spec: RecipeSpec[Any], settings: Settings) -> int:
     # read the data, and complete the settings by them
     stored = stored_checkpoint(settings)
     with activity(f"reading {settings.dataset}", accelerator.is_main_process):
-        dataset = spec.open_data(settings)
+        dataset = recipe.open_data(settings)
     timed = settings.max_steps is None and settings.budget is not None
-    usual = spec.recommended(dataclasses.replace(settings, max_steps=AUTO), dataset).max_steps
-    others = spec.smaller(settings, dataset) if timed and settings.start_from is None else []
-    settings = spec.recommended(settings, dataset)
-    build = spec.build
+    usual = recipe.recommended(dataclasses.replace(settings, max_steps=AUTO), dataset).max_steps
+    others = recipe.spec.smaller(settings, dataset) if timed and settings.start_from is None else []
+    settings = recipe.recommended(settings, dataset)
+    build = recipe.build
     if settings.start_from is not None and stored is None:
         build = with_weights_of(settings.start_from, build)
     split_batch(settings, accelerator.num_processes, accelerator.process_index)

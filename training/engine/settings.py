@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
+from hfgen.checks import check_repo_id
 from hfgen.errors import CheckpointError, ConfigError
-from hfgen.hub.upload import check_repo_id
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ else:
             """Return T | None, as tyro reads it."""
             return Annotated[kind | None, tyro.conf.arg(help_behavior_hint="(default: recommended)")]
 
+
+GRID_IMAGES = 64
+"""Images of a sample grid. Default of the recipes that have a field for it."""
 
 AUTO: Any = None
 """The value of an `Auto` field that the recipe completes."""

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from hfgen.data import load_dataset
-from hfgen.training import ddpm, denoiser, score_sde
+from hfgen.training import ddpm, score_sde
 from hfgen.training.autoencoder_kl import RECIPE, AutoencoderKLSettings
 from hfgen.training.ddpm import DDPMSettings
 from hfgen.training.engine.budget import affordable, sample_grid, untrained
+from hfgen.training.settings import denoiser
 
 
 @pytest.mark.parametrize("start", [None, 0, 7, 1000])
@@ -69,15 +70,15 @@ def test_smaller_networks_grow_up_to_the_recommended_one(recipe: Any, side: int,
     images = load_dataset("digits", resolution=side, channels=3)
     cls = {ddpm: DDPMSettings, score_sde: score_sde.ScoreSDESettings}[recipe]
     asked = cls(output_dir=tmp_path, budget="3m")
-    usual = recipe.recommended(asked, images)
-    offered = [*recipe.smaller(asked, images), usual]
+    usual = recipe.RECIPE.recommended(asked, images)
+    offered = [*recipe.RECIPE.spec.smaller(asked, images), usual]
     sizes = [sum(p.numel() for p in recipe.build(s, images).nets["unet"].parameters()) for s in offered]
     assert len(sizes) == 4 and all(2 * a < b for a, b in pairwise(sizes))
     open_fields = {"block_out_channels", "layers_per_block", "batch_size", "learning_rate"}
     for s in offered:
         changed = {name for name, value in asdict(s).items() if value != asdict(usual)[name]}
         assert changed <= open_fields and len(s.block_out_channels) == len(usual.block_out_channels)
-    own = recipe.smaller(replace(asked, batch_size=7, learning_rate=1e-4), images)
+    own = recipe.RECIPE.spec.smaller(replace(asked, batch_size=7, learning_rate=1e-4), images)
     assert {(s.batch_size, s.learning_rate) for s in own} == {(7, 1e-4)}
 
 

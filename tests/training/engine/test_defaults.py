@@ -29,11 +29,11 @@ def test_values_are_worded_with_the_general_one_first_and_kinds_that_share_a_val
 def test_the_help_shows_the_values_that_a_run_on_digits_and_on_points_takes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    digits = ddpm.recommended(ddpm.DDPMSettings(output_dir=""), load_dataset("digits"))  # type: ignore[arg-type]
+    digits = ddpm.RECIPE.recommended(ddpm.DDPMSettings(output_dir=""), load_dataset("digits"))  # type: ignore[arg-type]
     widths = " ".join(map(str, digits.block_out_channels))
     text = help_of("ddpm", capsys)
     assert f"{widths} for 8x8 grey" in text and f"{digits.max_steps} for 8x8 grey" in text
-    points = gan.recommended(gan.GANSettings(output_dir=""), load_dataset("ring8"))  # type: ignore[arg-type]
+    points = gan.RECIPE.recommended(gan.GANSettings(output_dir=""), load_dataset("ring8"))  # type: ignore[arg-type]
     assert f"{points.loss} for points" in help_of("gan", capsys)
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from hfgen.data import load_dataset
 from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.log import Log
-from hfgen.training.gan import GANSettings, recommended
+from hfgen.training.settings.gan import GANSettings, recommended
 
 Line = dict[str, float]
 FAIR: Line = {

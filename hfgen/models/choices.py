@@ -1,0 +1,14 @@
+"""Choices of networks by name; settings read them without loading torch."""
+
+from typing import Literal
+
+Body = Literal["mlp", "conv"]
+CodeActivation = Literal["linear", "relu", "sigmoid"]
+"""Networks of an autoencoder, and activations of its code."""
+
+Norm = Literal["batch", "layer", "none", "spectral"]
+"""Normalisations of a GAN's networks."""
+
+GeneratorNorm = Literal["instance", "layer", "none"]
+PatchNorm = Literal["instance", "layer", "spectral", "none"]
+"""Normalisations of translators, and of the discriminators of patches."""
