@@ -1,5 +1,6 @@
 """Checks of settings and arguments: each error names the field, the allowed values and the given one."""
 
+import difflib
 import math
 import re
 from collections.abc import Collection
@@ -53,6 +54,12 @@ def require_number(field: str, value: Any, low: float, high: float = 1e6, ends: 
 def require_choice(field: str, value: Any, choices: Collection[str]) -> None:
     """Raise ConfigError unless `value` is one of the texts `choices`."""
     require(isinstance(value, str) and value in choices, field, value, f"one of {', '.join(choices)}")
+
+
+def nearest(name: Any, names: Collection[str]) -> str:
+    """Return the hint for an unknown name: the nearest of `names`, or all of them, as "did you mean x?" """
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
 
 
 def require_size(field: str, value: Any, high: int | None = 2**12) -> tuple[int, int]:

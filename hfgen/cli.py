@@ -18,11 +18,9 @@ from hfgen import __version__
 from hfgen.errors import ConfigError, exit_code_of
 from hfgen.evaluation.settings import EvaluationArguments
 from hfgen.memory import keep_memory
+from hfgen.registry import RECIPES
 from hfgen.sampling.request import SampleRequest
 
-RECIPES = (
-    "autoencoder", "autoencoder_kl", "classifier", "ddpm", "gan", "latent_diffusion", "score_sde", "translation", "vae",
-)
 HELP = ("-h", "--help")
 
 

@@ -41,10 +41,24 @@ MODULES: dict[str, str] = {
     "VPSDEScheduler": "hfgen.schedulers.vp_sde",
     "compare": "hfgen.evaluation.api",
     "evaluate": "hfgen.evaluation.api",
+    "train": "hfgen.training.engine.api",
 }
 
-FUNCTIONS: tuple[str, ...] = ("compare", "evaluate")
+FUNCTIONS: tuple[str, ...] = ("compare", "evaluate", "train")
 """Public functions; nothing is saved under their names."""
+
+RECIPES: dict[str, str] = {
+    "autoencoder": "hfgen.training.autoencoder",
+    "autoencoder_kl": "hfgen.training.autoencoder_kl",
+    "classifier": "hfgen.training.classifier",
+    "ddpm": "hfgen.training.ddpm",
+    "gan": "hfgen.training.gan",
+    "latent_diffusion": "hfgen.training.latent_diffusion",
+    "score_sde": "hfgen.training.score_sde",
+    "translation": "hfgen.training.translation",
+    "vae": "hfgen.training.vae",
+}
+"""The recipes by name, each with its module, which has the object `RECIPE`."""
 
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,

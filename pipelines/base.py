@@ -46,6 +46,8 @@ class Pipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq: str | None = None  # type: ignore[assignment]
+    run_folder: Path | None = None
+    """Folder of the run that `hfgen.train` trained the pipeline in; None for a pipeline from elsewhere."""
     __call__: Callable[..., Any]
 
     def stock_twin(self) -> str | None:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import warnings
 from types import FrameType
 from typing import Any, Literal
@@ -136,7 +137,10 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT until the step boundary; a second one changes nothing."""
+    """Remembers SIGTERM and SIGINT until the step boundary; a second one changes nothing.
+
+    Off the main thread no signal is handled.
+    """
 
     def __init__(self) -> None:
         self.received = False
@@ -144,6 +148,8 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():        # Python handles signals there alone
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._receive)
         return self

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
+from hfgen.given import object_of
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.training.engine.loop import Build
 from hfgen.training.engine.phase import Recipe
@@ -17,8 +19,11 @@ def with_weights_of(model: str, build: Build) -> Build:
     Networks that are components of the saved pipeline, by name, start from them; others, such as discriminators, from
     random weights. Raises ConfigError where there is none in common, or where one is built otherwise.
     """
-    # load the saved pipeline
-    components = AutoPipeline.from_pretrained(model).components
+    # take the given pipeline, or load the saved one
+    given: Any = object_of(model) or AutoPipeline.from_pretrained(model)
+    if not isinstance(given, DiffusionPipeline):
+        raise ConfigError(f"start_from must be a name or a pipeline, got {given!r:.80}")
+    components = given.components
 
     # build the networks, then copy the weights of those in common
     def with_weights(settings: Any, dataset: Dataset) -> Recipe:

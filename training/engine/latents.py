@@ -1,5 +1,6 @@
 """A dataset of latents: images encoded once, kept beside the run, and read again as long as nothing has changed."""
 
+import copy
 import hashlib
 import json
 import warnings
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, uniforms
-from hfgen.errors import CheckpointError
+from hfgen.errors import CheckpointError, ConfigError
+from hfgen.given import object_of
 from hfgen.loading import components
 from hfgen.loading.resolve import resolve_component
 from hfgen.models.autoencoder_kl import AutoencoderKL
@@ -103,7 +105,19 @@ def encoded(source: Dataset, vae: AutoencoderKL, flip: bool, folder: Path) -> La
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:
-    """Return the autoencoder of a run or a pipeline (its `vae`), or that which a folder or a Hub id is alone."""
+    """Return the autoencoder of a run or a pipeline (its `vae`), or that which a folder or a Hub id is alone.
+
+    The name of a Python object stands for a pipeline or an AutoencoderKL, of which a copy is returned. Raises
+    ConfigError for any other object.
+    """
+    # copy that of an object
+    given = object_of(model)
+    if given is not None:
+        part = getattr(given, "vae", given)
+        if not isinstance(part, AutoencoderKL):
+            raise ConfigError(f"autoencoder must be a name, an AutoencoderKL or a pipeline with one, got {given!r:.80}")
+        return copy.deepcopy(part).eval().requires_grad_(False)
+    # load that of a folder
     vae: AutoencoderKL = components.load_component(
         resolve_component(model, "vae"), "", AutoencoderKL, "AutoencoderKL"
     )

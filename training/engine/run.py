@@ -5,10 +5,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from hfgen.data import require_batch
@@ -18,6 +19,7 @@ from hfgen.loading import checkpoint
 from hfgen.memory import keep_memory
 from hfgen.training.engine import record, state
 from hfgen.training.engine.budget import agree, untrained, within_budget
+from hfgen.training.engine.callback import Callback, LastStep, StepNumbers
 from hfgen.training.engine.distributed import (
     INTERRUPTED,
     Interrupted,
@@ -49,8 +51,10 @@ def main(recipe: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
     return exit_code_of(lambda: train(recipe, recipe.spec.parse(words)))
 
 
-def train(recipe: RecipeSpec[Any], settings: Settings) -> int:
+def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None = None) -> int:
     """Return 0 when the run is finished and 75 when a signal stopped it before. Errors are raised.
+
+    `callback`: called in the main process after each step; the step after which it returns True is the last one.
 
     Here, and nowhere else, the open fields of the settings are completed. A stop signal ends the steps that are timed
     for a budget, and there is nothing to save yet; later the step in progress is finished and saved. An evaluation or a
@@ -90,7 +94,7 @@ def train(recipe: RecipeSpec[Any], settings: Settings) -> int:
             with activity("building networks", accelerator.is_main_process):
                 engine = Engine(settings, build, dataset, accelerator)
                 make_folder(settings.output_dir)
-            code = Run(settings, engine, stored, threads, stop, started, notes).loop()
+            code = Run(settings, engine, stored, threads, stop, started, notes, callback).loop()
         except Interrupted:
             code = INTERRUPTED
             if accelerator.is_main_process:
@@ -115,15 +119,17 @@ class Run:
         stop: StopSignal,
         started: float,
         notes: list[str],
+        callback: Callback | None = None,
     ):
         # keep the parts and counters of the run
-        self.stop, self.started, self.notes = stop, started, notes
+        self.stop, self.started, self.notes, self.callback = stop, started, notes, callback
         self.aside = 0.0                                             # seconds of saves, evaluations and grids
         self.unfinished = False
         self.settings, self.engine, self.threads, self.max_steps = settings, engine, threads, settings.max_steps
         self.accelerator, self.folder = engine.accelerator, settings.output_dir
         self.main = engine.accelerator.is_main_process
         self.numbers, self.guarded = dict[str, float](), dict[str, Any]()
+        self.reported = dict[str, float]()                           # the numbers of this step's line of the log
         self.before: float | None = 0.0                              # seconds of earlier sessions, None: not known
         self.began = time.monotonic()
         # resume, or begin
@@ -141,24 +147,51 @@ class Run:
         """Train to the last step, or until a signal stops it; return the exit code."""
         self.log.say("\n".join([introduction(self.settings, self.engine, self.threads, self.step), *self.notes]))
         self.began = time.monotonic()
-        stopping = False
-        if self.step:
-            stopping = self.catch_up()
-        if not stopping:
-            # take one optimiser step at a time
-            for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
-                self.step = step
-                self.log.advance()
-                if stopping := self.after_step():
-                    break
+        with closing(self.log):
+            stopping = self.train_on()
         # finish, unless it was stopped
-        self.log.close()
         if stopping and self.step < self.max_steps:
             self.log.say(f"stopped at step {self.step:,}; continue with --resume")
             return INTERRUPTED
         self.finish()
         unpublished = self.settings.publish_to is not None and self.stop.agreed()
         return INTERRUPTED if self.unfinished or unpublished else 0
+
+    def train_on(self) -> bool:
+        """Take one optimiser step after the other; return whether a signal stopped them."""
+        # make up for work that was cut off
+        if self.step and self.catch_up():
+            return True
+        # take steps, and show each to the callback
+        last_step = LastStep(self.engine.log)
+        for step in self.engine.train(self.step, self.max_steps - self.step, self.max_steps):
+            self.step = step
+            self.log.advance()
+            losses = {} if self.callback is None else last_step.means()
+            if self.after_step():
+                return True
+            if self.callback is not None and agree(self.main and bool(self.callback(step, self.numbers_of(losses)))):
+                self.end_here()
+                break
+            last_step.begin()
+        return False
+
+    def numbers_of(self, losses: dict[str, Tensor]) -> StepNumbers:
+        """Return the numbers of this step: its losses, each of shape (), its learning rate and its evaluation."""
+        return StepNumbers(losses, {**self.reported, "learning_rate": self.learning_rate})
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the learning rate of the last step, that of the first phase."""
+        return float(self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"])
+
+    def end_here(self) -> None:
+        """Make this step the last one: save it, write the model, and draw its grid."""
+        self.max_steps = self.step
+        self.save()
+        self.save_model()
+        if self.main and not self.grid().exists():
+            self.draw()
 
     def after_step(self) -> bool:
         """Save, log, evaluate and draw where this step is due; return whether a stop signal ends the run here.
@@ -216,9 +249,9 @@ class Run:
         if numbers is None:
             self.unfinished = True
         elif due["log"]:
-            rate = self.engine.recipe.phases[0].optimizer.param_groups[0]["lr"]
-            numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": rate, **numbers}
+            numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": self.learning_rate, **numbers}
         # write the line, and show it to the guard
+        self.reported = numbers or {}
         if numbers:
             self.log.write(self.step, numbers)
             self.watch(numbers)
@@ -272,7 +305,6 @@ class Run:
         self.log.say(f"warning: step {self.step:,}: {warning}")
         if getattr(self.settings, "stop_on_collapse", False):
             self.save()
-            self.log.close()
             raise CollapseError(f"stopped at step {self.step:,}: {warning}")
 
     def due(self) -> dict[str, bool]:

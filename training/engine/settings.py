@@ -8,20 +8,22 @@ evaluation makes 64 samples.
 """
 
 import dataclasses
-import difflib
 import os
 import re
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 import yaml
 
-from hfgen.checks import check_repo_id
+from hfgen.checks import check_repo_id, nearest
 from hfgen.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
@@ -203,12 +205,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     given, _ = tyro.cli(_Sources, args=arguments, prog=program, add_help=False, return_unknown_args=True)
     if given.budget is not None and given.max_steps is not None:
         raise ConfigError("give --max-steps or --budget, not both")
-    config = _read_yaml(cls, given.config) if given.config else {}
-    folder = given.output_dir or config.get("output_dir")
-    values: dict[str, Any] = {}
-    if given.resume and folder and (folder / "config.yaml").is_file():
-        values = _read_yaml(cls, folder / "config.yaml")
-    values = _overridden(values, config)
+    values = _from_files(cls, given.config, given.output_dir, given.resume)
     values = _overridden(values, {"max_steps": given.max_steps, "budget": given.budget})
     # parse the rest, with their values as defaults
     required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]
@@ -216,6 +213,72 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     settings = tyro.cli(cls, args=arguments, default=default, prog=program, config=(tyro.conf.OmitSubcommandPrefixes,))
     check_settings(settings)
     return settings
+
+
+def settings_from(cls: type[AnySettings], values: dict[str, Any], where: str) -> AnySettings:
+    """Return settings of class `cls` from `values` by name, checked like those of a command line; None is not given.
+
+    With `resume` and with `config` the values of these files come first, as in `parse`. Raises ConfigError, naming the
+    nearest field, for an unknown name, and for values that a field does not take. `where`: place, for messages.
+    """
+    # parse each value like the words of a command line
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        known = _known_name(name, fields, where)
+        if value is not None:
+            given[known] = _parsed(known, value, fields[known].type, where)
+    if "max_steps" in given and "budget" in given:
+        raise ConfigError(f"{where}: give max_steps or budget, not both")
+    # put them over the values of files
+    files = _from_files(cls, given.get("config"), given.get("output_dir"), given.get("resume", False))
+    merged = _overridden(files, given)
+    missing = [name for name, field in fields.items() if _is_required(field) and name not in merged]
+    if missing:
+        raise ConfigError(f"{where}: needs {', '.join(missing)}")
+    settings = cls(**merged)
+    check_settings(settings)
+    return settings
+
+
+def _parsed(name: str, value: Any, kind: Any, where: str) -> Any:
+    """Return a Python value as the command line would read it. Raises ConfigError unless the field takes it."""
+    named = dataclasses.make_dataclass("Named", [(name, kind)])
+    listed = list(value) if isinstance(value, tuple) else value
+    try:
+        with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+            parsed: Any = tyro.cli(named, args=_words(name, listed, kind), prog=where, add_help=False)
+    except SystemExit as ended:
+        raise ConfigError(f"{where}: {name} must be {_kind_in_words(kind)}, got {value!r}") from ended
+    return getattr(parsed, name)
+
+
+def _kind_in_words(kind: Any) -> str:
+    """Return the type of a field as text, such as "int or tuple[int, int]", without None."""
+    # a plain type
+    if isinstance(kind, type) and not get_args(kind):
+        return kind.__name__
+    # parts of an annotated type, a choice, or a union
+    parts = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) is Annotated:
+        return _kind_in_words(parts[0])
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_kind_in_words, parts))
+    return str(kind)
+
+
+def _from_files(
+    cls: type[AnySettings], config: Path | None, output_dir: Path | None, resume: bool
+) -> dict[str, Any]:
+    """Return the values of the file `config`, over those of the run in the output folder if it is to be resumed."""
+    given = _read_yaml(cls, config) if config else {}
+    folder = output_dir or given.get("output_dir")
+    values: dict[str, Any] = {}
+    if resume and folder and (folder / "config.yaml").is_file():
+        values = _read_yaml(cls, folder / "config.yaml")
+    return _overridden(values, given)
 
 
 def check_settings(settings: Settings) -> None:
@@ -326,14 +389,12 @@ def _read_yaml(cls: type[Settings], path: Path) -> dict[str, Any]:
     return {name: getattr(parsed, name) for name in words}
 
 
-def _known_name(key: Any, fields: Collection[str], path: Path) -> str:
-    """Return a key of a YAML file as the name of a field. Raises ConfigError, with the nearest name, for others."""
+def _known_name(key: Any, fields: Collection[str], where: str | Path) -> str:
+    """Return a key of a file or a call as the name of a field. Raises ConfigError, with the nearest, for others."""
     name = str(key).replace("-", "_")
     if name in fields:
         return name
-    near = difflib.get_close_matches(name, fields, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
-    raise ConfigError(f"{path}: unknown field {key!r}; {hint}")
+    raise ConfigError(f"{where}: unknown field {key!r}; {nearest(name, fields)}")
 
 
 def _words(name: str, value: Any, kind: Any) -> list[str]:

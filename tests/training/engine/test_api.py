@@ -1,0 +1,160 @@
+"""`hfgen.train`: every recipe from Python, with a callback, in a temporary folder, and in a thread."""
+
+import dataclasses
+import gc
+import json
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hfgen
+from hfgen.errors import ConfigError
+from tests.training import tiny
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "ddpm": tiny.DDPM.fields,
+    "score_sde": tiny.SCORE_SDE.fields,
+    "gan": tiny.GAN.fields,
+    "vae": tiny.VAE.fields,
+    "autoencoder": {"hidden": (16,), "latent_dim": 4, "batch_size": 16},
+    "autoencoder_kl": tiny.AUTOENCODER_KL.fields,
+    "classifier": {"width": 8, "batch_size": 16},
+    "translation": tiny.TRANSLATION.fields,
+    "latent_diffusion": tiny.LATENT_DIFFUSION.fields,
+}
+QUICK: dict[str, Any] = {"max_steps": 2, "threads": 1, "sample_every": 0}
+
+
+def fields_of(recipe: str, **changes: Any) -> dict[str, Any]:
+    fields = {**FIELDS[recipe], **QUICK, **changes}
+    names = {field.name for field in dataclasses.fields(tiny_settings(recipe))}
+    return {**fields, **{name: 2 for name in ("preview_images", "preview_steps") if name in names}}
+
+
+def tiny_settings(recipe: str) -> Any:
+    from importlib import import_module
+
+    return import_module(hfgen.registry.RECIPES[recipe]).RECIPE.settings
+
+
+def weights(pipeline: Any) -> dict[str, torch.Tensor]:
+    nets = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {f"{name}.{key}": value.cpu() for name, net in nets.items() for key, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("recipe", FIELDS)
+def test_a_line_of_python_trains_any_recipe_to_its_pipeline(recipe: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {}
+    if recipe == "latent_diffusion":
+        more["autoencoder"] = hfgen.AutoPipeline.from_pretrained(tiny.make_autoencoder(tmp_path / "kl", 1))
+    pipe = hfgen.train(recipe, **more, **fields_of(recipe))
+    assert pipe.run_folder is not None and type(hfgen.AutoPipeline.from_pretrained(pipe.run_folder)) is type(pipe)
+    assert json.loads((pipe.run_folder / "run.json").read_text(encoding="utf-8"))["recipe"] == recipe
+    assert not any(net.training for net in pipe.components.values() if isinstance(net, torch.nn.Module))
+
+
+def test_the_temporary_folder_is_told_and_deleted_with_the_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = hfgen.train("vae", dataset="digits", output_dir=None, **fields_of("vae"))
+    folder: Any = pipe.run_folder
+    assert f"run folder {folder}: deleted with the pipeline" in capsys.readouterr().out
+    assert (folder / "model").is_dir()
+    del pipe
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_callback_sees_each_step_with_its_own_losses_and_learning_rate(tmp_path: Path) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+
+    def look(step: int, numbers: Mapping[str, float]) -> None:
+        seen.append((step, dict(numbers)))
+
+    fields = fields_of("ddpm", max_steps=5, log_every=2)
+    hfgen.train("ddpm", "digits", output_dir=tmp_path / "run", callback=look, **fields)
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
+    assert all({"loss", "grad_norm", "learning_rate"} <= numbers.keys() for _, numbers in seen)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    losses = [numbers["loss"] for _, numbers in seen]
+    means = [sum(losses[:2]) / 2, sum(losses[2:4]) / 2, losses[4]]
+    assert [line["loss"] for line in lines] == pytest.approx(means, abs=1e-9)
+
+
+def test_a_callback_sees_evaluations_and_ends_a_run_whose_model_is_written(tmp_path: Path) -> None:
+    def good_enough(step: int, numbers: Mapping[str, float]) -> bool:
+        return numbers.get("eval_accuracy", -1.0) >= 0.0
+
+    pipe = hfgen.train(
+        "classifier", dataset="digits", split="train[:80%]", eval_split="train[80%:]", output_dir=tmp_path / "run",
+        callback=good_enough, **fields_of("classifier", max_steps=50, sample_every=3),
+    )  # fmt: skip
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["step"] == 3
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000003"]
+    assert isinstance(pipe, hfgen.ClassifierPipeline)
+
+
+def test_a_run_that_a_callback_ended_resumes_to_the_bits_of_one_that_went_on(tmp_path: Path) -> None:
+    fields = fields_of("ddpm", max_steps=6)
+    whole = hfgen.train("ddpm", output_dir=tmp_path / "whole", **fields)
+    hfgen.train("ddpm", output_dir=tmp_path / "parts", callback=lambda step, _: step == 3, **fields)
+    parts = hfgen.train("ddpm", output_dir=tmp_path / "parts", resume=True)
+    assert all(torch.equal(value, weights(parts)[name]) for name, value in weights(whole).items())
+
+
+def test_the_stop_button_saves_and_raises_keyboard_interrupt(tmp_path: Path) -> None:
+    def stop(step: int, numbers: Mapping[str, float]) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped and saved; .*resume=True"):
+        hfgen.train("gan", output_dir=tmp_path / "run", callback=stop, **fields_of("gan", max_steps=50))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_a_run_in_a_thread_leaves_signals_random_state_and_threads_alone() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    state, threads, trained = torch.get_rng_state(), torch.get_num_threads(), list[Any]()
+    thread = threading.Thread(target=lambda: trained.append(hfgen.train("vae", "ring8", **fields_of("vae"))))
+    thread.start()
+    thread.join()
+    assert isinstance(trained[0], hfgen.VAEPipeline)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ({"batchsize": 8}, r"hfgen.train\('ddpm'\): unknown field 'batchsize'; did you mean batch_size\?"),
+    ({"batch_size": "many"}, r"hfgen.train\('ddpm'\): batch_size must be int, got 'many'"),
+    ({"mixed_precision": "fp61"}, r"mixed_precision must be one of no, .*got 'fp61'"),
+    ({"max_steps": 5, "budget": "1m"}, "give max_steps or budget, not both"),
+    ({"resume": True}, "output_dir must be given"),
+])  # fmt: skip
+def test_a_wrong_setting_is_refused_by_name_before_a_folder_is_made(
+    words: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        hfgen.train("ddpm", **words)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unknown_recipe_and_a_missing_setting_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"there is no recipe 'dpm'; did you mean ddpm\?"):
+        hfgen.train("dpm")
+    with pytest.raises(ConfigError, match=r"hfgen.train\('latent_diffusion'\): needs autoencoder"):
+        hfgen.train("latent_diffusion")
+
+
+def test_a_pipeline_in_memory_is_a_start_and_another_object_is_refused() -> None:
+    first = hfgen.train("vae", **fields_of("vae"))
+    tuned = hfgen.train("vae", start_from=first, **fields_of("vae", max_steps=1, learning_rate=1e-9, ema_decay=0))
+    for name, value in weights(first).items():
+        torch.testing.assert_close(weights(tuned)[name], value, atol=1e-6, rtol=0)
+    with pytest.raises(ConfigError, match="start_from must be a name or a pipeline, got 3"):
+        hfgen.train("vae", start_from=3, **fields_of("vae"))
