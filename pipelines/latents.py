@@ -38,7 +38,7 @@ def slerp(a: torch.Tensor, b: torch.Tensor, fractions: torch.Tensor) -> torch.Te
     parallel or one of them is 0, since the great circle is then not unique.
     """
     # angle
-    start, end, f = a.double(), b.double(), fractions.to(a.device, torch.float64)[:, None]   # f: (n, 1)
+    start, end, f = a.cpu().double(), b.cpu().double(), fractions.cpu().double()[:, None]    # f: (n, 1)
     u, v = (vector / vector.norm().clamp_min(1e-300) for vector in (start, end))
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if angle.sin() < 1e-6 or not start.any() or not end.any():

@@ -79,7 +79,7 @@ class DenoisingLoss:
         # draw noise and timesteps
         x_0 = drawn(batch, noise)
         eps = noise.normal("eps", *x_0.shape[1:])
-        t = (noise.stratified("t") * s.num_train_timesteps).long()
+        t = (noise.stratified("t") * s.num_train_timesteps).long().to(noise.device)
         # diffuse the batch, and predict
         x_t = scheduler.add_noise(x_0, eps, t)
         output = nets["unet"](x_t, t, **self.conditions(nets, batch, noise)).sample

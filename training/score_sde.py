@@ -64,14 +64,14 @@ class ScoreLoss:
         s, sde, x_0 = self.settings, self.sde, batch["x"]
         # draw noise and times
         eps = noise.normal("eps", *x_0.shape[1:])
-        t = sde.time_drawn(noise.stratified("t"), s.importance_sampling)
+        t = sde.time_drawn(noise.stratified("t"), s.importance_sampling)               # float64 on the CPU
         timestep = sde.timestep_of(t)
         # diffuse the batch, and predict
         x_t = sde.add_noise(x_0, eps, timestep)
-        prediction = nets["unet"](x_t, timestep.float(), **self.conditions(nets, batch, noise)).sample
+        prediction = nets["unet"](x_t, timestep.float().to(x_t.device), **self.conditions(nets, batch, noise)).sample
         # weigh the errors by time
         error = l_simple(prediction, target(sde, x_0, eps, timestep))
-        mean = (time_weights(s, sde, t).float() * error).mean()
+        mean = (time_weights(s, sde, t).float().to(error.device) * error).mean()
         return mean, {"loss": mean.detach()}
 
 

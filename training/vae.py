@@ -181,9 +181,9 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
             x = binarised(x, torch.rand(x.shape, generator=generator))
         x = x.to(device)
         terms = net(x, net.normals(len(x), 1, generator), labels)
-        means.append(net.means(x, labels))
-        kls.append(torch.cat(terms.kl, -1)[:, 0])                                        # (b, D)
-        bounds.append(elbo(terms.log_px_z, total(terms))[:, 0])
+        means.append([layer.cpu() for layer in net.means(x, labels)])
+        kls.append(torch.cat(terms.kl, -1)[:, 0].cpu())                                  # (b, D)
+        bounds.append(elbo(terms.log_px_z, total(terms))[:, 0].cpu())
     # count active units, list the KL
     layers = [active_units(torch.cat(layer)) for layer in zip(*means, strict=True)]
     numbers: dict[str, float] = {"active_units": sum(layers)}

@@ -18,6 +18,7 @@ from torch import nn
 from hfgen import runs
 from hfgen.cards.markdown import last_name
 from hfgen.data.dataset import Dataset
+from hfgen.devices import best_device
 from hfgen.errors import ConfigError
 from hfgen.loading.hashing import hash_of_weights
 from hfgen.metrics.cost import networks_of
@@ -196,8 +197,7 @@ def load_stock(model: str) -> EvaluatedModel:
     except (OSError, ValueError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{STOCK}{model}: diffusers cannot load it ({words[0]})") from error
-    if torch.cuda.is_available():
-        pipeline = pipeline.to("cuda")
+    pipeline = pipeline.to(best_device())
     return EvaluatedModel(pipeline, last_name(model), loaded=True)
 
 

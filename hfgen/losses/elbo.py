@@ -41,7 +41,9 @@ def kl_of_normals(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: 
 
 def log_normal(z: Tensor, mu: Tensor | float = 0.0, log_var: Tensor | float = 0.0) -> Tensor:
     """Return log N(z; mu, sigma^2) in nats by dimension, in the common shape. Default: the standard normal."""
-    log_var = wide(torch.as_tensor(log_var, device=z.device))
+    if not isinstance(log_var, Tensor):
+        log_var = z.new_full((), log_var)
+    log_var = wide(log_var)
     return -((wide(z) - mu).square() * torch.exp(-log_var) + log_var + LOG_2PI) / 2
 
 

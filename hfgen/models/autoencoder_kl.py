@@ -186,7 +186,7 @@ class AutoencoderKL(ModelMixin):
         if c["latents_mean"] is not None:
             mean, std = like.new_tensor(c["latents_mean"]), like.new_tensor(c["latents_std"])
             return mean[:, None, None], c["scaling_factor"] / std[:, None, None]
-        return like.new_tensor(c["shift_factor"] or 0.0), like.new_tensor(c["scaling_factor"])
+        return like.new_full((), c["shift_factor"] or 0.0), like.new_full((), c["scaling_factor"])
 
 
 class Encoder(nn.Module):

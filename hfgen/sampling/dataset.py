@@ -83,7 +83,8 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
         raise ConfigError(f"{folder}: must be a new or empty folder, which then holds the dataset")
     # open the model, choose labels
     source = resolve(request.model)
-    pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **request.conditions)
+    place: dict[str, Any] = {"device": request.device, "dtype": request.dtype}
+    pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **place, **request.conditions)
     labels = labels_of(pipeline, request.label, request.number)
     names = class_names(request.model, num_classes(pipeline))
     # write samples

@@ -10,6 +10,7 @@ import torch
 
 from hfgen import images
 from hfgen.data.order import derive_seed
+from hfgen.devices import available_device, best_device
 from hfgen.errors import ConfigError
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
@@ -26,7 +27,8 @@ def write_samples(request: SampleRequest, output: Path) -> None:
     """
     if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
         raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
-    pipeline = open_model(request.model, sampler=request.sampler, eta=request.eta, **request.conditions)
+    place: dict[str, Any] = {"device": request.device, "dtype": request.dtype}
+    pipeline = open_model(request.model, sampler=request.sampler, eta=request.eta, **place, **request.conditions)
     samples = torch.cat(list(batches(pipeline, request, request.label)))
     if samples.ndim == 2:
         write_points(samples, output)
@@ -34,13 +36,17 @@ def write_samples(request: SampleRequest, output: Path) -> None:
         write_images(samples, output)
 
 
-def open_model(model: str | Path, **conditions: Any) -> Pipeline:
-    """Return the pipeline of `model`, on the GPU if there is one.
+def open_model(
+    model: str | Path, device: str | None = None, dtype: str = "float32", **conditions: Any
+) -> Pipeline:
+    """Return the pipeline of `model` on a device, by default on an accelerator if there is one.
 
-    `conditions`: arguments of the pipeline; None for its default. Raises ConfigError for a pipeline that needs images,
-    and for an argument that the pipeline does not have.
+    `dtype`: name of the torch dtype of its networks. `conditions`: arguments of the pipeline; None for its default.
+    Raises ConfigError for a device that is not there, for a pipeline that needs images, and for an argument that the
+    pipeline does not have.
     """
-    pipeline = AutoPipeline.from_pretrained(model)
+    place = best_device() if device is None else available_device(device)
+    pipeline = AutoPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     parameters = inspect.signature(pipeline.__call__).parameters
     # refuse a pipeline that needs arguments, such as images
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
@@ -51,8 +57,7 @@ def open_model(model: str | Path, **conditions: Any) -> Pipeline:
     for name, value in conditions.items():
         if value is not None and name not in parameters:
             raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} does not take it; leave it out")
-    if torch.cuda.is_available():
-        pipeline.to("cuda")
+    pipeline.to(place)
     return pipeline
 
 

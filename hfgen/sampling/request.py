@@ -1,7 +1,7 @@
 """The request of `hfgen sample`: a model and its samples. The command line reads these fields without loading torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -34,6 +34,10 @@ class SampleRequest:
     """Strength of guidance by class or text; 1: no guidance. Default: 3 where the model can be guided."""
     negative_prompt: str | None = None
     """Text that guidance moves samples away from."""
+    device: str | None = None
+    """Device such as cpu, cuda:1 or mps. Default: an accelerator if there is one, else the CPU."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the numbers in the networks; the shorter ones take half the memory."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless there is at least one sample, in batches of at least one."""

@@ -6,19 +6,22 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hfgen.devices import available_device
 from hfgen.errors import ConfigError
-from hfgen.training.engine.settings import Settings
+from hfgen.training.engine.settings import Precision, Settings
 
 INTERRUPTED = 75
 """Exit code of a run that a signal stopped, and that has saved a checkpoint (EX_TEMPFAIL)."""
@@ -27,6 +30,12 @@ EXACT = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GP
 
 LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 """Environment variable in which `accelerate launch` hands the precision on."""
+
+CHOSEN_DEVICE = "ACCELERATE_TORCH_DEVICE"
+"""Environment variable in which Accelerate takes the device of a process."""
+
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtypes of mixed precision, by name."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -42,6 +51,8 @@ def accelerator_for(settings: Settings) -> Accelerator:
         raise ConfigError(f"--tracker {settings.tracker}: its package is not installed; "
                           f"pip install {settings.tracker}, or leave --tracker out: metrics.jsonl is written always")
     # create the Accelerator
+    if settings.device is not None:
+        choose_device(settings.device)
     accelerator = Accelerator(
         mixed_precision="no",                                        # the engine's: see Engine.autocast
         log_with=None if settings.tracker == "none" else settings.tracker,
@@ -58,7 +69,21 @@ def accelerator_for(settings: Settings) -> Accelerator:
     return accelerator
 
 
-def chosen_precision(settings: Settings) -> Literal["no", "bf16"]:
+def choose_device(name: str) -> None:
+    """Let Accelerate use the device `name`, such as "cpu", "cuda:1" or "mps".
+
+    Raises ConfigError for a device that is not there, and for one of several processes, whose devices the launcher
+    chooses.
+    """
+    device = available_device(name)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"--device {name}: accelerate launch chooses the devices of several processes; leave it out")
+    os.environ[CHOSEN_DEVICE] = str(device)
+    if PartialState._shared_state and PartialState().device != device:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def chosen_precision(settings: Settings) -> Precision:
     """Return the settings' precision, else the one of `accelerate launch` and its configuration. Default: "no".
 
     Raises ConfigError for a precision of the launcher that hfgen does not train in.
@@ -66,18 +91,32 @@ def chosen_precision(settings: Settings) -> Literal["no", "bf16"]:
     if settings.mixed_precision is not None:
         return settings.mixed_precision
     match os.environ.get(LAUNCHED_PRECISION, "no"):
-        case "no" | "bf16" as launched:
+        case "no" | "bf16" | "fp16" as launched:
             return launched
         case other:
-            raise ConfigError(f"accelerate asks for mixed precision {other!r}; hfgen trains in bf16 or no; set it by "
-                              "`accelerate launch --mixed_precision`, `accelerate config` or --mixed-precision")
+            raise ConfigError(f"accelerate asks for mixed precision {other!r}; hfgen trains in bf16, fp16 or no; set "
+                              "it by `accelerate launch --mixed_precision`, `accelerate config` or --mixed-precision")
 
 
 def precision_in_words(settings: Settings) -> str:
     """Return the precision of a run, and whether `accelerate launch` asks for the same."""
-    if settings.mixed_precision != "bf16":
+    precision = settings.mixed_precision
+    if precision not in REDUCED:
         return "float32"
-    return "bf16, as accelerate asks" if os.environ.get(LAUNCHED_PRECISION) == "bf16" else "bf16"
+    return f"{precision}, as accelerate asks" if os.environ.get(LAUNCHED_PRECISION) == precision else str(precision)
+
+
+def checkpoint_gradients(nets: Mapping[str, nn.Module]) -> None:
+    """Let networks compute activations again in the backward pass, which takes less memory and more time.
+
+    Raises ConfigError if none of the networks can.
+    """
+    able: list[Any] = [net for net in nets.values() if getattr(net, "_supports_gradient_checkpointing", False)]
+    if not able:
+        kinds = ", ".join(sorted({type(net).__name__ for net in nets.values()}))
+        raise ConfigError(f"--gradient-checkpointing: {kinds} cannot; leave it out")
+    for net in able:
+        net.enable_gradient_checkpointing()
 
 
 def wrap(accelerator: Accelerator, net: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """Start a run from the weights of a saved model in place of random ones: fine-tuning, and training in stages."""
 
-from typing import Any
+from typing import Any, cast
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -23,7 +23,7 @@ def with_weights_of(model: str, build: Build) -> Build:
     given: Any = object_of(model) or AutoPipeline.from_pretrained(model)
     if not isinstance(given, DiffusionPipeline):
         raise ConfigError(f"start_from must be a name or a pipeline, got {given!r:.80}")
-    components = given.components
+    components = cast(Any, given).components
 
     # build the networks, then copy the weights of those in common
     def with_weights(settings: Any, dataset: Dataset) -> Recipe:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from hfgen.devices import widest
 from hfgen.runs import complete_lines
 
 BEAT = 5.0
@@ -57,7 +58,7 @@ class Averages:
     def add(self, scalars: dict[str, torch.Tensor]) -> None:
         """Add one observation of each 0-dim scalar; nothing is fetched."""
         for name, value in scalars.items():
-            value = value.detach().double()
+            value = value.detach().to(widest(value.device))
             if name in self.sums:
                 value = self.sums[name] + value
             self.sums[name] = value
@@ -73,14 +74,14 @@ class Averages:
         """Return (sum averaged over processes, count) of each scalar, for a checkpoint."""
         if not self.sums:
             return {}
-        totals = accelerator.reduce(torch.stack(list(self.sums.values())), reduction="mean").tolist()
+        totals = accelerator.reduce(torch.stack(list(self.sums.values())), reduction="mean").cpu().tolist()
         return {name: (total, self.counts[name]) for name, total in zip(self.sums, totals, strict=True)}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from the numbers that `state` returned."""
         self.sums, self.counts = {}, {}
         for name, (total, count) in state.items():
-            self.sums[name] = torch.tensor(total, dtype=torch.float64, device=device)
+            self.sums[name] = torch.tensor(total, dtype=widest(device), device=device)
             self.counts[name] = count
 
 

@@ -17,9 +17,10 @@ from hfgen.data.dataset import Dataset
 from hfgen.data.order import derive_seed
 from hfgen.errors import NonFiniteError
 from hfgen.metrics.cost import parameters
-from hfgen.training.engine.distributed import seed, split_batch, wrap
+from hfgen.training.engine.distributed import REDUCED, checkpoint_gradients, seed, split_batch, wrap
 from hfgen.training.engine.ema import EMA
 from hfgen.training.engine.log import Averages
+from hfgen.training.engine.loss_scale import LossScale
 from hfgen.training.engine.lr_schedule import factor
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
@@ -28,6 +29,12 @@ from hfgen.training.engine.spectral_norm import PowerIterations
 
 MAX_NON_FINITE = 10
 """Steps in a row with NaN or infinite gradients after which a run gives up."""
+
+VERDICT_ON_DEVICE = ("cpu", "cuda")
+"""Devices whose fused optimisers are tested here with `grad_scale` and `found_inf`; others wait for the verdict."""
+
+MAX_HALVINGS = 20
+"""Further such steps in float16, in which the loss scale falls to 2^-4."""
 
 Build = Callable[[Any, Dataset], Recipe]
 
@@ -48,6 +55,8 @@ class Engine:
         torch.manual_seed(derive_seed(settings.seed, "init"))
         self.recipe = build(settings, dataset)
         self.nets = {name: net.to(self.device) for name, net in self.recipe.nets.items()}
+        if settings.gradient_checkpointing:
+            checkpoint_gradients(self.nets)
         # collect averages and trainable parameters
         self.averages = {n: EMA(self.nets[n], settings.ema_decay) for n in self.recipe.averaged if settings.ema_decay}
         self.trainable = {name: trainable_parameters(net) for name, net in self.nets.items()}
@@ -57,6 +66,8 @@ class Engine:
         self.wrapped = {name: wrap(accelerator, net) for name, net in self.nets.items()}
         self.buffers = [b for net in self.nets.values() for b in net.buffers()]
         self.non_finite = {phase.name: torch.zeros((), device=self.device) for phase in self.recipe.phases}
+        fp16 = settings.mixed_precision == "fp16"
+        self.scales = {phase.name: LossScale(self.device) for phase in self.recipe.phases if fp16}
         self.log = Averages()
         for phase in self.recipe.phases:
             for group in phase.optimizer.param_groups:
@@ -116,6 +127,8 @@ class Engine:
                         stack.enter_context(self.accelerator.no_sync(self.wrapped[name]))
                 with self.autocast():
                     loss, scalars = phase.loss(nets, self.local_rows(batch, rows), noise, memo[i])
+                if phase.name in self.scales:
+                    loss = loss * self.scales[phase.name].value
                 self.accelerator.backward(loss / len(self.micro_batches))
             self.log.add(scalars)
         # step, restore the buffers where it was not finite, average
@@ -129,8 +142,8 @@ class Engine:
 
     def autocast(self) -> torch.autocast:
         """Return the context of forward passes: the run's precision; a loss may step out of it where it must."""
-        reduced = self.settings.mixed_precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16 if reduced else None, enabled=reduced)
+        reduced = REDUCED.get(str(self.settings.mixed_precision))
+        return torch.autocast(self.device.type, dtype=reduced, enabled=reduced is not None)
 
     def freeze_others(self, phase: Phase) -> Mapping[str, nn.Module]:
         """Freeze every network but those the phase trains; return the networks that its loss is to call."""
@@ -151,17 +164,23 @@ class Engine:
         has changed.
 
         Gradients are the same on all processes by now, so is the verdict. A fused optimiser takes the clipping factor
-        and the verdict as tensors, and neither touches the gradients again nor waits for the device.
+        and the verdict as tensors, and neither touches the gradients again nor waits for the device. In float16 the
+        gradients are those of the scaled loss, and the factor divides by the scale too.
         """
         # compute the norm of all gradients
         optimizer = phase.optimizer
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm, scale = torch.nn.utils.get_total_norm(gradients), self.scales.get(phase.name)
+        if scale is not None:
+            norm = norm / scale.value
         finite = norm.isfinite().float()
         self.log.add({"grad_norm" if len(self.recipe.phases) == 1 else f"grad_norm_{phase.name}": norm})
         # clip, and step
         excess = (norm / self.settings.max_grad_norm).clamp(min=1.0)
-        if optimizer.defaults.get("fused"):
+        if scale is not None:
+            excess = excess * scale.value
+            scale.update(finite)
+        if optimizer.defaults.get("fused") and self.device.type in VERDICT_ON_DEVICE:
             optimizer.grad_scale, optimizer.found_inf = excess, 1 - finite     # type: ignore[attr-defined]
             optimizer.step()
         elif finite:
@@ -174,7 +193,7 @@ class Engine:
     def check_finite(self, step: int) -> None:
         """Raise NonFiniteError if the last steps before `step` were all non-finite (this fetches from the device)."""
         for name, streak in self.non_finite.items():
-            if streak >= MAX_NON_FINITE:
+            if streak >= MAX_NON_FINITE + MAX_HALVINGS * bool(self.scales):
                 raise NonFiniteError(
                     f"phase {name!r}: gradients were NaN or infinite in the last {int(streak)} steps, since step "
                     f"{step - int(streak) + 1}. Weights and checkpoints are as they were before: try a smaller "

@@ -36,9 +36,10 @@ class Noise:
     def stratified(self, name: str) -> torch.Tensor:
         """Return one draw per sample, uniform in [0, 1) and one in each of B equal cells, in random order: (rows,).
 
-        Estimates of an expectation over time vary less than with independent draws (Kingma et al. 2021, appendix I.1).
+        They are float32 on the CPU, where times are computed in float64. Estimates of an expectation over time vary
+        less than with independent draws (Kingma et al. 2021, appendix I.1).
         """
         generator = self._generator(name)
         cells = torch.randperm(self.batch_size, generator=generator)
         offset = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
-        return self._mine(((cells + offset) / self.batch_size).float().clamp_(max=1 - 2**-24))
+        return ((cells + offset) / self.batch_size).float().clamp_(max=1 - 2**-24)[self.rows]

@@ -324,6 +324,7 @@ class Run:
             "log": engine.log.state(self.accelerator),
             "guard": self.guarded,
             "seconds": self.seconds(),
+            "loss_scale": {name: scale.state() for name, scale in engine.scales.items()},
         }
         # write the checkpoint, and the record beside it
         if self.main and self.saved != self.step:
@@ -353,6 +354,8 @@ class Run:
         # restore networks, optimisers, averages, log and guard
         state.restore(stored, engine.recipe, engine.nets, engine.averages)
         engine.log.restore(then["log"], engine.device)
+        for name, scale in engine.scales.items():
+            scale.restore(then["loss_scale"][name])
         self.guarded = then.get("guard", {})
         self.before = then.get("seconds")
         return int(then["step"])

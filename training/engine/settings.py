@@ -40,6 +40,8 @@ else:
             return Annotated[kind | None, tyro.conf.arg(help_behavior_hint="(default: recommended)")]
 
 
+Precision = Literal["no", "bf16", "fp16"]
+
 GRID_IMAGES = 64
 """Images of a sample grid. Default of the recipes that have a field for it."""
 
@@ -47,7 +49,8 @@ AUTO: Any = None
 """The value of an `Auto` field that the recipe completes."""
 
 FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
-FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers"}
+FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers", "device"}
+FREE_ON_RESUME |= {"gradient_checkpointing"}
 FREE_ON_RESUME |= {"preview_images", "preview_steps"}
 """The settings that may differ when a run is resumed: they change where and how often to write, no computation."""
 
@@ -109,9 +112,13 @@ class Settings:
     """Gradients with a larger norm are scaled down to it."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, min(ema_decay, (1 + step) / (10 + step)); 0 for none."""
-    mixed_precision: Literal["no", "bf16"] | None = None
-    """Precision of the network's forward and backward pass; weights and losses stay float32. Default: that of
-    accelerate launch, else no."""
+    mixed_precision: Precision | None = None
+    """Precision of the network's forward and backward pass; weights and losses stay float32. fp16, with a scaled loss,
+    is for devices without bf16. Default: that of accelerate launch, else no."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time, the same numbers."""
+    device: str | None = None
+    """Device of the run, such as cpu, cuda:1 or mps. Default: the one that Accelerate chooses."""
     threads: int | None = None
     """CPU threads of each process. Default: cores / processes."""
 
