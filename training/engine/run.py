@@ -37,6 +37,7 @@ from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.settings import AUTO, Settings, check_same, small, write_yaml
+from hfgen.training.engine.trackers import start_tracker, track_picture
 
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
@@ -141,7 +142,7 @@ class Run:
         # open the log
         self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
         if settings.tracker != "none":
-            self.accelerator.init_trackers("hfgen")
+            start_tracker(self.accelerator, settings, self.step)
 
     def loop(self) -> int:
         """Train to the last step, or until a signal stops it; return the exit code."""
@@ -278,6 +279,7 @@ class Run:
                 temporary = self.grid().with_suffix(".tmp")
                 picture.save(temporary, format="PNG")
                 temporary.replace(self.grid())
+                track_picture(self.accelerator, picture, self.step)
 
     def grid(self) -> Path:
         """Return the path of this step's sample grid."""

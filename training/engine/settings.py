@@ -50,7 +50,7 @@ AUTO: Any = None
 
 FREE_ON_RESUME = {"output_dir", "resume", "config", "log_every", "save_every", "sample_every", "keep_checkpoints"}
 FREE_ON_RESUME |= {"tracker", "publish_to", "threads", "micro_batch_size", "num_workers", "device"}
-FREE_ON_RESUME |= {"gradient_checkpointing"}
+FREE_ON_RESUME |= {"gradient_checkpointing", "tracker_public"}
 FREE_ON_RESUME |= {"preview_images", "preview_steps"}
 """The settings that may differ when a run is resumed: they change where and how often to write, no computation."""
 
@@ -131,7 +131,9 @@ class Settings:
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept, two at least."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Tracker that gets the metrics as well, through Accelerate."""
+    """Tracker that gets settings, metrics and sample grids as well, through Accelerate."""
+    tracker_public: bool = False
+    """Make the Space that trackio syncs to public. Default: private."""
     publish_to: str | None = None
     """Repository on the Hub, user/name, that the finished model is published to, private; `hf auth login` first."""
 
@@ -320,7 +322,7 @@ def seconds_of(budget: str) -> float:
 
 def write_yaml(settings: Settings, path: Path) -> None:
     """Write the settings to `path` in the form that `--config` reads."""
-    values = _plain_values(settings)
+    values = plain_values(settings)
     values.pop("config")
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -333,14 +335,14 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     free = FREE_ON_RESUME
     if settings.lr_schedule == "constant":
         free = free | {"max_steps", "budget"}
-    now = _plain_values(settings)
+    now = plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
         changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
         raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
 
 
-def _plain_values(settings: Settings) -> dict[str, Any]:
+def plain_values(settings: Settings) -> dict[str, Any]:
     """Return the fields by name, with values that YAML and JSON hold."""
     return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
 

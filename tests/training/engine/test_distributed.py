@@ -2,13 +2,13 @@
 
 import subprocess
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hfgen.training.ddpm import RECIPE
+from hfgen.training.engine import distributed
 from hfgen.training.engine.distributed import LAUNCHED_PRECISION
 from hfgen.training.engine.run import main
 from tests.training.runs import ROOT, assert_same_run, command, environment
@@ -34,19 +34,18 @@ def test_the_precision_of_accelerates_configuration_is_adopted_said_and_written_
 def test_a_precision_that_cannot_be_adopted_is_refused_unless_the_recipes_own_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(LAUNCHED_PRECISION, "fp16")
+    monkeypatch.setenv(LAUNCHED_PRECISION, "fp8")
     assert main(RECIPE, ["--output-dir", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
-    assert "'fp16'; hfgen trains in bf16 or no" in told and not (tmp_path / "run").exists()
+    assert "'fp8'; hfgen trains in bf16, fp16 or no" in told and not (tmp_path / "run").exists()
     words = ["--output-dir", str(tmp_path / "run"), "--mixed-precision", "no", "--dataset", "./missing"]
     assert main(RECIPE, words) == 65
 
 
+@pytest.mark.parametrize("missing", ["wandb", "trackio", "tensorboard"])
 def test_a_tracker_without_its_package_ends_the_run_before_it_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ) -> None:
-    missing = next((name for name in ("wandb", "trackio", "tensorboard") if find_spec(name) is None), None)
-    if missing is None:
-        pytest.skip("every tracker's package is installed")
+    monkeypatch.setattr(distributed, "get_available_trackers", list)
     assert main(RECIPE, ["--output-dir", str(tmp_path / "run"), "--tracker", missing]) == 2
     assert f"pip install {missing}" in capsys.readouterr().err and not (tmp_path / "run").exists()
