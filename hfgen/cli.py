@@ -15,14 +15,14 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from hfgen import __version__
+from hfgen.checks import check_dataset, check_model
 from hfgen.errors import ConfigError, exit_code_of
-from hfgen.evaluation.settings import EvaluationArguments
+from hfgen.evaluation.settings import STOCK, EvaluationArguments
+from hfgen.logging import print_warnings_in_one_line
 from hfgen.memory import keep_memory
-from hfgen.sampling.request import SampleRequest
+from hfgen.registry import RECIPES
+from hfgen.sampling.request import SampleRequest, check_output
 
-RECIPES = (
-    "autoencoder", "autoencoder_kl", "classifier", "ddpm", "gan", "latent_diffusion", "score_sde", "translation", "vae",
-)
 HELP = ("-h", "--help")
 
 
@@ -49,6 +49,12 @@ class Sample:
     list_samplers: bool = False
     """Print the sampling methods and exit."""
     request: Annotated[SampleRequest, arg(name="")]
+
+    def check(self) -> None:
+        """Raise an error for a model or an output that cannot be; nothing heavy is imported."""
+        if self.output is not None and self.push_dataset is None:
+            check_output(self.output)
+        check_model(self.request.model)
 
     def run(self) -> None:
         """Write the samples, or publish them."""
@@ -80,6 +86,10 @@ class Publish:
     """Source from which pip installs hfgen, as card and shims name it. Default: HFGEN_SOURCE (no source if it is not
     set, since the name on PyPI is not ours)."""
 
+    def check(self) -> None:
+        """Raise an error for a model or a repository that cannot be; nothing heavy is imported."""
+        check_model(self.model)
+
     def run(self) -> None:
         """Publish the model or the dataset, and print its address."""
         from hfgen.hub.publish import publish
@@ -106,6 +116,11 @@ class Evaluate:
     """FILE.json. Default: evaluation.json in the run folder, from which the model's card takes its numbers."""
     arguments: Annotated[EvaluationArguments, arg(name="")]
 
+    def check(self) -> None:
+        """Raise an error for a model or data that cannot be; nothing heavy is imported."""
+        check_evaluated(self.model)
+        check_dataset(self.dataset)
+
     def run(self) -> None:
         """Print the table of metrics."""
         from hfgen.evaluation.api import evaluate_to
@@ -128,6 +143,12 @@ class Compare:
     """Folder for report.md, report.json and pictures."""
     arguments: Annotated[EvaluationArguments, arg(name="")]
 
+    def check(self) -> None:
+        """Raise an error for models or data that cannot be; nothing heavy is imported."""
+        for model in self.models:
+            check_evaluated(model)
+        check_dataset(self.dataset)
+
     def run(self) -> None:
         """Print the ranks."""
         from hfgen.evaluation.api import compare_to
@@ -144,6 +165,11 @@ Command = (
 )
 
 
+def check_evaluated(model: str) -> None:
+    """Raise ConfigError for a model that cannot be, with or without `stock:` before its name."""
+    check_model(model.removeprefix(STOCK))
+
+
 def print_text(text: str) -> None:
     """Print a text, if there is one."""
     if text:
@@ -154,6 +180,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code. Default: the words of the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
+    print_warnings_in_one_line()
     raise SystemExit(exit_code_of(run, words))
 
 
@@ -176,13 +203,15 @@ def run(words: list[str]) -> int:
         print(f"hfgen train {name}: starting", file=sys.stderr)            # imports take seconds
         from hfgen.training.engine.run import train
 
-        return train(import_module(f"hfgen.training.{name}").RECIPE, settings)
+        return train(import_module(RECIPES[name]).RECIPE, settings)
     # run other commands, or print help
     if not words:
         with suppress(SystemExit):
             parse(["--help"])
         return 2
-    parse(["train", "--help"] if first == "train" else words).run()
+    command = parse(["train", "--help"] if first == "train" else words)
+    command.check()
+    command.run()
     return 0
 
 

@@ -44,6 +44,19 @@ MODULES: dict[str, str] = {
 FUNCTIONS: tuple[str, ...] = ("compare", "evaluate")
 """Public functions; nothing is saved under their names."""
 
+RECIPES: dict[str, str] = {
+    "autoencoder": "hfgen.training.autoencoder",
+    "autoencoder_kl": "hfgen.training.autoencoder_kl",
+    "classifier": "hfgen.training.classifier",
+    "ddpm": "hfgen.training.ddpm",
+    "gan": "hfgen.training.gan",
+    "latent_diffusion": "hfgen.training.latent_diffusion",
+    "score_sde": "hfgen.training.score_sde",
+    "translation": "hfgen.training.translation",
+    "vae": "hfgen.training.vae",
+}
+"""The recipes by name, each with its module, which has the object `RECIPE`."""
+
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,
     "AutoencoderPipeline": None,
@@ -117,6 +130,17 @@ TRANSFORMERS_CLASSIFIERS: tuple[str, ...] = (
 TRANSFORMERS_MODELS: tuple[str, ...] = (*TRANSFORMERS_CLASSIFIERS, "CLIPTextModel")
 TRANSFORMERS_TOKENIZERS: tuple[str, ...] = ("CLIPTokenizer",)
 """Every network and tokenizer of transformers that hfgen saves and loads, under `["transformers", its own name]`."""
+
+
+DRAWN: tuple[str, ...] = ("shapes", "shapes:a", "shapes:b")
+TOYS: tuple[str, ...] = ("ring8", "grid25", "line", "circle", "moons", "swissroll")
+DATASETS: tuple[str, ...] = ("digits", *DRAWN, *TOYS)
+"""Names of datasets that need no files; images are drawn, toy sets are points."""
+
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+)  # fmt: skip
+"""Suffixes of the files that are read as images."""
 
 
 def saved_name(name: str) -> tuple[str, str]:

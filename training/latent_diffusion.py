@@ -91,7 +91,7 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
         pipeline=pipeline,
         preview=denoised(s, dataset),
         averaged=trained,
-        usage=f"hfgen sample {{run}}{conditions.words()} --num-steps 100 -n 64 --seed 0 -o grid.png",
+        usage=conditions.usage(),
     )  # fmt: skip
 
 

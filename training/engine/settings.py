@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
-from hfgen.checks import check_repo_id
+from hfgen.checks import check_dataset, check_model, check_repo_id
 from hfgen.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
@@ -218,6 +218,11 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     return settings
 
 
+DATASETS = tuple(f"{role}dataset{side}" for role in ("", "eval_") for side in ("", "_a", "_b"))
+MODELS = ("start_from", "autoencoder", "text_encoder")
+"""Fields of the recipes that name data and models."""
+
+
 def check_settings(settings: Settings) -> None:
     """Raise ConfigError for values that no run can use."""
     # check the ranges of single fields
@@ -233,6 +238,14 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
     if settings.keep_checkpoints < 2:
         raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
+    # check names of data and models
+    for name in DATASETS:
+        if value := getattr(settings, name, None):
+            check_dataset(value)
+    for name in MODELS:
+        value = getattr(settings, name, None)
+        if value is not None and not settings.resume:                   # a run that is resumed has their weights
+            check_model(value)
     # check fields with a format
     if settings.budget is not None:
         seconds_of(settings.budget)
