@@ -1,9 +1,14 @@
 """Static table of public names: the module of each class, and the name under which it is saved.
 
-`MODULES` serves the lazy names of `import hfgen`. `SAVED_NAMES` gives the `[library, name]` pair in `model_index.json`
-and the `_class_name` of a component's configuration: the pair of diffusers where it has the same class, so that
-diffusers loads the saved folder. Loading looks names up in this table and never imports a name from a file.
+`MODULES` and `ROOMS` serve the lazy names of `import hfgen`, which `hfgen/__init__.py` repeats for static tools.
+`SAVED_NAMES` gives the `[library, name]` pair in `model_index.json` and the `_class_name` of a component's
+configuration: the pair of diffusers where it has the same class, so that diffusers loads the saved folder. Loading
+looks names up in this table and never imports a name from a file.
 """
+
+from collections.abc import Collection
+from importlib import import_module
+from types import ModuleType
 
 SHIM = "hfgen_shim"
 PIPELINE_SHIM = "pipeline"
@@ -56,6 +61,12 @@ RECIPES: dict[str, str] = {
     "vae": "hfgen.training.vae",
 }
 """The recipes by name, each with its module, which has the object `RECIPE`."""
+
+ROOMS: tuple[str, ...] = (
+    "cards", "data", "errors", "evaluation", "hub", "images", "loading", "logging", "losses", "metrics",
+    "models", "pipelines", "runs", "sampling", "schedulers", "training",
+)  # fmt: skip
+"""Packages and modules that are attributes of hfgen, imported at their first use."""
 
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,
@@ -141,6 +152,16 @@ IMAGE_SUFFIXES: tuple[str, ...] = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
 )  # fmt: skip
 """Suffixes of the files that are read as images."""
+
+
+def submodule(package: str, names: Collection[str], name: str) -> ModuleType:
+    """Return the module `name` of a package that imports its modules at their first use.
+
+    Raises AttributeError for a name that is not one of `names`.
+    """
+    if name not in names:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted(names))}")
+    return import_module(f"{package}.{name}")
 
 
 def saved_name(name: str) -> tuple[str, str]:

@@ -81,7 +81,7 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     # put the autoencoder beside them
     def pipeline(nets: Any) -> LatentDiffusionPipeline:
         unet: UNet | ConditionalUNet = nets["unet"]
-        on_device = cast(AutoencoderKL, vae.to(unet.device))
+        on_device = cast(Any, vae).to(unet.device)
         return LatentDiffusionPipeline(on_device, unet, scheduler, **conditions.parts(nets))
 
     # assemble the recipe
