@@ -6,13 +6,15 @@ Libraries that load slowly are imported when a command runs.
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from functools import reduce
 from importlib import import_module
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from hfgen import __version__
 from hfgen.checks import check_dataset, check_model
@@ -196,6 +198,8 @@ def run(words: list[str]) -> int:
 
         print(described())
         return 0
+    if first.replace("_", "-").startswith("--tyro-"):
+        parse(words, completed_command())
     # let recipes parse their own fields
     if first == "train" and words[1:] and words[1] not in HELP:
         name = recipe_name(words[1])
@@ -222,7 +226,19 @@ def recipe_name(name: str) -> str:
     return name
 
 
-def parse(words: list[str]) -> Any:
+def completed_command() -> Any:
+    """Return the commands as one type in which each recipe has its fields, from which tyro makes shell completion."""
+    # collect the settings of each recipe
+    recipes: list[Any] = []
+    for name in RECIPES:
+        settings = import_module(f"hfgen.training.settings.{name}").SPEC.settings
+        recipes.append(Annotated[settings, subcommand(name)])
+    # put them in the place of the one word of `hfgen train`
+    train = make_dataclass("Train", [("recipe", reduce(or_, recipes))])
+    return reduce(or_, [Annotated[train, subcommand("train")], *get_args(Command)[1:]])
+
+
+def parse(words: list[str], command: Any = Command) -> Any:
     """Return the command that the words describe; print the help, or a usage error, and exit otherwise."""
     # make one word of two numbers of a resolution
     for i, word in enumerate(words):
@@ -230,8 +246,12 @@ def parse(words: list[str]) -> Any:
         if word == "--resolution" and len(numbers) == 2 and all(number.isdigit() for number in numbers):
             words = [*words[: i + 1], " ".join(numbers), *words[i + 3 :]]
     # parse
-    about = f"Train, judge, share and sample generative models. Version {__version__} (--version prints it)."
-    return tyro.cli(Command, args=words, prog="hfgen", description=about, config=(FlagCreatePairsOff,))
+    about = (
+        f"Train, judge, share and sample generative models. Version {__version__} (--version prints it). Completion "
+        'in the shell: eval "$(hfgen --tyro-print-completion bash)", or zsh, fish.'
+    )
+    config = (FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes)
+    return tyro.cli(command, args=words, prog="hfgen", description=about, config=config)
 
 
 if __name__ == "__main__":

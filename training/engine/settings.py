@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 import yaml
@@ -54,6 +54,7 @@ FREE_ON_RESUME |= {"preview_images", "preview_steps"}
 class Settings:
     """Fields that every image recipe has."""
 
+    # run
     output_dir: Path
     """Folder of the run: settings, checkpoints, metrics, sample grids and the finished model."""
     config: Path | None = None
@@ -65,6 +66,7 @@ class Settings:
     seed: int = 0
     """Seed of weights, order, augmentation and noise."""
 
+    # data
     dataset: str = "digits"
     """digits; shapes; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, or a Hub id."""
     split: str = "train"
@@ -88,6 +90,7 @@ class Settings:
     num_workers: int = 0
     """Processes that decode images which do not fit in memory."""
 
+    # optimisation
     batch_size: Auto[int] = AUTO
     """Samples per optimiser step over all processes and micro-batches together."""
     micro_batch_size: int | None = None
@@ -113,6 +116,7 @@ class Settings:
     threads: int | None = None
     """CPU threads of each process. Default: cores / processes."""
 
+    # saving
     save_every: int = 1000
     """Steps between checkpoints; 0 for one at the end only."""
     sample_every: int = 500
@@ -190,6 +194,17 @@ class _Sources:
     budget: str | None = None
 
 
+def program_of(cls: type) -> str:
+    """Return the words before the options of a recipe, whose settings are `cls`."""
+    return f"hfgen train {cls.__module__.rpartition('.')[2]}"
+
+
+def print_help(documented: type) -> NoReturn:
+    """Print the help of a class made for it, and exit."""
+    tyro.cli(documented, args=["--help"], prog=program_of(documented), config=(tyro.conf.OmitArgPrefixes,))
+    raise AssertionError("tyro exits after the help")
+
+
 def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
     """Return settings of class `cls` from command-line `arguments` (default: sys.argv) and the YAML that they name.
 
@@ -198,7 +213,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     message and exit code 2 where words or required fields are wrong or missing.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    program = f"hfgen train {cls.__module__.rpartition('.')[2]}"
+    program = program_of(cls)
     # read the YAML files that the arguments name, the run's own first
     given, _ = tyro.cli(_Sources, args=arguments, prog=program, add_help=False, return_unknown_args=True)
     if given.budget is not None and given.max_steps is not None:

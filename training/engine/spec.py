@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol
 
 from hfgen.errors import ConfigError
 from hfgen.training.engine.defaults import IMAGES, with_defaults
-from hfgen.training.engine.settings import AnySettings, parse
+from hfgen.training.engine.settings import AnySettings, parse, print_help
 
 
 class Shaped(Protocol):
@@ -71,8 +71,7 @@ class SettingsSpec(Generic[AnySettings]):
 
         Errors as in `engine.settings.parse`.
         """
-        kind = self.settings
-        refuse_foreign_names(words, [one.name for one in fields(kind)])
+        refuse_foreign_names(words, [one.name for one in fields(self.settings)])
         if {"-h", "--help"} & {*words}:
-            kind = with_defaults(kind, self.recommended, self.kinds)
-        return parse(kind, words)
+            print_help(with_defaults(self.settings, self.recommended, self.kinds))
+        return parse(self.settings, words)
