@@ -5,12 +5,15 @@ import math
 import re
 from collections.abc import Collection
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
-from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.errors import ConfigError, ConfigTypeError, DataError
+from hfgen.registry import DATASETS, IMAGE_SUFFIXES
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
-"""Name of a repository on the Hub, with its owner."""
+DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+"""Names on the Hub, with their owner: of a repository, and of a dataset with a configuration, if it has several."""
 
 
 def require(condition: bool, field: str, value: Any, allowed: str, error: type[ConfigError] = ConfigError) -> None:
@@ -91,3 +94,43 @@ def check_repo_id(name: str) -> None:
     if not HUB_ID.fullmatch(name):
         raise ConfigError(f"{name!r} is no repository on the Hub; it must be user/name or organisation/name, each of "
                           "letters, digits, '-', '_' and '.', without '--' and '..'")
+
+
+def check_model(model: str | Path) -> None:
+    """Raise ConfigError for a model that is neither on disk nor named like a repository; the Hub is not asked."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return
+    hint = _neighbour(path)
+    if hint or not HUB_ID.fullmatch(str(model)):
+        raise ConfigError(f"{str(model)!r}: no such folder, and not a Hub id (owner/name) either; "
+                          f"{hint or 'check the spelling'}")  # fmt: skip
+
+
+def check_dataset(name: str) -> None:
+    """Raise DataError for data that are neither built in nor on disk nor named like a dataset of the Hub.
+
+    The Hub is not asked. Patterns of files and names of Python objects are left alone.
+    """
+    # accept data that are there
+    path = Path(name).expanduser()
+    if name in DATASETS or set(name) & set("*?[<") or path.exists():
+        return
+    # accept a Hub id
+    near = difflib.get_close_matches(name, DATASETS, 1, cutoff=0.75)
+    hint = f"did you mean {near[0]!r}?" if near else _neighbour(path)
+    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet")
+    if DATASET_ID.fullmatch(name) and not looks_like_path and not hint:
+        return
+    raise DataError(
+        f"{name}: no such file or folder; {hint}{' ' if hint else ''}a dataset is one of {', '.join(DATASETS)}, a "
+        "folder of images or of parquet files, such a file, or a Hub id owner/name"
+    )
+
+
+def _neighbour(path: Path) -> str:
+    """Return the question whether a similar name beside a missing path is meant; "" if there is none."""
+    if not path.parent.name or not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], 1, cutoff=0.75)
+    return f"did you mean {str(path.parent / near[0])!r}?" if near else ""

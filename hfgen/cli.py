@@ -6,20 +6,24 @@ Libraries that load slowly are imported when a command runs.
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from functools import reduce
 from importlib import import_module
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from hfgen import __version__
+from hfgen.checks import check_dataset, check_model
 from hfgen.errors import ConfigError, exit_code_of
-from hfgen.evaluation.settings import EvaluationArguments
+from hfgen.evaluation.settings import STOCK, EvaluationArguments
+from hfgen.logging import print_warnings_in_one_line
 from hfgen.memory import keep_memory
 from hfgen.registry import RECIPES
-from hfgen.sampling.request import SampleRequest
+from hfgen.sampling.request import SampleRequest, check_output
 
 HELP = ("-h", "--help")
 
@@ -47,6 +51,12 @@ class Sample:
     list_samplers: bool = False
     """Print the sampling methods and exit."""
     request: Annotated[SampleRequest, arg(name="")]
+
+    def check(self) -> None:
+        """Raise an error for a model or an output that cannot be; nothing heavy is imported."""
+        if self.output is not None and self.push_dataset is None:
+            check_output(self.output)
+        check_model(self.request.model)
 
     def run(self) -> None:
         """Write the samples, or publish them."""
@@ -78,6 +88,10 @@ class Publish:
     """Source from which pip installs hfgen, as card and shims name it. Default: HFGEN_SOURCE (no source if it is not
     set, since the name on PyPI is not ours)."""
 
+    def check(self) -> None:
+        """Raise an error for a model or a repository that cannot be; nothing heavy is imported."""
+        check_model(self.model)
+
     def run(self) -> None:
         """Publish the model or the dataset, and print its address."""
         from hfgen.hub.publish import publish
@@ -104,6 +118,11 @@ class Evaluate:
     """FILE.json. Default: evaluation.json in the run folder, from which the model's card takes its numbers."""
     arguments: Annotated[EvaluationArguments, arg(name="")]
 
+    def check(self) -> None:
+        """Raise an error for a model or data that cannot be; nothing heavy is imported."""
+        check_evaluated(self.model)
+        check_dataset(self.dataset)
+
     def run(self) -> None:
         """Print the table of metrics."""
         from hfgen.evaluation.api import evaluate_to
@@ -126,6 +145,12 @@ class Compare:
     """Folder for report.md, report.json and pictures."""
     arguments: Annotated[EvaluationArguments, arg(name="")]
 
+    def check(self) -> None:
+        """Raise an error for models or data that cannot be; nothing heavy is imported."""
+        for model in self.models:
+            check_evaluated(model)
+        check_dataset(self.dataset)
+
     def run(self) -> None:
         """Print the ranks."""
         from hfgen.evaluation.api import compare_to
@@ -142,6 +167,11 @@ Command = (
 )
 
 
+def check_evaluated(model: str) -> None:
+    """Raise ConfigError for a model that cannot be, with or without `stock:` before its name."""
+    check_model(model.removeprefix(STOCK))
+
+
 def print_text(text: str) -> None:
     """Print a text, if there is one."""
     if text:
@@ -152,6 +182,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code. Default: the words of the command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
+    print_warnings_in_one_line()
     raise SystemExit(exit_code_of(run, words))
 
 
@@ -167,6 +198,8 @@ def run(words: list[str]) -> int:
 
         print(described())
         return 0
+    if first.replace("_", "-").startswith("--tyro-"):
+        parse(words, completed_command())
     # let recipes parse their own fields
     if first == "train" and words[1:] and words[1] not in HELP:
         name = recipe_name(words[1])
@@ -174,13 +207,15 @@ def run(words: list[str]) -> int:
         print(f"hfgen train {name}: starting", file=sys.stderr)            # imports take seconds
         from hfgen.training.engine.run import train
 
-        return train(import_module(f"hfgen.training.{name}").RECIPE, settings)
+        return train(import_module(RECIPES[name]).RECIPE, settings)
     # run other commands, or print help
     if not words:
         with suppress(SystemExit):
             parse(["--help"])
         return 2
-    parse(["train", "--help"] if first == "train" else words).run()
+    command = parse(["train", "--help"] if first == "train" else words)
+    command.check()
+    command.run()
     return 0
 
 
@@ -191,7 +226,19 @@ def recipe_name(name: str) -> str:
     return name
 
 
-def parse(words: list[str]) -> Any:
+def completed_command() -> Any:
+    """Return the commands as one type in which each recipe has its fields, from which tyro makes shell completion."""
+    # collect the settings of each recipe
+    recipes: list[Any] = []
+    for name in RECIPES:
+        settings = import_module(f"hfgen.training.settings.{name}").SPEC.settings
+        recipes.append(Annotated[settings, subcommand(name)])
+    # put them in the place of the one word of `hfgen train`
+    train = make_dataclass("Train", [("recipe", reduce(or_, recipes))])
+    return reduce(or_, [Annotated[train, subcommand("train")], *get_args(Command)[1:]])
+
+
+def parse(words: list[str], command: Any = Command) -> Any:
     """Return the command that the words describe; print the help, or a usage error, and exit otherwise."""
     # make one word of two numbers of a resolution
     for i, word in enumerate(words):
@@ -199,8 +246,12 @@ def parse(words: list[str]) -> Any:
         if word == "--resolution" and len(numbers) == 2 and all(number.isdigit() for number in numbers):
             words = [*words[: i + 1], " ".join(numbers), *words[i + 3 :]]
     # parse
-    about = f"Train, judge, share and sample generative models. Version {__version__} (--version prints it)."
-    return tyro.cli(Command, args=words, prog="hfgen", description=about, config=(FlagCreatePairsOff,))
+    about = (
+        f"Train, judge, share and sample generative models. Version {__version__} (--version prints it). Completion "
+        'in the shell: eval "$(hfgen --tyro-print-completion bash)", or zsh, fish.'
+    )
+    config = (FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes)
+    return tyro.cli(command, args=words, prog="hfgen", description=about, config=config)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from hfgen.losses.diffusion import l_simple
 from hfgen.metrics.distances import frechet_ratio
 from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
-from hfgen.sampling.generate import GRID_SUFFIXES
+from hfgen.sampling.request import GRID_SUFFIXES
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.training.engine.noise import Noise
 

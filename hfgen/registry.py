@@ -1,10 +1,14 @@
 """Static table of public names: the module of each class, and the name under which it is saved.
 
-`MODULES` serves the lazy names of `import hfgen`. `SAVED_NAMES` gives the `[library, name]` pair in `model_index.json`
-and the `_class_name` of a component's configuration: the pair of diffusers where it has the same class, so that
-diffusers loads the saved folder. Loading looks names up in this table and never imports a name from a file.
+`MODULES` and `ROOMS` serve the lazy names of `import hfgen`, which `hfgen/__init__.py` repeats for static tools.
+`SAVED_NAMES` gives the `[library, name]` pair in `model_index.json` and the `_class_name` of a component's
+configuration: the pair of diffusers where it has the same class, so that diffusers loads the saved folder. Loading
+looks names up in this table and never imports a name from a file.
 """
 
+from collections.abc import Collection
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 SHIM = "hfgen_shim"
@@ -59,6 +63,12 @@ RECIPES: dict[str, str] = {
     "vae": "hfgen.training.vae",
 }
 """The recipes by name, each with its module, which has the object `RECIPE`."""
+
+ROOMS: tuple[str, ...] = (
+    "cards", "data", "errors", "evaluation", "hub", "images", "loading", "logging", "losses", "metrics",
+    "models", "pipelines", "runs", "sampling", "schedulers", "training",
+)  # fmt: skip
+"""Packages and modules that are attributes of hfgen, imported at their first use."""
 
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,
@@ -149,6 +159,27 @@ TRANSFORMERS_CLASSIFIERS: tuple[str, ...] = (
 TRANSFORMERS_MODELS: tuple[str, ...] = (*TRANSFORMERS_CLASSIFIERS, "CLIPTextModel")
 TRANSFORMERS_TOKENIZERS: tuple[str, ...] = ("CLIPTokenizer",)
 """Every network and tokenizer of transformers that hfgen saves and loads, under `["transformers", its own name]`."""
+
+
+DRAWN: tuple[str, ...] = ("shapes", "shapes:a", "shapes:b")
+TOYS: tuple[str, ...] = ("ring8", "grid25", "line", "circle", "moons", "swissroll")
+DATASETS: tuple[str, ...] = ("digits", *DRAWN, *TOYS)
+"""Names of datasets that need no files; images are drawn, toy sets are points."""
+
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+)  # fmt: skip
+"""Suffixes of the files that are read as images."""
+
+
+def submodule(package: str, names: Collection[str], name: str) -> ModuleType:
+    """Return the module `name` of a package that imports its modules at their first use.
+
+    Raises AttributeError for a name that is not one of `names`.
+    """
+    if name not in names:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted(names))}")
+    return import_module(f"{package}.{name}")
 
 
 def saved_name(name: str) -> tuple[str, str]:

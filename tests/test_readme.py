@@ -4,6 +4,7 @@ A process of its own plays the reader: in an empty folder with the reader's own 
 loopback. Each Python block is run alone, so its imports stand in it.
 """
 
+import dataclasses
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +26,11 @@ from PIL import Image
 
 from hfgen.cli import RECIPES
 from hfgen.training.engine.settings import SMALL, Settings, small
+from hfgen.training.settings.ddpm import SPEC
 from tests.hub.standin import HURRY, ROOT, TOKEN, Standin, client_environment
 
 DOCUMENTS = ("README.md", "training/README.md", "pipelines/README.md")
-INSTALLED = ("pip", "pytest")
+INSTALLED = ("git", "cd", "pip", "pytest")
 """Commands that are checked by their words and not run: the suite runs in an installation, under pytest."""
 
 READER = """
@@ -203,6 +206,33 @@ def test_the_lines_that_install_name_extras_that_there_are() -> None:
     for words in installs:
         assert words[:-1] == ["pip", "install", "-c", "constraints.txt", "-e"]
         assert set(words[-1].removeprefix(".[").removesuffix("]").split(",")) <= extras
+
+
+def test_the_line_that_clones_gives_a_folder_that_can_be_installed(tmp_path: Path) -> None:
+    lines = [words for block in blocks("README.md") for words in commands(block) if words[0] in ("git", "cd")]
+    assert lines == [["git", "clone", "ADDRESS", "hfgen"], ["cd", "hfgen"]]
+    if not (ROOT / ".git").exists():
+        pytest.skip("this folder is no clone")
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), "hfgen"], cwd=tmp_path, check=True)
+    assert (tmp_path / "hfgen/setup.cfg").is_file() and (tmp_path / "hfgen/hfgen/pipelines/ddpm.py").is_file()
+
+
+def test_the_table_for_scripts_of_diffusers_names_things_that_there_are_on_both_sides() -> None:
+    import hfgen
+
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| diffusers | hfgen |")[2].partition("\n\n")[0]
+    rows = [row.strip("|").split(" | ") for row in table.splitlines()[2:]]
+    assert len(rows) == 9 and all(len(row) == 2 for row in rows)
+    for name in re.findall(r"`([A-Z]\w+)", " ".join(row[0] for row in rows)):
+        assert hasattr(diffusers, name), name
+    ours = " ".join(row[1] for row in rows)
+    for name in re.findall(r"hfgen\.([\w.]+)", ours):
+        value: Any = hfgen
+        for part in name.split("."):
+            value = getattr(value, part)
+    fields = {field.name for field in dataclasses.fields(SPEC.settings)}
+    options = {option.replace("-", "_") for option in re.findall(r"--([\w-]+)", ours)}
+    assert options and options <= fields, options - fields
 
 
 def test_readme_is_a_page_and_the_tour_has_every_recipe_with_its_five_parts() -> None:

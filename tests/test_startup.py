@@ -29,6 +29,14 @@ ERRORS = [
     "sample",
     "sample run -n x",
     "sample run -n 0",
+    "sample nofolder -o x.png",
+    "sample tests --sampler nonsense -o x.png",
+    "sample tests -o x.tiff",
+    "evaluate nofolder --dataset digits",
+    "evaluate tests --dataset digits --sampler nonsense",
+    "compare tests nofolder --dataset digits -o x",
+    "train latent_diffusion --output-dir x --autoencoder nofolder",
+    "train gan --output-dir x --start-from nofolder",
     "evaluate run --dataset digits --metrics nonsense",
     "publish run",
 ]
@@ -54,7 +62,16 @@ def ended(words: str) -> tuple[int, list[str], float]:
     return code, heavy, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize(("words", "code"), [*((words, 0) for words in HELP), *((words, 2) for words in ERRORS)])
+NO_DATA = [
+    "train ddpm --output-dir x --dataset nofolder",
+    "train vae --output-dir x --eval-dataset nofolder",
+    "evaluate tests --dataset nofolder",
+]
+
+CASES = [(words, code) for code, commands in ((0, HELP), (2, ERRORS), (65, NO_DATA)) for words in commands]
+
+
+@pytest.mark.parametrize(("words", "code"), CASES)
 def test_help_and_errors_in_arguments_take_less_than_a_second_and_import_nothing_heavy(words: str, code: int) -> None:
     found, heavy, seconds = ended(words)
     assert (found, heavy) == (code, [])

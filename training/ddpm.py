@@ -51,7 +51,7 @@ def build(s: DDPMSettings, dataset: Dataset) -> Recipe:
         pipeline=lambda nets: DDPMPipeline(nets["unet"], scheduler, **conditions.parts(nets)),
         preview=denoised(s, dataset),
         averaged=trained,
-        usage=f"hfgen sample {{run}}{conditions.words()} --num-steps 100 -n 64 --seed 0 -o grid.png",
+        usage=conditions.usage(),
     )  # fmt: skip
 
 

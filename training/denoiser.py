@@ -19,6 +19,7 @@ from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
 from hfgen.models.unet import UNet
 from hfgen.schedulers.forward import Marginals
+from hfgen.schedulers.samplers import RECOMMENDED, SAMPLERS
 from hfgen.training.engine import recipe
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch
@@ -124,6 +125,11 @@ class Conditions:
         return {
             "text_encoder": nets.get("text_encoder"), "tokenizer": self.tokenizer, "null_condition": self.null,
         }  # fmt: skip
+
+    def usage(self) -> str:
+        """Return the command that samples the finished run `{run}` by the recommended sampler."""
+        sampler = f"--sampler {RECOMMENDED} --num-steps {SAMPLERS[RECOMMENDED].steps}"
+        return f"hfgen sample {{run}}{self.words()} {sampler} -n 64 --seed 0 -o grid.png"
 
     def words(self) -> str:
         """Return the words of `hfgen sample` that ask for a class and a caption."""

@@ -83,7 +83,7 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     # put the autoencoder beside them
     def pipeline(nets: Any) -> LatentDiffusionPipeline:
         unet: UNet | ConditionalUNet = nets["unet"]
-        on_device = cast(AutoencoderKL, vae.to(unet.device))
+        on_device = cast(Any, vae).to(unet.device)
         return LatentDiffusionPipeline(on_device, unet, scheduler, **conditions.parts(nets))
 
     # assemble the recipe
@@ -93,7 +93,7 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
         pipeline=pipeline,
         preview=denoised(s, dataset),
         averaged=trained,
-        usage=f"hfgen sample {{run}}{conditions.words()} --num-steps 100 -n 64 --seed 0 -o grid.png",
+        usage=conditions.usage(),
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def build(s: ScoreSDESettings, dataset: Dataset) -> Recipe:
         pipeline=lambda nets: DDPMPipeline(nets["unet"], sde, **conditions.parts(nets)),
         preview=denoised(s, dataset, "dpmpp_2m"),
         averaged=trained,
-        usage=f"hfgen sample {{run}}{conditions.words()} --sampler dpmpp_2m --num-steps 20 -n 64 --seed 0 -o grid.png",
+        usage=conditions.usage(),
     )
 
 

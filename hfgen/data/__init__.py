@@ -1,34 +1,31 @@
 """Datasets by name: digits, toy sets, folders of images, parquet files and Hub ids, with one interface."""
 
-import difflib
 import glob
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import ImageColor
 
-from hfgen.checks import require, require_size
+from hfgen.checks import check_dataset, require, require_size
 from hfgen.data.dataset import Batch, Dataset, require_batch
 from hfgen.data.decode import EXTENSIONS
 from hfgen.data.digits import digits
 from hfgen.data.folder import count_extensions, is_image, list_files, load_folder
 from hfgen.data.load import ImageSpec, load_images
 from hfgen.data.order import derive_seed, permutation, stretch, uniforms
-from hfgen.data.shapes.dataset import NAMES as DRAWN
 from hfgen.data.shapes.dataset import shapes
 from hfgen.data.source import NO_LABELS, FileSource
 from hfgen.data.splits import Split, require_split
-from hfgen.data.toy import DISTRIBUTIONS, Toy
+from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError, DataError
+from hfgen.registry import DATASETS, DRAWN
 
 __all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "require_batch", "stretch", "uniforms"]
 
-BUILT_IN = ("digits", *DRAWN, *DISTRIBUTIONS)
+BUILT_IN = DATASETS
 """Names of datasets that need no files."""
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def load_dataset(
@@ -124,15 +121,8 @@ def _locate(name: str) -> list[Path] | None:
             return files
         raise DataError(f"{name}: no file matches this pattern")
     # Hub id
-    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in EXTENSIONS | {".parquet"}
-    near = difflib.get_close_matches(name, BUILT_IN, 1, cutoff=0.75)
-    if HUB_ID.fullmatch(name) and not looks_like_path and not near:
-        return None
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise DataError(
-        f"{name}: no such file or folder; {hint}a dataset is one of {', '.join(BUILT_IN)}, a folder of images or of "
-        "parquet files, such a file, or a Hub id owner/name"
-    )
+    check_dataset(name)
+    return None
 
 
 def _several(names: Sequence[str | Path]) -> tuple[str, list[Path]]:

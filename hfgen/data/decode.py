@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+from hfgen.registry import IMAGE_SUFFIXES
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
-EXTENSIONS = {
-    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
-}
+EXTENSIONS = {*IMAGE_SUFFIXES}
 GREY = ("1", "L", "LA", "La")
 """Pillow's grey modes."""
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hfgen.data.images import Images, LazyImages, ResidentImages
 from hfgen.data.order import Ints
 from hfgen.data.source import Labels, Source
 from hfgen.errors import DataError
+from hfgen.logging import is_progress_bar_enabled, warn
 
 CHUNK = 128
 """Images that a thread takes at once."""
@@ -92,11 +92,9 @@ def choose_layout(name: str, headers: Mapping[int, Header], where: Callable[[int
     # warn about enlarged images
     small = [i for i, header in headers.items() if header.height < height or header.width < width]
     if small:
-        warnings.warn(
+        warn(
             f"{name}: {len(small):,} of {len(headers):,} images are smaller than {height}x{width} and are enlarged; "
-            f"the first is {where(small[0])}, {headers[small[0]].height}x{headers[small[0]].width}",
-            UserWarning,
-            stacklevel=2,
+            f"the first is {where(small[0])}, {headers[small[0]].height}x{headers[small[0]].width}"
         )
     # channels and bits
     channels = spec.channels or (1 if all(header.grey for header in headers.values()) else 3)
@@ -169,7 +167,7 @@ def _in_threads(function: Callable[[int], T], n: int, title: str) -> Iterator[T]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
         ThreadPoolExecutor(cores) as pool,
-        tqdm(total=n, desc=title, unit=" images", delay=2, leave=False) as bar,
+        tqdm(total=n, desc=title, unit=" images", delay=2, leave=False, disable=not is_progress_bar_enabled()) as bar,
     ):
         for results in pool.map(lambda chunk: [function(i) for i in chunk], chunks):
             yield from results
@@ -182,11 +180,9 @@ def _without(source: Source, good: Ints, bad: Bad, skip: bool) -> np.ndarray:
     if not skip or not kept.any():
         raise _unreadable(source, bad)
     first = min(bad)
-    warnings.warn(
+    warn(
         f"{source.name}: left out {len(bad):,} of {len(source):,} images that cannot be read; the first is "
-        f"{source.where(first)}: {bad[first]}",
-        UserWarning,
-        stacklevel=3,
+        f"{source.where(first)}: {bad[first]}"
     )
     return kept
 

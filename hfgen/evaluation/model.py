@@ -20,22 +20,18 @@ from hfgen.cards.markdown import last_name
 from hfgen.data.dataset import Dataset
 from hfgen.devices import best_device
 from hfgen.errors import ConfigError
+from hfgen.evaluation.settings import STOCK
 from hfgen.loading.hashing import hash_of_weights
 from hfgen.metrics.cost import networks_of
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.generative import GenerativePipeline
 from hfgen.sampling.generate import open_model
+from hfgen.schedulers.samplers import RECOMMENDED
 from hfgen.schedulers.traits import traits_of
 
 CLASSES = ("class_labels", "target")
 STEPS = ("num_steps", "num_inference_steps")
 """Arguments of pipelines for classes and for the number of steps."""
-
-STOCK = "stock:"
-"""Prefix of a model that diffusers itself loads, whatever pipeline it is."""
-
-RECOMMENDED = "dpmpp_2m"
-"""Sampler of an evaluated diffusion model whose scheduler is that of training, which needs hundreds of steps."""
 
 
 class EvaluatedModel:

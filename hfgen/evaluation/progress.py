@@ -10,6 +10,8 @@ from typing import Any, Self
 from torch import nn
 from tqdm.auto import tqdm
 
+from hfgen.logging import is_progress_bar_enabled
+
 REFRESH = 0.5
 """Seconds between two updates of the bar."""
 
@@ -79,7 +81,8 @@ class Progress:
     def __enter__(self) -> Self:
         self._start = self._begun = time.monotonic()
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        self._bar = tqdm(total=1000, desc="starting", bar_format=layout, leave=False, disable=not self.shown)
+        shown = self.shown and is_progress_bar_enabled()
+        self._bar = tqdm(total=1000, desc="starting", bar_format=layout, leave=False, disable=not shown)
         self._thread = threading.Thread(target=self._update, daemon=True)
         if self.shown:
             self._thread.start()

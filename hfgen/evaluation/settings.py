@@ -18,12 +18,16 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from tyro.conf import Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from hfgen.checks import require
+from hfgen.checks import require, require_choice
 from hfgen.errors import ConfigError
+from hfgen.schedulers.samplers import SAMPLERS
 
 GROUPS = ("frechet", "kid", "prdc", "diversity", "likelihood", "usefulness", "privacy", "cost")
 DEFAULT_GROUPS = tuple(name for name in GROUPS if name != "usefulness")
 """Groups of metrics by name, and the groups that are computed by default: usefulness trains classifiers."""
+
+STOCK = "stock:"
+"""Prefix of a model that diffusers itself loads, whatever pipeline it is."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -130,6 +134,8 @@ class EvaluationSettings:
         for name, lowest in (("num_samples", 1), ("resamples", 2), ("likelihood_images", 2)):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name), lowest)
+        if self.sampler is not None:
+            require_choice("sampler", self.sampler, SAMPLERS)
         # check seconds
         seconds = self.likelihood_seconds
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)

@@ -24,6 +24,9 @@ from hfgen.hub.upload import (
 from hfgen.loading import components
 from hfgen.loading.files import read_json
 from hfgen.loading.resolve import resolve
+from hfgen.logging import get_logger
+
+logger = get_logger("hub")
 
 
 def publish(
@@ -63,13 +66,13 @@ def push_pipeline(
 
 
 def publish_finished(run: Path, repo_id: str) -> None:
-    """Publish the model of a finished run and print its commit; errors are printed, not raised."""
+    """Publish the model of a finished run and log its commit; errors are logged, not raised."""
     try:
-        print(publish(run, repo_id))
+        logger.info(publish(run, repo_id))
     except HfgenError as error:
-        print(f"warning: not published: {error}")
+        logger.warning(f"warning: not published: {error}")
     except Exception as error:
-        print(f"warning: not published: {type(error).__name__}: {error}. {on_disk(run, repo_id)}")
+        logger.warning(f"warning: not published: {type(error).__name__}: {error}. {on_disk(run, repo_id)}")
 
 
 def _push(

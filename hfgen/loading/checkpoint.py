@@ -11,13 +11,13 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hfgen.errors import CheckpointError, ResourceError
 from hfgen.loading.hashing import hash_of_file
+from hfgen.logging import warn
 
 MANIFEST = "manifest.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")
@@ -88,7 +88,7 @@ def newest(folder: Path) -> Path | None:
     """
     # name the saves that were cut off
     for partial in folder.glob(".tmp-*"):
-        warnings.warn(f"passed over a save that was cut off: {partial}", CheckpointWarning, stacklevel=2)
+        warn(f"passed over a save that was cut off: {partial}", CheckpointWarning)
     # take the first that verifies
     problems = []
     for checkpoint in _all(folder):
@@ -96,7 +96,7 @@ def newest(folder: Path) -> Path | None:
         if first_error is None:
             return checkpoint
         problems.append(first_error)
-        warnings.warn(f"passed over a broken checkpoint: {first_error}", CheckpointWarning, stacklevel=2)
+        warn(f"passed over a broken checkpoint: {first_error}", CheckpointWarning)
     if problems:
         raise CheckpointError(f"{folder}: none of {len(problems)} checkpoints verifies: " + "; ".join(problems))
     return None

@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import diffusers
 import torch
-from diffusers import ConfigMixin
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models import modeling_utils
+from diffusers.schedulers import scheduling_utils
 
 import hfgen
 from hfgen.cards.metadata import CARD
@@ -202,11 +203,13 @@ class Component:
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
-class ModelMixin(Component, diffusers.ModelMixin, ConfigMixin):
+class ModelMixin(Component, modeling_utils.ModelMixin, ConfigMixin):  # type: ignore[misc]
     """diffusers' `ModelMixin` with the loading, saving and publishing of `Component`: the base of every network."""
 
+    _skip_layerwise_casting_patterns: Any = None
 
-class SchedulerMixin(Component, diffusers.SchedulerMixin, ConfigMixin):
+
+class SchedulerMixin(Component, scheduling_utils.SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """diffusers' `SchedulerMixin` with the loading, saving and publishing of `Component`: the base of schedulers."""
 
 

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from hfgen import runs
-from hfgen.checks import HUB_ID
+from hfgen.checks import HUB_ID, check_model
 from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.loading.components import INDEX, component_folder, read_index
 from hfgen.loading.files import PICKLES, refuse_pickles
@@ -142,8 +142,7 @@ def _local(model: str | Path, options: HubOptions, alone: bool = False) -> Path:
         raise kind(f"{path} is a file; a model is a folder with {INDEX}, safetensors and JSON files")
     # a Hub id
     name = str(model)
-    if not HUB_ID.fullmatch(name):
-        raise ConfigError(f"{name!r}: no such folder, and not a Hub id (owner/name) either; check the spelling")
+    check_model(name)
     return download(name, options, alone)
 
 

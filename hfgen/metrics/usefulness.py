@@ -138,7 +138,8 @@ def train_classifier(
     device = device or images.device
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier"))
-        net: Any = Classifier(tuple(images.shape[2:]), images.shape[1], num_classes, training.width)
+        height, width = images.shape[2:]
+        net: Any = Classifier((height, width), images.shape[1], num_classes, training.width)
     net.to(device).train()
     # train it
     optimizer = torch.optim.AdamW(net.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)

@@ -6,12 +6,12 @@ from math import prod
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import Body, CodeActivation
 

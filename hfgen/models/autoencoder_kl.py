@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import ACTIVATIONS, BlockSettings, Downsample, GroupNorm, MidBlock, ResnetBlock, Upsample
 from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 
 from hfgen.checks import require, require_int, require_number, require_size
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 
 SMALLEST = 7

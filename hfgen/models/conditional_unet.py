@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.errors import ConfigError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models import stock_conditional_unet
 from hfgen.models.attention import attention

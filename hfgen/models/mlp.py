@@ -7,12 +7,13 @@ from typing import Any, cast
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers.configuration_utils import FrozenDict, register_to_config
+from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import BaseOutput
 from torch.nn.utils.parametrizations import spectral_norm
 
 from hfgen.checks import require, require_int, require_number
 from hfgen.errors import ConfigError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
 from hfgen.models.choices import Norm

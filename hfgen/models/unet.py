@@ -6,11 +6,11 @@ Configuration keys, defaults and state-dict keys are those of diffusers' `UNet2D
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from hfgen.checks import check_divisible
 from hfgen.errors import ConfigError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import (
     ACTIVATIONS,

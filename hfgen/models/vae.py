@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from hfgen.checks import check_divisible, require, require_choice, require_int, require_number, require_size
 from hfgen.errors import ConfigError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.losses.elbo import LIKELIHOODS, kl_to_standard_normal, log_normal, wide
 from hfgen.models.dcgan import with_classes

@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from PIL.Image import Image
 
 import hfgen
-from hfgen import images, runs
+from hfgen import images
 from hfgen.cards.markdown import code, last_name, markdown, table
 from hfgen.cards.metadata import CARD
 from hfgen.checks import check_repo_id
@@ -35,9 +35,8 @@ from hfgen.hub.upload import (
 from hfgen.loading.hashing import hash_of_file
 from hfgen.loading.resolve import readable_files, resolve
 from hfgen.pipelines.base import Pipeline, check_labels
-from hfgen.pipelines.generative import GenerativePipeline
-from hfgen.sampling.generate import GRID_SUFFIXES, batches, open_model
-from hfgen.sampling.request import SampleRequest
+from hfgen.sampling.generate import batches, class_names, label_of, num_classes, open_model
+from hfgen.sampling.request import GRID_SUFFIXES, SampleRequest
 
 SHARD = re.compile(r"train-\d{5}-of-\d{5}\.parquet", re.ASCII)
 SHARD_BYTES = 2**28
@@ -85,7 +84,7 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
     source = resolve(request.model)
     place: dict[str, Any] = {"device": request.device, "dtype": request.dtype}
     pipeline = open_model(source, sampler=request.sampler, eta=request.eta, **place, **request.conditions)
-    labels = labels_of(pipeline, request.label, request.number)
+    labels = labels_of(pipeline, label_of(request, pipeline), request.number)
     names = class_names(request.model, num_classes(pipeline))
     # write samples
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -99,11 +98,6 @@ def write_dataset(request: SampleRequest, folder: Path) -> None:
     (folder / CARD).write_text(card(request.number, provenance(request, source, pipeline)), encoding="utf-8")
 
 
-def num_classes(pipeline: Pipeline) -> int | None:
-    """Return the number of classes of `pipeline` without the null class; None for a model without classes."""
-    return pipeline.num_classes if isinstance(pipeline, GenerativePipeline) else None
-
-
 def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] | None:
     """Return the class of each sample; None for a model without classes. ConfigError for an unknown label."""
     known = num_classes(pipeline)
@@ -113,18 +107,6 @@ def labels_of(pipeline: Pipeline, label: int | None, number: int) -> list[int] |
     if label is None:
         return None
     return [label] * number
-
-
-def class_names(model: str, known: int | None) -> list[str] | None:
-    """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
-    # read the record of the run
-    run = runs.find(model)
-    data = {} if run is None else runs.record(run).get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
-        return None
-    # take names that are unique
-    names = list(map(str, data["class_names"]))
-    return names if len(set(names)) == known else None
 
 
 def _shards(samples: Iterator[torch.Tensor], request: SampleRequest) -> Iterator[tuple[int, int, int, list[Image]]]:

@@ -1,5 +1,6 @@
 """Samples of a model in batches, written as a grid, a folder of images, or points: the work of `hfgen sample`."""
 
+import difflib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hfgen import images
+from hfgen import images, runs
 from hfgen.data.order import derive_seed
 from hfgen.devices import available_device, best_device
 from hfgen.errors import ConfigError
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
-from hfgen.sampling.request import SampleRequest
-
-GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from hfgen.pipelines.generative import GenerativePipeline
+from hfgen.sampling.request import SampleRequest, check_output
 
 
 def write_samples(request: SampleRequest, output: Path) -> None:
@@ -25,11 +25,10 @@ def write_samples(request: SampleRequest, output: Path) -> None:
     Sample i is drawn from a generator seeded with (seed, i); it does not depend on the number or the batch size.
     Raises ConfigError for another suffix, and for a request that the model cannot fulfil.
     """
-    if output.suffix not in (*GRID_SUFFIXES, ".npy", ""):
-        raise ConfigError(f"-o {output}: must be a folder, or end in one of {', '.join(GRID_SUFFIXES)}, .npy")
+    check_output(output)
     place: dict[str, Any] = {"device": request.device, "dtype": request.dtype}
     pipeline = open_model(request.model, sampler=request.sampler, eta=request.eta, **place, **request.conditions)
-    samples = torch.cat(list(batches(pipeline, request, request.label)))
+    samples = torch.cat(list(batches(pipeline, request, label_of(request, pipeline))))
     if samples.ndim == 2:
         write_points(samples, output)
     else:
@@ -59,6 +58,43 @@ def open_model(
             raise ConfigError(f"--{name.replace('_', '-')}: a {type(pipeline).__name__} does not take it; leave it out")
     pipeline.to(place)
     return pipeline
+
+
+def num_classes(pipeline: Pipeline) -> int | None:
+    """Return the number of classes of `pipeline` without the null class; None for a model without classes."""
+    return pipeline.num_classes if isinstance(pipeline, GenerativePipeline) else None
+
+
+def class_names(model: str, known: int | None) -> list[str] | None:
+    """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
+    # read the record of the run
+    run = runs.find(model)
+    data = {} if run is None else runs.record(run).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
+        return None
+    # take names that are unique
+    names = list(map(str, data["class_names"]))
+    return names if len(set(names)) == known else None
+
+
+def label_of(request: SampleRequest, pipeline: Pipeline) -> int | None:
+    """Return the requested class as a number; None if there is none.
+
+    Raises ConfigError, with the nearest name, for a name that no class of the model has.
+    """
+    # take a number
+    label = request.label
+    if label is None or isinstance(label, int):
+        return label
+    # look the name up
+    names = class_names(request.model, num_classes(pipeline)) or []
+    if label in names:
+        return names.index(label)
+    near = difflib.get_close_matches(label, names, 1)
+    hint = f"did you mean {near[0]!r}? there are {', '.join(names)}" if near else f"there are {', '.join(names)}"
+    if not names:
+        hint = "its classes have numbers only"
+    raise ConfigError(f"--label {label}: {request.model} has no such class; {hint}")
 
 
 def batches(pipeline: Pipeline, request: SampleRequest, labels: int | list[int] | None) -> Iterator[torch.Tensor]:

@@ -5,7 +5,6 @@ needs one function and one entry in `SCHEDULES`, under its name in diffusers' co
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 
 from hfgen.checks import require_choice
 from hfgen.errors import ConfigError
+from hfgen.logging import warn
 
 Betas = torch.Tensor
 MAX_BETA = 0.999
@@ -108,4 +108,4 @@ def _check(betas: Betas, name: str) -> None:
         raise ConfigError(f"{name} must be finite and > 0, got {betas.min():g} to {betas.max():g}")
     too_large = (betas[:-1] >= 1).nonzero()
     if len(too_large):
-        warnings.warn(f"{name}: beta >= 1 from timestep {int(too_large[0])} on; results there are NaN", stacklevel=5)
+        warn(f"{name}: beta >= 1 from timestep {int(too_large[0])} on; results there are NaN")

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 
 from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import SchedulerMixin
 from hfgen.schedulers.betas import make_betas
 from hfgen.schedulers.forward import ForwardProcess, Number, axpy_, posterior_weights, upcast, zero_snr_error
@@ -64,7 +64,7 @@ class Step(NamedTuple):
     beta: float
 
 
-class DDPMScheduler(ForwardProcess, SchedulerMixin):
+class DDPMScheduler(ForwardProcess, SchedulerMixin):  # type: ignore[misc]
     """Noise schedule, training targets and ancestral sampler of DDPM; settings and defaults are those of diffusers.
 
     Args:

@@ -51,6 +51,9 @@ SAMPLERS: dict[str, Sampler] = {
 }  # fmt: skip
 """Samplers by name; each of them runs networks that were trained with any of these schedulers."""
 
+RECOMMENDED = "dpmpp_2m"
+"""Sampler for a diffusion model whose own scheduler is that of training, which needs hundreds of steps."""
+
 CLOSED_FORM = ("linear", "squaredcos_cap_v2")
 """Names in `hfgen.schedulers.vp_rates.RATES`, repeated because that module imports torch."""
 

@@ -1,11 +1,11 @@
 """Checks of a DDPM scheduler's settings."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from hfgen.checks import check_int, require_choice, require_number
+from hfgen.logging import warn
 
 FIXED = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 LEARNED = ("learned", "learned_range")
@@ -36,8 +36,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     for name, largest in LARGEST.items():
         require_number(name, config[name], 0, largest)
     if config["variance_type"] not in FIXED + LEARNED:
-        warnings.warn(
+        warn(
             f"variance_type {config['variance_type']!r} is unknown and means 'fixed_small', as in diffusers; "
-            f"use one of {', '.join(FIXED + LEARNED)}",
-            stacklevel=5,
+            f"use one of {', '.join(FIXED + LEARNED)}"
         )

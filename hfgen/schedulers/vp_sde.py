@@ -6,13 +6,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hfgen.checks import check_int, require_choice, require_number
 from hfgen.errors import ConfigError
+from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import SchedulerMixin
 from hfgen.schedulers import solvers
 from hfgen.schedulers.betas import SCHEDULES, make_betas
@@ -46,7 +46,7 @@ class Stage(NamedTuple):
     t: Level
 
 
-class VPSDEScheduler(VPProcess, SchedulerMixin):
+class VPSDEScheduler(VPProcess, SchedulerMixin):  # type: ignore[misc]
     """The variance-preserving SDE, its training targets and the samplers that follow from its score.
 
     Args:

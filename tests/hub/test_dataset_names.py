@@ -31,8 +31,14 @@ def test_a_slip_in_the_name_of_a_built_in_dataset_is_named_without_a_request(
     assert not hub.seen("datasets")
 
 
-@pytest.mark.parametrize("name", ["nofolder", "user/nothing"])
-def test_a_name_that_nobody_has_takes_one_request(hub: Standin, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_does_not_exist_is_named_without_a_request(hub: Standin, tmp_path: Path) -> None:
+    says = run_client(hub, LOAD.format(name="nofolder"), tmp_path).stdout
+    assert says.startswith("DataError nofolder: no such file or folder; ") and "owner/name" in says
+    assert not hub.seen("datasets")
+
+
+def test_a_name_that_nobody_has_takes_one_request(hub: Standin, tmp_path: Path) -> None:
+    name = "user/nothing"
     says = run_client(hub, LOAD.format(name=name), tmp_path).stdout
     assert says.startswith(f"DataError {name}: no such file or folder, not a built-in dataset, and no dataset of")
     assert len(hub.seen("datasets")) == 1

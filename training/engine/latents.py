@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -22,6 +21,7 @@ from hfgen.errors import CheckpointError, ConfigError
 from hfgen.given import object_of
 from hfgen.loading import components
 from hfgen.loading.resolve import resolve_component
+from hfgen.logging import warn
 from hfgen.models.autoencoder_kl import AutoencoderKL
 
 SHARD, BATCH_SIZE = 4096, 128
@@ -151,11 +151,9 @@ def _check_standard(name: str, parts: list[Part]) -> None:
     chunks = (zip(mean.split(BATCH_SIZE), std.split(BATCH_SIZE), strict=True) for mean, std in parts)
     mean, variance = mean_and_variance(chain.from_iterable(chunks))
     if abs(mean) > OFF or abs(variance - 1) > OFF:
-        warnings.warn(
+        warn(
             f"{name}: the latents have mean {mean:.3f} and variance {variance:.3f}, not 0 and 1: shift_factor and "
-            "scaling_factor in the autoencoder's config.json are not those of these images",
-            UserWarning,
-            stacklevel=3,
+            "scaling_factor in the autoencoder's config.json are not those of these images"
         )
 
 

@@ -13,7 +13,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from hfgen.devices import widest
+from hfgen.logging import get_logger, is_progress_bar_enabled
 from hfgen.runs import complete_lines
+
+logger = get_logger("training")
 
 BEAT = 5.0
 """Seconds after which a progress bar is shown again although nothing has moved but its clock."""
@@ -41,11 +44,16 @@ class Beat:
 @contextmanager
 def activity(text: str, main: bool) -> Iterator[None]:
     """Show `text` and a clock while the block runs, on the main process only."""
-    beat = Beat(tqdm(desc=text, bar_format="{desc} {elapsed}", leave=False, disable=not main))
+    beat = Beat(tqdm(desc=text, bar_format="{desc} {elapsed}", leave=False, disable=not _is_shown(main)))
     try:
         yield
     finally:
         beat.close()
+
+
+def _is_shown(main: bool) -> bool:
+    """Return whether this process shows progress bars."""
+    return main and is_progress_bar_enabled()
 
 
 class Averages:
@@ -91,7 +99,7 @@ class Log:
     def __init__(self, path: Path, accelerator: Accelerator, step: int, max_steps: int):
         self.accelerator, self.path = accelerator, path
         main = accelerator.is_main_process
-        self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=not main)
+        self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=not _is_shown(main))
         self._beat = Beat(self._bar)
         self.last: dict[str, Any] = self._cut(step) if main else {}
 
@@ -132,7 +140,7 @@ class Log:
     def say(self, text: str) -> None:
         """Print a line above the progress bar, on one process only."""
         if self.accelerator.is_main_process:
-            tqdm.write(text)
+            logger.info(text)
 
     def close(self) -> None:
         """Leave the progress bar as it is and go to the next line."""

@@ -15,12 +15,12 @@ import diffusers
 import torch
 
 import hfgen
-from hfgen.data import BUILT_IN, HUB_ID
+from hfgen.checks import DATASET_ID
+from hfgen.data import BUILT_IN
 from hfgen.data.dataset import Dataset
 from hfgen.training.engine.loop import Engine
-from hfgen.training.engine.settings import Settings
+from hfgen.training.engine.settings import DATASETS, Settings
 
-DATASETS = tuple(f"{role}dataset{side}" for role in ("", "eval_") for side in ("", "_a", "_b"))
 NAMED = (*DATASETS, "start_from", "autoencoder")
 """Fields that may name something on the Hub."""
 
@@ -94,6 +94,6 @@ def _data(dataset: Dataset) -> dict[str, Any]:
 
 def _on_hub(value: Any) -> bool:
     """Return whether a value that could be read is a Hub id: it is built in nowhere, and no file is called so."""
-    if not isinstance(value, str) or value in BUILT_IN or not HUB_ID.fullmatch(value):
+    if not isinstance(value, str) or value in BUILT_IN or not DATASET_ID.fullmatch(value):
         return False
     return not Path(value).expanduser().exists()

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from hfgen.data import require_batch
 from hfgen.errors import CheckpointError, CollapseError, exit_code_of
 from hfgen.hub.publish import publish_finished
 from hfgen.loading import checkpoint
+from hfgen.logging import get_logger
 from hfgen.memory import keep_memory
 from hfgen.training.engine import record, state
 from hfgen.training.engine.budget import agree, untrained, within_budget
@@ -38,6 +38,8 @@ from hfgen.training.engine.preview import draw, networks_in_use, preview_and_eva
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.settings import AUTO, Settings, check_same, small, write_yaml
 from hfgen.training.engine.trackers import start_tracker, track_picture
+
+logger = get_logger("training")
 
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
@@ -99,7 +101,7 @@ def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None
         except Interrupted:
             code = INTERRUPTED
             if accelerator.is_main_process:
-                tqdm.write("stopped before the first step: nothing was trained, nothing is written; start it again")
+                logger.info("stopped before the first step: nothing was trained, nothing is written; start it again")
     # leave together, then publish
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -18,12 +18,12 @@ from io import StringIO
 from itertools import chain
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import tyro
 import yaml
 
-from hfgen.checks import check_repo_id, nearest
+from hfgen.checks import check_dataset, check_model, check_repo_id, nearest
 from hfgen.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ FREE_ON_RESUME |= {"preview_images", "preview_steps"}
 class Settings:
     """Fields that every image recipe has."""
 
+    # run
     output_dir: Path
     """Folder of the run: settings, checkpoints, metrics, sample grids and the finished model."""
     config: Path | None = None
@@ -70,6 +71,7 @@ class Settings:
     seed: int = 0
     """Seed of weights, order, augmentation and noise."""
 
+    # data
     dataset: str = "digits"
     """digits; shapes; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, or a Hub id."""
     split: str = "train"
@@ -93,6 +95,7 @@ class Settings:
     num_workers: int = 0
     """Processes that decode images which do not fit in memory."""
 
+    # optimisation
     batch_size: Auto[int] = AUTO
     """Samples per optimiser step over all processes and micro-batches together."""
     micro_batch_size: int | None = None
@@ -122,6 +125,7 @@ class Settings:
     threads: int | None = None
     """CPU threads of each process. Default: cores / processes."""
 
+    # saving
     save_every: int = 1000
     """Steps between checkpoints; 0 for one at the end only."""
     sample_every: int = 500
@@ -201,6 +205,17 @@ class _Sources:
     budget: str | None = None
 
 
+def program_of(cls: type) -> str:
+    """Return the words before the options of a recipe, whose settings are `cls`."""
+    return f"hfgen train {cls.__module__.rpartition('.')[2]}"
+
+
+def print_help(documented: type) -> NoReturn:
+    """Print the help of a class made for it, and exit."""
+    tyro.cli(documented, args=["--help"], prog=program_of(documented), config=(tyro.conf.OmitArgPrefixes,))
+    raise AssertionError("tyro exits after the help")
+
+
 def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySettings:
     """Return settings of class `cls` from command-line `arguments` (default: sys.argv) and the YAML that they name.
 
@@ -209,7 +224,7 @@ def parse(cls: type[AnySettings], arguments: list[str] | None = None) -> AnySett
     message and exit code 2 where words or required fields are wrong or missing.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    program = f"hfgen train {cls.__module__.rpartition('.')[2]}"
+    program = program_of(cls)
     # read the YAML files that the arguments name, the run's own first
     given, _ = tyro.cli(_Sources, args=arguments, prog=program, add_help=False, return_unknown_args=True)
     if given.budget is not None and given.max_steps is not None:
@@ -288,6 +303,9 @@ def _from_files(
     if resume and folder and (folder / "config.yaml").is_file():
         values = _read_yaml(cls, folder / "config.yaml")
     return _overridden(values, given)
+DATASETS = tuple(f"{role}dataset{side}" for role in ("", "eval_") for side in ("", "_a", "_b"))
+MODELS = ("start_from", "autoencoder", "text_encoder")
+"""Fields of the recipes that name data and models."""
 
 
 def check_settings(settings: Settings) -> None:
@@ -305,6 +323,14 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(f"--ema-decay must be in [0, 1), got {settings.ema_decay}")
     if settings.keep_checkpoints < 2:
         raise ConfigError(f"--keep-checkpoints must be at least 2, got {settings.keep_checkpoints}: one may be broken")
+    # check names of data and models
+    for name in DATASETS:
+        if value := getattr(settings, name, None):
+            check_dataset(value)
+    for name in MODELS:
+        value = getattr(settings, name, None)
+        if value is not None and not settings.resume:                   # a run that is resumed has their weights
+            check_model(value)
     # check fields with a format
     if settings.budget is not None:
         seconds_of(settings.budget)

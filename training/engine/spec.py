@@ -1,11 +1,12 @@
 """The settings of a recipe as the command line sees them, without torch: fields, recommended values, help."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol
 
+from hfgen.errors import ConfigError
 from hfgen.training.engine.defaults import IMAGES, with_defaults
-from hfgen.training.engine.settings import AnySettings, parse
+from hfgen.training.engine.settings import AnySettings, parse, print_help
 
 
 class Shaped(Protocol):
@@ -23,6 +24,30 @@ class ShapedDomains(Shaped, Protocol):
 
     @property
     def shape_b(self) -> tuple[int, ...]: ...
+
+
+ELSEWHERE = {
+    "lr": "learning_rate", "epochs": "max_steps", "num_epochs": "max_steps", "num_train_epochs": "max_steps",
+    "max_train_steps": "max_steps", "steps": "max_steps", "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size", "lr_scheduler": "lr_schedule", "lr_warmup_steps": "warmup_steps",
+    "dataset_name": "dataset", "train_data_dir": "dataset", "output": "output_dir", "o": "output_dir",
+    "checkpointing_steps": "save_every", "save_steps": "save_every", "logging_steps": "log_every",
+    "resume_from_checkpoint": "resume", "report_to": "tracker", "push_to_hub": "publish_to",
+    "ema_max_decay": "ema_decay", "dataloader_num_workers": "num_workers", "random_flip": "flip",
+    "gradient_accumulation_steps": "micro_batch_size", "ddpm_num_steps": "num_train_timesteps",
+    "ddpm_beta_schedule": "beta_schedule",
+}  # fmt: skip
+"""Names that other training scripts, mostly of diffusers and transformers, have for a field."""
+
+
+def refuse_foreign_names(words: list[str], fields: Collection[str]) -> None:
+    """Raise ConfigError with the name of the field for a word that names it as another script does."""
+    for word in words:
+        given = word.partition("=")[0]
+        name = given.lstrip("-").replace("-", "_")
+        field = ELSEWHERE.get(name, "")
+        if given.startswith("-") and name not in fields and field in fields:
+            raise ConfigError(f"there is no {given}; did you mean --{field.replace('_', '-')}?")
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ class SettingsSpec(Generic[AnySettings]):
 
         Errors as in `engine.settings.parse`.
         """
-        kind = self.settings
+        refuse_foreign_names(words, [one.name for one in fields(self.settings)])
         if {"-h", "--help"} & {*words}:
-            kind = with_defaults(kind, self.recommended, self.kinds)
-        return parse(kind, words)
+            print_help(with_defaults(self.settings, self.recommended, self.kinds))
+        return parse(self.settings, words)

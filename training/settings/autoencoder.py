@@ -15,6 +15,7 @@ Corruption = Literal["none", "gaussian", "salt_pepper", "patch"]
 class AutoencoderSettings(EvaluationFields, Settings):
     """Train an autoencoder on images: deep, with a weight penalty, sparse, denoising or completing."""
 
+    # network
     body: Auto[Body] = AUTO
     """Network, mlp or conv; mlp for images with an odd side."""
     hidden: Auto[tuple[int, ...]] = AUTO
@@ -24,6 +25,7 @@ class AutoencoderSettings(EvaluationFields, Settings):
     code_activation: Auto[CodeActivation] = AUTO
     """Activation of the code: linear, relu or sigmoid. For --sparsity l1 relu, for kl sigmoid."""
 
+    # losses
     weight_penalty: float = 0.0
     """Weight of the sum of all squared weights (not biases) in the loss."""
     sparsity: Literal["none", "l1", "kl"] = "none"

@@ -16,6 +16,7 @@ SMALLEST = 3
 class AutoencoderKLSettings(EvaluationFields, Settings):
     """Train the autoencoder of latent diffusion on images: reconstruction, small KL, adversarial loss on patches."""
 
+    # network
     block_out_channels: Auto[tuple[int, ...]] = AUTO
     """Channels at each resolution, finest first; each but the first halves the sides once more."""
     layers_per_block: int = 1
@@ -23,6 +24,7 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     latent_channels: int = 4
     """Channels of the latents."""
 
+    # losses
     reconstruction: Auto[Literal["l1", "l2"]] = AUTO
     """Error of the reconstruction: mean of |x - x'| or of (x - x')^2. With a discriminator l1, else l2."""
     perceptual: Path | None = None
@@ -38,8 +40,10 @@ class AutoencoderKLSettings(EvaluationFields, Settings):
     """Steps before the discriminator takes part; half of all."""
     loss: Literal["hinge", "non_saturating", "least_squares", "relativistic"] = "hinge"
     """Adversarial loss of the discriminator and the decoder."""
+    # optimisation
     discriminator_learning_rate: Auto[float] = AUTO
     """Peak learning rate of the discriminator."""
+    # network
     discriminator_width: int = 64
     """Channels of the discriminator's first layer."""
     discriminator_layers: Auto[int] = AUTO

@@ -11,16 +11,21 @@ from hfgen.training.settings.shared import EvaluationFields
 class ClassifierSettings(EvaluationFields, Settings):
     """Train a small convolutional classifier on labelled images."""
 
+    # network
     width: int = 32
     """Channels of the first convolution; the deepest have four times as many."""
     dropout: float = 0.0
     """Share of the penultimate activations dropped in training."""
+    # losses
     label_smoothing: float = 0.1
     """Share of each label's probability that is spread over all classes (Szegedy et al. 2016)."""
+    # data
     max_shift: int | None = None
     """Pixels by which training images are shifted at random, at most. Default: a twelfth of the side."""
+    # optimisation
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
+    # saving
     sample_every: int = 1000
     """Steps between grids of the images that the classifier is least sure of; 0 for one at the end only."""
 

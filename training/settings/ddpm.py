@@ -13,6 +13,7 @@ from hfgen.training.settings.denoiser import DenoiserSettings, recommended, smal
 class DDPMSettings(DenoiserSettings):
     """Train a denoising diffusion model (Ho et al. 2020) on images or 2-D points."""
 
+    # diffusion
     num_train_timesteps: int = 1000
     """Diffusion steps T."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"

@@ -12,6 +12,7 @@ from hfgen.training.engine.spec import Shaped
 class ConditionSettings(Settings):
     """Fields of the conditions: classes and captions."""
 
+    # conditions
     class_conditional: bool = False
     """Condition the network on the dataset's labels."""
     captions: bool = False
@@ -35,6 +36,7 @@ class ConditionSettings(Settings):
 class DenoiserSettings(ConditionSettings):
     """Fields of the network that sees the noise, and of its optimiser."""
 
+    # network
     block_out_channels: Auto[tuple[int, ...]] = AUTO
     """Channels of the U-Net at each resolution, finest first; for 2-D points the last is the width of the MLP."""
     layers_per_block: Auto[int] = AUTO
@@ -48,8 +50,10 @@ class DenoiserSettings(ConditionSettings):
     exact at the noisiest times and serves data whose x_0 is not clipped."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
+    # optimisation
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
+    # saving
     preview_images: int = GRID_IMAGES
     """Images of each sample grid; 0 for no grids. With --budget fewer where they do not fit."""
     preview_steps: Auto[int] = AUTO

@@ -14,6 +14,7 @@ from hfgen.training.settings.shared import AdversarialFields
 class GANSettings(AdversarialFields, Settings):
     """Train a generative adversarial network (Goodfellow et al. 2014) on images or 2-D points."""
 
+    # optimisation
     discriminator_steps: Auto[int] = AUTO
     """Discriminator steps before each generator step, k."""
     betas: Auto[tuple[float, float]] = AUTO
@@ -21,6 +22,7 @@ class GANSettings(AdversarialFields, Settings):
     discriminator_betas: Auto[tuple[float, float]] = AUTO
     """Adam's decay rates of the discriminator, where they differ."""
 
+    # network
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
@@ -46,6 +48,7 @@ class GANSettings(AdversarialFields, Settings):
     minibatch_stddev: Auto[int] = AUTO
     """Samples in a group whose standard deviation the discriminator sees; 0 for none."""
 
+    # losses
     r1: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO

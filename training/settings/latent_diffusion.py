@@ -13,6 +13,7 @@ from hfgen.training.settings.denoiser import upper_levels
 class LatentDiffusionSettings(DDPMSettings):
     """Train a diffusion model in the latents of an autoencoder, unconditional or conditioned on class or caption."""
 
+    # network
     autoencoder: str
     """Run, model folder or Hub id of the autoencoder (hfgen train autoencoder_kl), or of a pipeline that has one, or of
     an AutoencoderKL alone; its weights are not trained."""

@@ -14,6 +14,7 @@ from hfgen.training.settings.denoiser import DenoiserSettings
 class ScoreSDESettings(DenoiserSettings):
     """Train a score model of the variance-preserving SDE (Song et al. 2021) on images or 2-D points."""
 
+    # diffusion
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
     """Rate beta(t) of the SDE: linear from 0.1 to 20, or that of the cosine schedule (squaredcos_cap_v2)."""
     t_min: float = 1e-3

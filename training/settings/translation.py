@@ -13,6 +13,7 @@ from hfgen.training.settings.shared import AdversarialFields
 class TranslationSettings(AdversarialFields, Settings):
     """Train translators between two domains of images, without pairs (CycleGAN) or with them (pix2pix)."""
 
+    # data
     dataset: str = ""
     """Not for translation, which has --dataset-a and --dataset-b."""
     dataset_a: str = "shapes:a"
@@ -26,6 +27,7 @@ class TranslationSettings(AdversarialFields, Settings):
     crop: int | tuple[int, int] | None = None
     """Side, or height and width, of random crops of the images, which --resolution makes larger before."""
 
+    # losses
     adversarial_weight: Auto[float] = AUTO
     """Weight of the generators' part in their loss: 1, 2 for least_squares, whose square has a factor 1/2."""
     cycle_weight: Auto[float] = AUTO
@@ -38,6 +40,7 @@ class TranslationSettings(AdversarialFields, Settings):
     history: Auto[int] = AUTO
     """Generated images of earlier steps in each discriminator's pool, 0 for none. For pairs 0."""
 
+    # network
     generator: Auto[Literal["resnet", "unet"]] = AUTO
     """Network of the generators. For pairs unet."""
     width: Auto[int] = AUTO
@@ -59,6 +62,7 @@ class TranslationSettings(AdversarialFields, Settings):
     discriminator_norm: Auto[PatchNorm] = AUTO
     """Normalisation in the discriminators. For hinge spectral, for wasserstein none, for wasserstein_gp layer."""
 
+    # optimisation
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""
     lr_schedule: Literal["constant", "cosine", "linear", "second_half"] = "second_half"
@@ -66,6 +70,7 @@ class TranslationSettings(AdversarialFields, Settings):
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
 
+    # evaluation
     eval_split: str | None = None
     """Split whose first 128 images of each domain are translated, and back, whenever a grid is drawn, and at the end:
     the errors of cycles, and of translations where they are pairs, by --paired or as test items of shapes:a and :b."""

@@ -17,6 +17,7 @@ class VAESettings(EvaluationFields, Settings):
     Defaults depend on the dataset; for images of MNIST's size they are the network of Burda et al. 2016.
     """
 
+    # losses
     likelihood: Auto[Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"]] = AUTO
     """Density p(x|z) of pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
     sigma: float | None = None
@@ -24,6 +25,7 @@ class VAESettings(EvaluationFields, Settings):
     binarise: bool = True
     """With --likelihood bernoulli, draw each pixel black or white in every batch, by its brightness."""
 
+    # network
     body: Auto[Literal["mlp", "conv"]] = AUTO
     """Fully connected or convolutional."""
     hidden: Auto[tuple[int, ...]] = AUTO
@@ -37,6 +39,7 @@ class VAESettings(EvaluationFields, Settings):
     class_conditional: bool = False
     """Give the class, as a one-hot vector, to encoder and decoder."""
 
+    # losses
     importance_samples: int = 1
     """Draws of z for each image: 1 for the ELBO, more for the bound of Burda et al. 2016 (IWAE)."""
     beta: float = 1.0
@@ -46,6 +49,7 @@ class VAESettings(EvaluationFields, Settings):
     free_bits: float = 0.0
     """Nats below which the KL of one dimension of one image costs nothing (Kingma et al. 2016)."""
 
+    # optimisation
     adam_epsilon: Auto[float] = AUTO
     """Adam's epsilon."""
     max_grad_norm: float = 1e4

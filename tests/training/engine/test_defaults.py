@@ -1,6 +1,7 @@
 """Defaults in the help of a recipe are those that the recipe recommends."""
 
 import re
+from dataclasses import fields
 from importlib import import_module
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from hfgen.cli import RECIPES
 from hfgen.data import load_dataset
 from hfgen.training import ddpm, gan
-from hfgen.training.engine.defaults import in_words
+from hfgen.training.engine.defaults import PARTS, documentation, in_words
 from hfgen.training.engine.run import main
 
 
@@ -41,3 +42,24 @@ def test_the_help_shows_the_values_that_a_run_on_digits_and_on_points_takes(
 def test_no_field_of_a_recipe_is_left_without_its_default(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(recipe, capsys)
     assert "--batch-size" in text and "(default: recommended)" not in text
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_the_help_groups_the_fields_by_the_parts_of_the_settings(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = import_module(f"hfgen.training.settings.{recipe}").SPEC.settings
+    parts = {name: documentation(settings)[name][0] for name in (field.name for field in fields(settings))}
+    text = help_of(recipe, capsys)
+    boxes = {match[1]: match.start() for match in re.finditer(r"(\w+) options [─-]", text)}
+    assert [part for part in PARTS if part in parts.values()] == list(boxes)
+    ends = [*list(boxes.values())[1:], len(text)]
+    for (part, start), end in zip(boxes.items(), ends, strict=True):
+        shown = set(re.findall(r"--([a-z][a-z0-9-]*)[ ,]", text[start:end]))
+        assert {name.replace("_", "-") for name, one in parts.items() if one == part} <= shown, part
+
+
+def test_a_default_is_written_once_and_none_of_them_as_pythons_none(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of("ddpm", capsys)
+    assert "(default: None)" not in text and "Default: cores / processes. --" in text
+    assert "(default: 20000 (1800 for 8x8 grey, points))" in text

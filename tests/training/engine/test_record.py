@@ -77,4 +77,4 @@ def test_what_is_on_the_hub_is_told_from_what_is_here(tmp_path: Path, monkeypatc
     (tmp_path / "pics/cats").mkdir(parents=True)
     on_hub = {name: record._on_hub(name) for name in ("owner/name", "owner/name:small", "mnist", "digits", "shapes:a",
                                                      "pics/cats", "pics/*.png", "a/b/c", "", None)}  # fmt: skip
-    assert [name for name, found in on_hub.items() if found] == ["owner/name", "owner/name:small", "mnist"]
+    assert [name for name, found in on_hub.items() if found] == ["owner/name", "owner/name:small"]
