@@ -20,10 +20,10 @@ def with_weights_of(model: str, build: Build) -> Build:
     random weights. Raises ConfigError where there is none in common, or where one is built otherwise.
     """
     # take the given pipeline, or load the saved one
-    given = object_of(model) or AutoPipeline.from_pretrained(model)
+    given: Any = object_of(model) or AutoPipeline.from_pretrained(model)
     if not isinstance(given, DiffusionPipeline):
         raise ConfigError(f"start_from must be a name or a pipeline, got {given!r:.80}")
-    components = given.components
+    components: dict[str, Any] = given.components  # type: ignore[attr-defined]
 
     # build the networks, then copy the weights of those in common
     def with_weights(settings: Any, dataset: Dataset) -> Recipe:

@@ -245,7 +245,7 @@ def _parsed(name: str, value: Any, kind: Any, where: str) -> Any:
     listed = list(value) if isinstance(value, tuple) else value
     try:
         with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-            parsed = tyro.cli(named, args=_words(name, listed, kind), prog=where, add_help=False)
+            parsed: Any = tyro.cli(named, args=_words(name, listed, kind), prog=where, add_help=False)
     except SystemExit as ended:
         raise ConfigError(f"{where}: {name} must be {_kind_in_words(kind)}, got {value!r}") from ended
     return getattr(parsed, name)
