@@ -91,13 +91,14 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model against reference data: quality, diversity, likelihood, memorisation, cost; intervals and floors.
+    """Measure a model, or samples, against reference data: quality, diversity, likelihood, memorisation, cost.
 
     Several processes share the work: accelerate launch -m hfgen evaluate MODEL --dataset DATASET
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """Run folder, model folder or Hub id; diffusers itself loads stock:MODEL."""
+    """Run folder, model folder or Hub id; diffusers itself loads stock:MODEL. Or samples that anybody made: a folder of
+    images, a .npz, .npy or parquet file."""
     dataset: str
     """Reference data, as for hfgen train."""
     output: Annotated[Path | None, arg(aliases=("-o",))] = None

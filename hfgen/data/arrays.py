@@ -79,10 +79,10 @@ def is_points(array: Array) -> bool:
 
 
 def require_points(name: str, array: Array) -> npt.NDArray[np.float64]:
-    """Return points (N, 2) in float64. Raises DataError unless all are finite floats."""
+    """Return a copy of points (N, 2) in float64. Raises DataError unless all are finite floats."""
     if array.dtype.kind != "f" or not np.isfinite(array).all():
         raise DataError(f"{name}: points must be finite floats (N, 2), got {array.dtype}")
-    return np.ascontiguousarray(array, np.float64)
+    return np.array(array, np.float64)
 
 
 def form_of(name: str, array: Array) -> Form:
@@ -131,10 +131,9 @@ def _channel_axis(name: str, array: Array) -> int | None:
     raise DataError(f"{name}: {shape}: {which} can be the channels, which are 1, 3 or 4")
 
 
-def as_images(name: str, array: Array) -> Tensor:
-    """Return images (N, C, H, W) as float32 in [-1, 1], their values unrounded. Raises DataError as `form_of`."""
-    form = form_of(name, array)
-    pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(form.rows(array), -1, 1)))
+def images_of(form: Form, array: Array) -> Tensor:
+    """Return images of a form as float32 (B, C, H, W) in [-1, 1], their values unrounded."""
+    pixels = torch.from_numpy(np.array(np.moveaxis(form.rows(array), -1, 1), order="C"))
     if form.integers:
         return from_integers(pixels, int(form.high))
     if form.low < 0:

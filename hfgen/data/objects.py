@@ -7,6 +7,7 @@ and form are decoded like files, so an array of 8 bits is the same dataset as a 
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +47,15 @@ def load_object(name: str, value: Any, reading: Reading) -> Dataset:
     # arrays
     if reading.streaming:
         raise ConfigError(f"{name}: streaming is for parquet files, Hub ids and an IterableDataset of `datasets`")
-    if is_array(value):
-        value = {"image": value}
-    if isinstance(value, tuple) and len(value) == 2 and is_array(value[0]) and not _is_pair_of_items(value):
-        value = {"image": value[0], "label": value[1]}
-    if isinstance(value, Mapping) and value:
-        return load_arrays(name, {str(key): _column(one) for key, one in value.items()}, reading)
+    arrays = columns_of(value)
+    if arrays is not None:
+        return load_arrays(name, arrays, reading)
     # items by index
     if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping):
         return load_items(name, value, reading)
     raise ConfigTypeError(
-        f"dataset must be a name, files, arrays or tensors (images, (images, labels), or by name), a list of images, a "
-        f"dataset of `datasets` or hfgen, or a torch Dataset with a length, got {type(value).__name__}"
+        "dataset must be a name, a folder, a file, a Hub id, an array or a tensor, (images, labels), arrays by name, a "
+        f"list of images, or a Dataset of hfgen, `datasets` or torch, got {type(value).__name__}"
     )
 
 
@@ -103,25 +101,54 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"{path}: cannot be read: {why}") from error
 
 
-def load_arrays(name: str, arrays: Mapping[str, Array], reading: Reading) -> Dataset:
-    """Return the images or points in one of the arrays, with the labels and captions in others.
+@dataclass(frozen=True)
+class ArrayColumns:
+    """Names of the arrays of images or points, of labels and of captions; None for labels or captions without one."""
 
-    Defaults: the only array of images or points, or the one named as usual; the array `label` or `y`; no captions.
-    """
+    image: str
+    label: str | None
+    caption: str | None
+
+    @classmethod
+    def of(cls, name: str, arrays: Mapping[str, Array], given: Mapping[str, str | None]) -> "ArrayColumns":
+        """Return the given columns. Raises ConfigError, naming all arrays, for missing ones.
+
+        Defaults: the only array of images or points, or the one named as usual; the array `label` or `y`; no captions.
+        """
+        return cls(
+            _image_column(name, arrays, given.get("image_column")),
+            _named_column(name, arrays, "label_column", given.get("label_column"), LABEL_NAMES),
+            _named_column(name, arrays, "caption_column", given.get("caption_column"), ()),
+        )
+
+    def values(self, name: str, arrays: Mapping[str, Array], column: str) -> list[Any]:
+        """Return the values of a column. Raises DataError unless there is one for each image."""
+        values, count = arrays[column].reshape(-1).tolist(), len(arrays[self.image])
+        if len(values) != count:
+            raise DataError(f"{name}: {column!r} has {len(values):,} values for {count:,} items of {self.image!r}")
+        return values
+
+    def labels(self, name: str, arrays: Mapping[str, Array]) -> Labels | None:
+        """Return the labels of all items; errors as in `encode_labels`."""
+        if self.label is None:
+            return None
+        return encode_labels(name, self.label, self.values(name, arrays, self.label), None, list(arrays))
+
+    def captions(self, name: str, arrays: Mapping[str, Array]) -> list[str] | None:
+        """Return the captions of all items. Raises ConfigError unless all are texts."""
+        if self.caption is None:
+            return None
+        return check_captions(name, self.caption, self.values(name, arrays, self.caption), list(arrays))
+
+
+def load_arrays(name: str, arrays: Mapping[str, Array], reading: Reading) -> Dataset:
+    """Return the images or points in one of the arrays, with the labels and captions in others."""
     # find the columns
-    image = _image_column(name, arrays, reading.columns["image_column"])
-    label = _named_column(name, arrays, "label_column", reading.columns["label_column"], LABEL_NAMES)
-    caption = _named_column(name, arrays, "caption_column", reading.columns["caption_column"], ())
-    array, part = as_array(arrays[image]), Split.parse(name, reading.split)
+    columns = ArrayColumns.of(name, arrays, reading.columns)
+    array, part = as_array(arrays[columns.image]), Split.parse(name, reading.split)
     require_split(name, part, ["train"])
-    # read labels and captions of all items
-    listed = {column: arrays[column].reshape(-1).tolist() for column in (label, caption) if column is not None}
-    for column, values in listed.items():
-        if len(values) != len(array):
-            raise DataError(f"{name}: {column!r} has {len(values):,} values for {len(array):,} items of {image!r}")
-    labels = None if label is None else encode_labels(name, label, listed[label], None, list(arrays))
-    captions = None if caption is None else check_captions(name, caption, listed[caption], list(arrays))
-    # take the split
+    # read labels and captions of all items, then take the split
+    labels, captions = columns.labels(name, arrays), columns.captions(name, arrays)
     rows = chosen_rows(part, name, len(array))
     if labels is not None:
         labels = labels.take(rows)
@@ -144,9 +171,15 @@ def _points(name: str, points: Array, labels: Labels | None, reading: Reading) -
     return Points(name, points, fingerprint_of("points", points, values), labels)
 
 
-def _column(value: Any) -> Array:
-    """Return a column of arrays by name: an array, a tensor or a list of values."""
-    return as_array(value) if is_array(value) else np.asarray(value)
+def columns_of(value: Any) -> dict[str, Array] | None:
+    """Return an array, (images, labels) or a mapping of arrays as arrays by name; None for other objects."""
+    if is_array(value):
+        value = {"image": value}
+    if isinstance(value, tuple) and len(value) == 2 and is_array(value[0]) and not _is_pair_of_items(value):
+        value = {"image": value[0], "label": value[1]}
+    if not (isinstance(value, Mapping) and value):
+        return None
+    return {str(key): as_array(one) if is_array(one) else np.asarray(one) for key, one in value.items()}
 
 
 def _image_column(name: str, arrays: Mapping[str, Array], given: str | None) -> str:
@@ -262,7 +295,7 @@ class ItemSource(Source):
             if (option, key) == ("label_column", NO_LABELS):
                 key = None
             if (key is None and option == "image_column") or (key is not None and key not in item):
-                raise column_missing(self.name, option, str(key), keys)
+                raise column_missing(self.name, option, key or "image", keys)
             values.append(None if key is None else item[key])
         return Item(values[0], plain(values[1]), values[2])
 

@@ -154,7 +154,7 @@ def test_a_torch_dataset_of_mappings_has_columns_by_name(folder: Any) -> None:
     dataset = load_dataset(items, image_column="pixels", label_column="kind", caption_column="text")
     assert torch.equal(dataset.tensor(), folder.tensor()) and dataset.labels().tolist() == LABELS
     assert dataset.captions == [f"picture {i}" for i in range(6)]
-    with pytest.raises(ConfigError, match="image_column 'image' does not exist; columns: pixels, kind, text|image_column"):
+    with pytest.raises(ConfigError, match="image_column 'image' does not exist; columns: pixels, kind, text"):
         load_dataset(items)
 
 
@@ -175,7 +175,7 @@ def test_slices_of_items_items_of_many_parts_and_other_objects_are_refused() -> 
     with pytest.raises(DataError, match=r"item 1: has the shape \(3, 4, 4\), item 0 has \(3, 6, 6\); resize them"):
         load_dataset([torch.zeros(3, 6, 6), torch.zeros(3, 4, 4)])
     for value in (3, {1, 2}, iter([1])):
-        with pytest.raises(ConfigTypeError, match="dataset must be a name, files, arrays or tensors"):
+        with pytest.raises(ConfigTypeError, match="dataset must be a name, a folder, a file, a Hub id, an array"):
             load_dataset(value)
 
 
@@ -186,7 +186,9 @@ def table(write_parquet: Callable[..., Path]) -> datasets.Dataset:
     return datasets.Dataset.from_parquet(str(file), cache_dir=str(file.parent / "cache"))
 
 
-def test_a_dataset_of_datasets_is_read_with_its_selection_and_its_splits(folder: Any, table: Any, tmp_path: Path) -> None:
+def test_a_dataset_of_datasets_is_read_with_its_selection_and_its_splits(
+    folder: Any, table: Any, tmp_path: Path
+) -> None:
     whole = load_dataset(table, caption_column="text")
     assert torch.equal(whole.tensor(), folder.tensor()) and whole.class_names == ["no", "yes", "perhaps"]
     assert whole.captions == list("abcdef")
