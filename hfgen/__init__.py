@@ -5,8 +5,11 @@ Names are imported at first use, so that `import hfgen` is fast.
 
 from importlib import import_module
 from typing import Any
+from warnings import filterwarnings
 
 from hfgen.registry import MODULES
+
+filterwarnings("ignore", message="IProgress not found")          # tqdm in a notebook without ipywidgets: bars are text
 
 __version__ = "0.1.0"
 __all__ = sorted([*MODULES, "__version__"])

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 REFRESH = 0.5
 """Seconds between two updates of the bar."""
