@@ -5,6 +5,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ import hfgen
 from hfgen.errors import CheckpointError, ConfigError
 from tests import command_line
 from tests.training import tiny
+from tests.training.runs import LAUNCH_TWO, ROOT, environment
 
 FIELDS: dict[str, dict[str, Any]] = {
     "ddpm": tiny.DDPM.fields,
@@ -210,3 +213,42 @@ def test_a_file_of_arrays_trains_on_the_command_line(tmp_path: Path) -> None:
         done = command_line.hfgen("train", "vae", "--dataset", str(tmp_path / name), "--output-dir", str(out), *common)
         assert done.exit_code == 0, done.output
         assert json.loads((out / "run.json").read_text(encoding="utf-8"))["data"]["shape"] == shape
+
+
+SCRIPT = """
+import sys
+import hfgen
+from accelerate import PartialState
+from hfgen.data import load_dataset
+
+data = load_dataset("digits")
+dataset, seen = (data.tensor() / 2 + 0.5, data.labels()), []
+fields = {fields!r}
+
+
+def stop(step, numbers):
+    seen.append(numbers["loss"])
+    return step == 3
+
+
+hfgen.train("ddpm", dataset=dataset, output_dir=sys.argv[1], callback=stop, **fields)
+pipe = hfgen.train("ddpm", dataset=dataset, output_dir=sys.argv[1], resume=True)
+result = hfgen.evaluate(pipe, dataset, metrics="frechet", num_samples=20, num_steps=2, cache=False, progress=False)
+rank = PartialState().process_index
+print("rank", rank, "of", PartialState().num_processes, "saw", len(seen), "judged by", result.processes, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_launched_script_trains_stops_resumes_and_evaluates_on_two_processes(tmp_path: Path) -> None:
+    fields = fields_of("ddpm", max_steps=5)
+    (tmp_path / "script.py").write_text(SCRIPT.format(fields=fields), encoding="utf-8")
+    words = [sys.executable, *LAUNCH_TWO, str(tmp_path / "script.py"), str(tmp_path / "run")]
+    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert said == ["rank 0 of 2 saw 3 judged by 2", "rank 1 of 2 saw 0 judged by 2"]
+    data = hfgen.data.load_dataset("digits")
+    alone = hfgen.train("ddpm", dataset=(data.tensor() / 2 + 0.5, data.labels()), **fields)
+    for name, value in weights(hfgen.AutoPipeline.from_pretrained(tmp_path / "run")).items():
+        torch.testing.assert_close(value, weights(alone)[name], atol=1e-5, rtol=0)
