@@ -29,6 +29,7 @@ Names are imported at first use, so that `import hfgen` is fast.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import filterwarnings
 
 from hfgen.registry import MODULES, ROOMS
 
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
     from hfgen.pipelines.vae import VAEPipeline
     from hfgen.schedulers.ddpm import DDPMScheduler
     from hfgen.schedulers.vp_sde import VPSDEScheduler
+    from hfgen.training.engine.api import train
+
+filterwarnings("ignore", message="IProgress not found")          # tqdm in a notebook without ipywidgets: bars are text
 
 __version__ = "0.1.0"
 
@@ -80,6 +84,7 @@ __all__ = [
     "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "LatentDiffusionPipeline", "MLPDenoiser",
     "MLPDiscriminator", "MLPGenerator", "PatchDiscriminator", "ResNetTranslator", "TranslationPipeline", "UNet",
     "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "__version__", "compare", "evaluate",
+    "train",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import ConfigError, ConfigTypeError, DataError
-from hfgen.registry import DATASETS, IMAGE_SUFFIXES
+from hfgen.registry import DATA_SUFFIXES, DATASETS, IMAGE_SUFFIXES
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
 DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -119,12 +119,12 @@ def check_dataset(name: str) -> None:
     # accept a Hub id
     near = difflib.get_close_matches(name, DATASETS, 1, cutoff=0.75)
     hint = f"did you mean {near[0]!r}?" if near else _neighbour(path)
-    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet")
+    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in (*IMAGE_SUFFIXES, *DATA_SUFFIXES)
     if DATASET_ID.fullmatch(name) and not looks_like_path and not hint:
         return
     raise DataError(
         f"{name}: no such file or folder; {hint}{' ' if hint else ''}a dataset is one of {', '.join(DATASETS)}, a "
-        "folder of images or of parquet files, such a file, or a Hub id owner/name"
+        "folder of images or of parquet files, such a file, a .npy or .npz file, or a Hub id owner/name"
     )
 
 

@@ -43,7 +43,7 @@ class Sample:
     """Generate images (or 2-D points) with a trained model."""
 
     output: Annotated[Path | None, arg(aliases=("-o",))] = None
-    """A grid (FILE.png), an array (FILE.npy), or a folder of images."""
+    """A grid (FILE.png), an array (FILE.npy), or a folder of images. Default: MODEL-samples.png in this folder."""
     push_dataset: Annotated[str | None, arg(metavar="USER/NAME")] = None
     """Publish the images on the Hub, as a dataset in parquet."""
     public: bool = False
@@ -67,19 +67,22 @@ class Sample:
             return
         from hfgen.sampling.generate import write_samples
 
-        if self.output is None or self.public:
-            raise ConfigError("give -o FILE|DIR, or --push-dataset USER/NAME and with it perhaps --public")
-        write_samples(self.request, self.output)
+        if self.public:
+            raise ConfigError("--public is for --push-dataset USER/NAME")
+        print(write_samples(self.request, self.output))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Upload a model with its card to the Hub, read it back and compare. Log in first: hf auth login."""
+    """Upload a model with its card to the Hub, read it back and compare. Log in first: hf auth login.
+
+    Without a Hub: hfgen publish MODEL ./FOLDER writes the same files to a folder.
+    """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """Run folder, model folder, Hub id, or folder of a dataset that `hfgen sample --push-dataset` made."""
     repo_id: Annotated[Positional[str], arg(metavar="REPO-ID")]
-    """Repository on the Hub: user/name or organisation/name."""
+    """Repository on the Hub: user/name or organisation/name. Or a folder, which begins with ./, ../, / or ~."""
     public: bool = False
     """Make the repository public. Default: private."""
     message: str | None = None
@@ -94,10 +97,18 @@ class Publish:
 
     def run(self) -> None:
         """Publish the model or the dataset, and print its address."""
+        from hfgen.hub.folder import is_folder, publish_to_folder
         from hfgen.hub.publish import publish
-        from hfgen.sampling.dataset import is_dataset, push_dataset
+        from hfgen.sampling.dataset import dataset_to_folder, is_dataset, push_dataset
 
-        if is_dataset(self.model):
+        if is_folder(self.repo_id):
+            if self.public or self.message is not None:
+                raise ConfigError(f"--public and --message are for the Hub, {self.repo_id} is a folder")
+            if is_dataset(self.model):
+                print(dataset_to_folder(self.model, self.repo_id))
+            else:
+                print(publish_to_folder(self.model, self.repo_id, source=self.source))
+        elif is_dataset(self.model):
             print(push_dataset(self.model, self.repo_id, public=self.public, message=self.message))
         else:
             print(publish(self.model, self.repo_id, public=self.public, message=self.message, source=self.source))
@@ -105,13 +116,14 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model against reference data: quality, diversity, likelihood, memorisation, cost; intervals and floors.
+    """Measure a model, or samples, against reference data: quality, diversity, likelihood, memorisation, cost.
 
     Several processes share the work: accelerate launch -m hfgen evaluate MODEL --dataset DATASET
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """Run folder, model folder or Hub id; diffusers itself loads stock:MODEL."""
+    """Run folder, model folder or Hub id; diffusers itself loads stock:MODEL. Or samples that anybody made: a folder of
+    images, a .npz, .npy or parquet file."""
     dataset: str
     """Reference data, as for hfgen train."""
     output: Annotated[Path | None, arg(aliases=("-o",))] = None

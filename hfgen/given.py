@@ -25,12 +25,17 @@ def named(objects: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         _OBJECTS.reset(token)
 
 
+def is_name_of_object(value: Any) -> bool:
+    """Return whether a value is the name of an object, such as `<dataset>`."""
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
+
+
 def object_of(name: Any) -> Any:
     """Return the object of a name such as `<dataset>`; None for any other value.
 
     Raises ConfigError for the name of an object that is not here: the run was started by another process.
     """
-    if not (isinstance(name, str) and name.startswith("<") and name.endswith(">")):
+    if not is_name_of_object(name):
         return None
     objects = _OBJECTS.get() or {}
     if name not in objects:

@@ -166,6 +166,9 @@ TOYS: tuple[str, ...] = ("ring8", "grid25", "line", "circle", "moons", "swissrol
 DATASETS: tuple[str, ...] = ("digits", *DRAWN, *TOYS)
 """Names of datasets that need no files; images are drawn, toy sets are points."""
 
+DATA_SUFFIXES: tuple[str, ...] = (".npy", ".npz", ".parquet")
+"""Extensions of files that hold many images."""
+
 IMAGE_SUFFIXES: tuple[str, ...] = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
 )  # fmt: skip

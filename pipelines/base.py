@@ -19,6 +19,7 @@ from hfgen.hub.source import checked_source, shim
 from hfgen.loading import components, transformers_models
 from hfgen.loading.mixins import Component
 from hfgen.loading.resolve import HubOptions, resolve
+from hfgen.pipelines.outputs import ImageOutput
 from hfgen.registry import (
     MODULES,
     PIPELINE_SHIM,
@@ -197,7 +198,7 @@ class Pipeline(DiffusionPipeline):
     def _output(self, images: Any, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
         """Return `images` as a pipeline output or a tuple, after offloaded models have left the device."""
         self.maybe_free_model_hooks()
-        return output_or_tuple(ImagePipelineOutput(images=images), return_dict)
+        return output_or_tuple(ImageOutput(images=images), return_dict)
 
 
 def saved_pair(component: Any) -> tuple[str, str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel
 
@@ -20,12 +19,12 @@ from hfgen.models.mlp import MLPGenerator
 from hfgen.pipelines.base import ClassLabels, Generators, check_labels, output_or_tuple
 from hfgen.pipelines.gan import GANPipeline, evaluating
 from hfgen.pipelines.generative import merge_steps
-from hfgen.pipelines.outputs import decode, in_plane
+from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
 
 
 @dataclass
-class ControllableOutput(BaseOutput):
+class ControllableOutput(ImageOutput):
     """Output of `ControllableGANPipeline`.
 
     `images`; `latents` (B, D); `reached` (B,) bool, whether the classifier predicts the target; `steps` (B,),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
@@ -29,11 +28,11 @@ from hfgen.pipelines.latents import (
     slerp,
     truncate,
 )
-from hfgen.pipelines.outputs import decode, in_plane
+from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
 
 
 @dataclass
-class GANOutput(BaseOutput):
+class GANOutput(ImageOutput):
     """Output of `GANPipeline`: `images`, and `latents` (B, D), from which the same images are generated again."""
 
     images: Any

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -14,6 +13,7 @@ from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.unet import UNet
 from hfgen.pipelines.base import output_or_tuple, saved_pair
 from hfgen.pipelines.denoising import DenoisingPipeline
+from hfgen.pipelines.outputs import ImageOutput
 from hfgen.schedulers.ddpm import DDPMScheduler
 
 
@@ -67,7 +67,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
         """Return the images, `.images`, of latents (B, D, h, w) such as a state: arrays and tensors are in [0, 1]."""
         check_output_type(output_type)
         images = self._rendered(latents, output_type)
-        return output_or_tuple(ImagePipelineOutput(images=images), return_dict)
+        return output_or_tuple(ImageOutput(images=images), return_dict)
 
     def _rendered(self, x_0: Tensor, output_type: str, image: Any = None, mask: Any = None) -> Any:
         """Return the images of latents x_0; outside the `mask` they are the pixels of `image`."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
@@ -18,11 +17,11 @@ from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import batch_of, checked_latents, one_latent, one_step, slerp
-from hfgen.pipelines.outputs import as_points
+from hfgen.pipelines.outputs import ImageOutput, as_points
 
 
 @dataclass
-class VAEOutput(BaseOutput):
+class VAEOutput(ImageOutput):
     """Output of `VAEPipeline`: `images`, and `latents` (B, D), from which the same images are generated again."""
 
     images: Any

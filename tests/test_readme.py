@@ -156,6 +156,9 @@ class Reader:
         for option, kind in (("publish", "model"), ("--publish-to", "model"), ("--push-dataset", "dataset")):
             if option in words:
                 repo_id = words[words.index(option) + (2 if option == "publish" else 1)]
+                if repo_id.startswith("./"):
+                    assert (self.folder / repo_id / "README.md").is_file(), place
+                    continue
                 assert self.hub.repo(repo_id, kind).private != ("--public" in words), place
 
 

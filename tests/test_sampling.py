@@ -10,6 +10,7 @@ import torch
 from hfgen import (
     Autoencoder,
     AutoencoderPipeline,
+    DCGANGenerator,
     DDPMPipeline,
     DDPMScheduler,
     GANPipeline,
@@ -49,6 +50,22 @@ def test_the_command_line_gives_the_samples_of_the_pipeline(model: Path, tmp_pat
     eta = 0.5 if extra else 0.0
     expected = pipe(5, num_steps=4, generator=generators, output_type="np", sampler=sampler, eta=eta).images
     np.testing.assert_allclose(np.load(out), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_sample_writes_a_grid_of_its_own_name_and_says_each_time_where_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GANPipeline(DCGANGenerator(resolution=8, channels=1, width=8).eval()).save_pretrained(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    for words, line, made in (
+        ((), "4 images, a grid: digits-samples.png", "digits-samples.png"),
+        (("-o", "new/x.npy"), "4 images, an array (N, H, W, C) of float32 in [0, 1]: new/x.npy", "new/x.npy"),
+        (("-o", "out"), "4 images, files from 00000.png on: out", "out/00003.png"),
+    ):
+        done = command_line.hfgen("sample", "digits", "-n", "4", *words)
+        assert (done.exit_code, done.stdout.strip()) == (0, line) and Path(made).is_file(), done.output
+    GANPipeline(MLPGenerator().eval()).save_pretrained(tmp_path / "ring")
+    assert command_line.hfgen("sample", "ring", "-n", "4").stdout == "4 points, a plot: ring-samples.png\n"
 
 
 def test_the_table_of_samplers_needs_no_model() -> None:

@@ -44,7 +44,10 @@ def open_dataset(settings: ConditionSettings) -> Dataset:
     caption_column = None
     if s.captions:
         caption_column = s.caption_column or "caption"
-    return recipe.open_dataset(s, caption_column=caption_column)
+    dataset = recipe.open_dataset(s, caption_column=caption_column)
+    if s.captions and dataset.captions is None:
+        raise ConfigError(f"--captions: {dataset.name} is a stream, whose captions cannot be read before training")
+    return dataset
 
 
 def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:

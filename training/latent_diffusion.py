@@ -6,6 +6,7 @@
 Images are encoded once. Conditions, classes or captions, are left out at random, so that samples can be guided.
 """
 
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -47,9 +48,10 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
         raise ConfigError(f"--autoencoder {s.autoencoder}: is for {vae.config['in_channels']} channels, the images of "
                           f"{s.dataset} have {source.shape[0]}; see --channels")  # fmt: skip
     # encode all images once
-    source.flip = False                                             # mirrored copies are encoded on their own
+    flip, source = source.flip, copy(source)                        # mirrored copies are encoded on their own
+    source.flip = False
     try_out(s, source, vae)
-    return encoded(source, vae, s.flip, s.output_dir / "latents")
+    return encoded(source, vae, flip, s.output_dir / "latents")
 
 
 def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderKL) -> None:

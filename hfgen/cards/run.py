@@ -12,6 +12,7 @@ from hfgen import runs
 from hfgen.cards.markdown import last_name, literal, plain, shell
 from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
+from hfgen.given import is_name_of_object
 
 HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
@@ -160,6 +161,10 @@ class RunSummary:
                 lines.append(_flag(key, value))
         lines.append(f"--output-dir {shell(self.name)}")
         return " \\\n    ".join(lines)
+
+    def objects(self) -> list[str]:
+        """Return the settings whose values are names of Python objects, such as `<dataset>`."""
+        return [key for key, value in self.settings.items() if is_name_of_object(value)]
 
     def configuration(self) -> str:
         """Return the settings as YAML that `hfgen train --config` reads, a line each."""

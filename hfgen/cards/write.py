@@ -235,6 +235,9 @@ def _reproduction(run: RunSummary) -> list[str]:
         "The run is the same on any number of processes; its bits are equal on the same machine with the same threads "
         "and versions. Files and folders appear by their last name: replace it by your own path."
     )
+    if objects := run.objects():
+        names = " and ".join(code(f"<{field}>") for field in objects)
+        note += f" {names} in the place of a name: a Python object was given to `hfgen.train`."
     return ["## Reproduce", "", *_fenced("bash", command), "", note, ""]
 
 

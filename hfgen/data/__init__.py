@@ -12,13 +12,15 @@ from hfgen.data.dataset import Batch, Dataset, require_batch
 from hfgen.data.decode import EXTENSIONS
 from hfgen.data.digits import digits
 from hfgen.data.folder import count_extensions, is_image, list_files, load_folder
-from hfgen.data.load import ImageSpec, load_images
+from hfgen.data.load import ImageSpec, Reading
+from hfgen.data.objects import load_arrays, load_object, read_arrays
 from hfgen.data.order import derive_seed, permutation, stretch, uniforms
 from hfgen.data.shapes.dataset import shapes
 from hfgen.data.source import NO_LABELS, FileSource
 from hfgen.data.splits import Split, require_split
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError, DataError
+from hfgen.given import object_of
 from hfgen.registry import DATASETS, DRAWN
 
 __all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "require_batch", "stretch", "uniforms"]
@@ -26,10 +28,12 @@ __all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "re
 BUILT_IN = DATASETS
 """Names of datasets that need no files."""
 
+ARRAYS = {".npy", ".npz"}
+"""Extensions of files of arrays."""
 
 
 def load_dataset(
-    name: str | Path | Sequence[str | Path],
+    name: Any,
     *,
     split: str = "train",
     image_column: str | None = None,
@@ -47,9 +51,13 @@ def load_dataset(
     """Return the dataset `name`. Every image is decoded once, so that errors are reported here.
 
     name: `digits`; `shapes`, drawn at any resolution, and its domains `shapes:a` and `shapes:b`; a toy set (`ring8`,
-        `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files; an image or parquet
-        file, several of them, or a pattern such as `data/*.parquet`; a Hub id `owner/name`, with `:configuration` if
-        it has several.
+        `grid25`, `line`, `circle`, `moons`, `swissroll`); a folder of images or of parquet files, or one written by
+        `save_to_disk`; an image or parquet file, several of them, or a pattern such as `data/*.parquet`; a `.npy` or
+        `.npz` file; a Hub id `owner/name`, with `:configuration` if it has several.
+        Or a Python object: an array or a tensor of images or of points (N, 2), (images, labels), or several by name
+        like the arrays of a `.npz` file; a list of PIL images; a torch Dataset whose items are images, (image, label)
+        or mappings; a Dataset, DatasetDict or IterableDataset of `datasets`; a dataset that is loaded already.
+        `hfgen.data.arrays` has the rules of layouts and ranges; what may mean two things is refused.
     split: `train`, `test`, ...; or a slice such as `train[:80%]`, `train[80%:]`, `train[100:200]` (not for toy sets and
         streams). The classes have the numbers of the whole split.
     image_column, label_column, caption_column: names of columns. Default: the images and labels that are there, no
@@ -66,24 +74,58 @@ def load_dataset(
 
     Raises ConfigError for arguments that cannot be used, DataError for data that cannot be read.
     """
-    # built-in datasets
+    # Python objects
     spec = ImageSpec(_resolution(resolution), _channels(channels), _colour(background), skip_bad_images, flip)
     columns = {"image_column": image_column, "label_column": label_column, "caption_column": caption_column}
+    reading = Reading(split, columns, spec, streaming, max_resident_bytes, num_workers)
+    given = object_of(name)
+    if given is None and not _is_name(name):
+        name, given = type(name).__name__, name
+    if given is not None and not _is_name(given):
+        return load_object(name, given, reading)
+    # built-in datasets
+    name = name if given is None else given
     if isinstance(name, str) and name in BUILT_IN:
         part = Split.parse(name, split)
         if name in DRAWN:
             return shapes(name, spec, part, max_resident_bytes, **columns, streaming="yes" if streaming else None)
         _refuse(name, part, columns | {"streaming": streaming or None})
         return digits(spec, part) if name == "digits" else _toy(name, part, spec)
-    # files of images
+    # files of arrays, and folders of `save_to_disk`
     text, files = (str(name), _locate(str(name))) if isinstance(name, str | Path) else _several(name)
+    if files is not None and len(files) == 1 and (files[0].suffix.lower() in ARRAYS or is_saved(files[0])):
+        return _saved(text, files[0], reading)
+    # files of images
     source = _image_files(text, files, split, columns)
     if source is not None:
         if streaming:
             raise ConfigError(f"{text}: streaming is for parquet files and Hub ids; files of images need none")
-        return load_images(source, spec, max_resident_bytes, num_workers)
+        return reading.load(source)
     # tables
-    return _table(text, files, split, columns, spec, streaming, max_resident_bytes, num_workers)
+    return _table(text, files, reading)
+
+
+def _is_name(value: Any) -> bool:
+    """Return whether a value is a name or a path, or a list of paths."""
+    several = isinstance(value, list | tuple) and all(isinstance(one, str | Path) for one in value)
+    return several or isinstance(value, str | Path)
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether `save_to_disk` of `datasets` has written a folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _saved(name: str, path: Path, reading: Reading) -> Dataset:
+    """Return the data of a `.npy` or `.npz` file, or of a folder of `save_to_disk`."""
+    # imported here, because `datasets` takes a second
+    if path.is_dir():
+        from hfgen.data.hf_datasets import load_saved
+
+        return load_saved(path, reading)
+    if reading.streaming:
+        raise ConfigError(f"{name}: streaming is for parquet files and Hub ids; files of arrays need none")
+    return load_arrays(name, read_arrays(path), reading)
 
 
 def _toy(name: str, split: Split, spec: ImageSpec) -> Toy:
@@ -157,19 +199,11 @@ def _image_files(
     if tables and (folder or len(tables) == len(files)):
         return None
     kinds = f"{len(files)} files ({count_extensions(files)})" if files else "no files"
-    raise DataError(f"{name}: found {kinds}; images ({' '.join(sorted(EXTENSIONS))}) or .parquet files are needed")
+    raise DataError(f"{name}: found {kinds}; images ({' '.join(sorted(EXTENSIONS))}), .parquet "
+                    "files, or one .npy or .npz file are needed")
 
 
-def _table(
-    name: str,
-    located: list[Path] | None,
-    split: str,
-    columns: dict[str, str | None],
-    spec: ImageSpec,
-    streaming: bool,
-    max_resident_bytes: int,
-    num_workers: int,
-) -> Dataset:
+def _table(name: str, located: list[Path] | None, reading: Reading) -> Dataset:
     """Return the images of parquet files or of a Hub id."""
     # imported here, because `datasets` takes a second
     from hfgen.data.stream import StreamImages
@@ -177,12 +211,12 @@ def _table(
 
     # find the columns
     files = located if located and not located[0].is_dir() else None
-    table = open_table(name, files, split, streaming)
-    chosen = find_columns(name, table.features, **columns)
+    table = open_table(name, files, reading.split, reading.streaming)
+    chosen = find_columns(name, table.features, **reading.columns)
     # read the images
-    if streaming:
-        return StreamImages(name, table, chosen, spec)
-    return load_images(table_source(name, table, chosen), spec, max_resident_bytes, num_workers)
+    if reading.streaming:
+        return StreamImages(name, table, chosen, reading.spec)
+    return reading.load(table_source(name, table, chosen))
 
 
 def _resolution(value: Any) -> tuple[int, int] | None:

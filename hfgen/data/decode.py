@@ -13,6 +13,7 @@ Conversion by kind of image (Pillow's modes):
 Size: the shorter side is resized to the target (bicubic, antialiased), and the centre is kept.
 """
 
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE, BITS_PER_SAMPLE = 340, 341, 258
 
 Pixels = npt.NDArray[Any]
 """Integers, uint8 or uint16, (C, H, W) or (N, C, H, W)."""
+
+Encoded = bytes | Image.Image
+"""An image before decoding: the bytes of a file, or a PIL image."""
 
 Colour = tuple[int, int, int]
 
@@ -69,16 +73,28 @@ class Layout:
         return 65535 if self.deep else 255
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Return the image of `data` before decoding. Raises ValueError for more pixels than Pillow's limit."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+def open_image(data: Encoded) -> Image.Image:
+    """Return the image of `data` before decoding, or a copy of a PIL image.
+
+    Raises ValueError for more pixels than Pillow's limit.
+    """
+    image = data.copy() if isinstance(data, Image.Image) else Image.open(io.BytesIO(data), formats=FORMATS)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(f"{image.width}x{image.height} pixels are more than the allowed {limit:,}")
     return image
 
 
-def read_header(data: bytes, background: Colour) -> Header:
+def hash_of(data: Encoded) -> bytes:
+    """Return the sha256 of the bytes of an image, or of all that decoding reads of a PIL image."""
+    if not isinstance(data, Image.Image):
+        return hashlib.sha256(data).digest()
+    turned = data.getexif().get(ExifTags.Base.Orientation)
+    parts = (data.mode, data.size, data.getpalette(), data.info.get("transparency"), turned)
+    return hashlib.sha256(repr(parts).encode() + data.tobytes()).digest()
+
+
+def read_header(data: Encoded, background: Colour) -> Header:
     """Return the header of an encoded image. The checksums of a PNG are verified (other formats have none)."""
     # displayed size; that of a TIFF includes its orientation
     image = open_image(data)
@@ -94,7 +110,7 @@ def read_header(data: bytes, background: Colour) -> Header:
     return header
 
 
-def decode(data: bytes, layout: Layout) -> Pixels:
+def decode(data: Encoded, layout: Layout) -> Pixels:
     """Return an encoded image as integers (C, H, W) in [0, layout.top]. Errors of Pillow for bad data pass through."""
     image = open_image(data)
     ImageOps.exif_transpose(image, in_place=True)

@@ -9,14 +9,14 @@ from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from hfgen.data.dataset import fingerprint_of
-from hfgen.data.decode import Colour, Header, Layout, Pixels, decode, read_header
+from hfgen.data.dataset import Dataset, fingerprint_of
+from hfgen.data.decode import Colour, Header, Layout, Pixels, decode, hash_of, read_header
 from hfgen.data.images import Images, LazyImages, ResidentImages
 from hfgen.data.order import Ints
 from hfgen.data.source import Labels, Source
-from hfgen.errors import DataError
+from hfgen.errors import DataError, HfgenError
 from hfgen.logging import is_progress_bar_enabled, warn
 
 CHUNK = 128
@@ -74,6 +74,22 @@ def load_images(source: Source, spec: ImageSpec, max_resident_bytes: int, num_wo
     return LazyImages(source, good, layout, num_workers, **options)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Arguments of `load_dataset` beside the data."""
+
+    split: str
+    columns: Mapping[str, str | None]
+    spec: ImageSpec
+    streaming: bool
+    max_resident_bytes: int
+    num_workers: int
+
+    def load(self, source: Source) -> Dataset:
+        """Return the dataset of a source's images."""
+        return load_images(source, self.spec, self.max_resident_bytes, self.num_workers)
+
+
 def choose_layout(name: str, headers: Mapping[int, Header], where: Callable[[int], str], spec: ImageSpec) -> Layout:
     """Return the layout of all images. Raises DataError for images of different sizes without a resolution.
 
@@ -124,9 +140,9 @@ def _read_headers(source: Source, background: Colour) -> tuple[dict[int, Header]
     def read(i: int) -> tuple[Header | str, bytes]:
         try:
             data = source.read(i)
+            digest = hash_of(data)
         except OSError as error:
             return reason(error), b""
-        digest = hashlib.sha256(data).digest()
         try:
             return read_header(data, background), digest
         except Exception as error:
@@ -151,6 +167,8 @@ def _decode_all(source: Source, good: Ints, layout: Layout, pixels: Pixels) -> B
     def read(j: int) -> str | None:
         try:
             array = decode(source.read(int(good[j])), layout)
+        except HfgenError:
+            raise
         except Exception as error:
             return reason(error)
         if len(pixels):
@@ -193,7 +211,7 @@ def _unreadable(source: Source, bad: Bad) -> DataError:
 
 def _labels_and_captions(source: Source, kept: Ints) -> tuple[Labels | None, list[str] | None]:
     """Return the labels and captions of the images `kept`."""
-    labels, captions = source.labels, source.captions
+    labels, captions = source.conditions()
     if labels is not None:
         labels = labels.take(kept)
     return labels, captions if captions is None else [captions[i] for i in kept]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hfgen.data.decode import Encoded
 from hfgen.data.order import Ints
 from hfgen.data.splits import Split
 from hfgen.errors import ConfigError
@@ -42,8 +43,12 @@ class Source(ABC):
         """Return the number of images."""
 
     @abstractmethod
-    def read(self, i: int) -> bytes:
+    def read(self, i: int) -> Encoded:
         """Return encoded image i."""
+
+    def conditions(self) -> tuple[Labels | None, list[str] | None]:
+        """Return the labels and the captions of all images, after each image has been read once."""
+        return self.labels, self.captions
 
     @abstractmethod
     def where(self, i: int) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hfgen.data.coordinates import Coordinates
-from hfgen.data.dataset import Batch, Dataset, fingerprint_of
-from hfgen.data.order import Ints, uniforms
+from hfgen.data.dataset import fingerprint_of
+from hfgen.data.order import uniforms
+from hfgen.data.points import Points
 from hfgen.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
@@ -82,44 +82,24 @@ sqrt(2). `moons`: half circles of radius 1, (cos t, sin t) and (1 - cos t, 1/2 -
 t from 1.5 pi to 4.5 pi. Line and circle have no noise."""
 
 
-class Toy(Dataset):
+class Toy(Points):
     """A toy set of 100,000 points in memory (600 for `line`), which are `sample(len(self), seed=0)`.
 
-    Attributes: `modes` (K, 2) and `sigma` of mixtures (`modes` is None for curves and for `line`); `mean` and `std` of
-    the points, (2,) each. Batches hold (point - mean) / std; all other points are in data coordinates.
+    Attributes beside those of `Points`: `modes` (K, 2) and `sigma` of mixtures (`modes` is None for curves and for
+    `line`).
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.shape, self._distribution = name, (2,), DISTRIBUTIONS[name]
+        self.name, self._distribution = name, DISTRIBUTIONS[name]
         self.sigma = self._distribution.sigma
-        # points in data coordinates
         points = self._resident()
-        self.fingerprint = fingerprint_of("toy", name, points)
-        self._points = torch.from_numpy(points).float()
-        # points in model coordinates
-        self.mean = torch.from_numpy(points.mean(0)).float()
-        self.std = torch.from_numpy(points.std(0)).float()
-        self._standard = Coordinates(self.mean, self.std).to_model(self._points)
+        super().__init__(name, points, fingerprint_of("toy", name, points))
         self.modes = torch.from_numpy(self._nodes(1.0)[0]).float() if self.sigma and self._distribution.count else None
-
-    def __len__(self) -> int:
-        """Return the number of points in memory."""
-        return len(self._points)
 
     def describe(self) -> str:
         """Return e.g. `ring8: 100,000 points, 8 modes`."""
         modes = f", {len(self.modes)} modes" if self.modes is not None else ""
-        return f"{self.name}: {len(self):,} points{modes}"
-
-    def tensor(self, n: int | None = None) -> torch.Tensor:
-        """Return the first `n` points in data coordinates, float32 (n, 2). Default: None (all points)."""
-        return self._points[:n].clone()
-
-    def take(self, seed: int, epochs: Ints, indices: Ints, device: torch.device) -> Batch:
-        """Return the points `indices` (b,) in model coordinates, `x` float32 (b, 2)."""
-        if self._standard.device != device:
-            self._standard = self._standard.to(device)
-        return {"x": self._standard.index_select(0, torch.from_numpy(indices).to(device))}
+        return f"{super().describe()}{modes}"
 
     def sample(self, n: int, seed: int) -> torch.Tensor:
         """Return `n` points in data coordinates, float32 (n, 2); point i is a function of (seed, i)."""

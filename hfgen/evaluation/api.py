@@ -3,6 +3,7 @@
     result = hfgen.evaluate("runs/digits", "digits", num_samples=500, num_steps=50)
     print(result.table())
     hfgen.compare(["runs/vae", "runs/gan", "runs/ddpm"], "digits", "report")
+    hfgen.evaluate("outputs", "digits")                             # a folder of images, whoever made them
 
 Several processes share the sampling and the features, with the same result:
 
@@ -27,13 +28,16 @@ __all__ = ["Evaluation", "Report", "compare", "evaluate"]
 
 @with_arguments
 def evaluate(pipeline: Any, dataset: Any, **settings: Any) -> Evaluation:
-    """Return the metrics of a model, each with its interval and the value of reference data, and reasons for the rest.
+    """Return the metrics of a model or of samples, each with its interval and the value of reference data.
 
     pipeline: A run folder, a pipeline folder, a Hub id, a pipeline of hfgen or diffusers, or any callable that returns
         images as PIL images, arrays or tensors. It is called by its signature: `batch_size`, `generator`, `num_steps`
         or `num_inference_steps`, `class_labels`, `prompt`, `guidance_scale`, `output_type`; only the first is required.
-    dataset: The reference data: a name, folder or Hub id as for training, or a `Dataset`. Classes and captions are
-        drawn in its proportions.
+        Or samples that are there already: a folder, a pattern, a `.npz`, `.npy` or parquet file, or an object as
+        `hfgen.data.load_dataset` takes it, such as a tensor or a list of PIL images. They get the numbers of a pipeline
+        that returns them, and all are used.
+    dataset: The reference data, as for training: a name, folder, file, Hub id or object. Classes and captions are drawn
+        in its proportions.
 
     Samples stream: features are kept, up to 1 GiB, images are not. The result names the sampler, the steps and the
     guidance scale. The cache key of a pipeline in memory also covers its attributes and its first 16 samples in 2

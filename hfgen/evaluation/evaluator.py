@@ -1,6 +1,7 @@
 """One evaluation from end to end: reference data, extractor and settings stay, models change."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,10 @@ class Evaluator:
         # open reference data and held-out data
         options = {**settings.reading, **options}
         data = open_data(dataset, split=settings.split, **options)
-        self.dataset = str(dataset) if data is not dataset else data.name
+        self.dataset = str(dataset) if isinstance(dataset, str | Path) else data.name
         self.reference = ReferenceData(data, settings.seed)
         self.held_out = open_held_out(dataset, self.reference, settings.seed, settings, options)
-        settings.check_counts(self.reference.count)
+        settings.check_counts(self.reference.count, settings.count(self.reference.count))
 
         # load feature extractor and classifier
         if self.reference.points and (settings.features != "pixels" or settings.classifier is not None):
@@ -104,6 +105,9 @@ class Evaluator:
         # load the model, count its samples
         evaluated, s, data = load_model(model), self.settings, self.reference.data
         count = s.count(self.reference.count)
+        if evaluated.given is not None:
+            count = s.count_of(len(evaluated.given))
+            s.check_counts(self.reference.count, count)
         if not (OF_SAMPLES & {*s.metric_groups} or (self.reference.points and "likelihood" in s.metric_groups)):
             count = min(count, GRID_IMAGES)
 

@@ -25,6 +25,7 @@ from hfgen.errors import ConfigError, DataError
 from hfgen.evaluation.features import Items
 from hfgen.evaluation.model import CLASSES, EvaluatedModel, attributes_of, quiet
 from hfgen.evaluation.progress import Progress, each_call
+from hfgen.evaluation.samples import GivenSamples
 from hfgen.images import from_integers, from_pil
 from hfgen.schedulers.samplers import SAMPLERS
 
@@ -76,6 +77,8 @@ class SampleGenerator:
 
     def check(self) -> None:
         """Raise ConfigError for arguments that the model refuses, if a pipeline of hfgen says so without a sample."""
+        if self.model.given is not None:
+            return
         arguments = self._call_arguments(range(1))
         if not self.model.own:
             return
@@ -91,7 +94,10 @@ class SampleGenerator:
 
         Raises DataError for another number of samples.
         """
-        model, arguments = self.model, self._call_arguments(rows)
+        model = self.model
+        if model.given is not None:
+            return model.given(rows)
+        arguments = self._call_arguments(rows)
         seed = None if "generator" in arguments else derive_seed(self.seed, rows.start)
         with _seeded(seed), torch.no_grad(), quiet(model.pipeline):
             samples = tensor_of(model.pipeline(**arguments))
@@ -246,6 +252,9 @@ def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) 
 
     Classes come in equal shares if the data have no labels. Raises ConfigError if data and model do not fit.
     """
+    # take the labels of given samples
+    if model.given is not None:
+        return conditions_of_samples(model.given, data)
     # take captions
     items = torch.from_numpy(stretch(derive_seed(seed, "conditions"), len(data), 0, count)[1].copy())
     captions = None
@@ -269,6 +278,15 @@ def conditions_for(model: EvaluatedModel, data: Dataset, count: int, seed: int) 
                           "data of its own classes, or with label_column='none' in equal shares")  # fmt: skip
     source = "classes and captions of the data" if captions else "classes of the data"
     return SampleConditions(labels[items], captions, source)
+
+
+def conditions_of_samples(samples: GivenSamples, data: Dataset) -> SampleConditions:
+    """Return the labels of given samples if they are of the classes of the reference data, else no conditions."""
+    named = samples.class_names is not None and data.class_names is not None
+    other = samples.num_classes != data.num_classes or (named and samples.class_names != data.class_names)
+    if samples.labels is None or other:
+        return SampleConditions()
+    return SampleConditions(samples.labels, None, "labels of the samples")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from hfgen.cards.markdown import last_name
 from hfgen.data.dataset import Dataset
 from hfgen.devices import best_device
 from hfgen.errors import ConfigError
+from hfgen.evaluation.samples import GivenSamples, is_path_of_samples, load_samples
 from hfgen.evaluation.settings import STOCK
 from hfgen.loading.hashing import hash_of_weights
 from hfgen.metrics.cost import networks_of
@@ -46,9 +47,6 @@ class EvaluatedModel:
         self, pipeline: Any, name: str | None = None, folder: Path | None = None, loaded: bool = False
     ) -> None:
         # read the pipeline and its call
-        if not callable(pipeline):
-            raise ConfigError(f"{type(pipeline).__name__} is no model: give a folder, a Hub id, or a callable that "
-                              "returns images")  # fmt: skip
         self.pipeline, self.folder, self.loaded = pipeline, folder, loaded
         self.name = name or type(pipeline).__name__
         call = pipeline if inspect.isfunction(pipeline) else pipeline.__call__
@@ -59,6 +57,11 @@ class EvaluatedModel:
         self.num_targets: int | None = None
         if self.generative is not None:
             self.num_classes, self.num_targets = self.generative.num_classes, self.generative.num_targets
+
+    @property
+    def given(self) -> GivenSamples | None:
+        """Return the samples that stand in the place of a model; None for a model."""
+        return self.pipeline if isinstance(self.pipeline, GivenSamples) else None
 
     @property
     def own(self) -> bool:
@@ -74,6 +77,8 @@ class EvaluatedModel:
     @property
     def family(self) -> str:
         """Return the name of the pipeline's class."""
+        if self.given is not None:
+            return "given samples"
         return type(self.pipeline).__name__
 
     @property
@@ -84,6 +89,8 @@ class EvaluatedModel:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Return the shape of a sample, (C, H, W) or (2,); None if it is known only from a sample."""
+        if self.given is not None:
+            return self.given.shape
         return None if self.generative is None else self.generative.sample_shape
 
     @property
@@ -164,11 +171,16 @@ class EvaluatedModel:
 def load_model(model: Any) -> EvaluatedModel:
     """Return the model of a name or path, on the GPU if there is one, or that of an object.
 
-    `stock:MODEL` is a folder or Hub id of any pipeline of diffusers, which diffusers itself loads.
+    `stock:MODEL` is a folder or Hub id of any pipeline of diffusers, which diffusers itself loads. A path of images or
+    arrays, and an object that cannot be called, are samples.
     """
     if isinstance(model, EvaluatedModel):
         return model
-    if not isinstance(model, str | Path):
+    named = isinstance(model, str | Path)
+    if (named and is_path_of_samples(model)) or not (named or callable(model)):
+        samples = load_samples(model)
+        return EvaluatedModel(samples, samples.name, loaded=True)
+    if not named:
         return EvaluatedModel(model)
     if str(model).startswith(STOCK):
         return load_stock(str(model).removeprefix(STOCK))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hfgen.logging import is_progress_bar_enabled
 

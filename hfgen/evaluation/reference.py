@@ -76,11 +76,9 @@ class FreshReferenceData(ReferenceData):
 
 
 def open_data(data: Any, split: str = "train", **options: Any) -> Dataset:
-    """Return a dataset: the object itself, or the one of a name, folder or Hub id; errors as in `load_dataset`."""
+    """Return a dataset: the object itself, or that of a name or another object; errors as in `load_dataset`."""
     # load it, unless it is loaded
     if not isinstance(data, Dataset):
-        if not isinstance(data, str | Path):
-            raise ConfigError(f"dataset must be a name, a folder, a Hub id or a Dataset, got {type(data).__name__}")
         data = load_dataset(data, split=split, **options)
     elif late := [name for name, value in options.items() if value is not None] + ["split"] * (split != "train"):
         raise ConfigError(f"{data.name}: is a Dataset, loaded already; leave out {', '.join(late)}")
@@ -132,9 +130,9 @@ def held_out_of(data: Any, split: str, held_out: Any, held_out_split: str | None
     if isinstance(chosen, Dataset) and held_out_split is not None:
         raise ConfigError(f"held_out_split is for datasets by name, {chosen.name} is loaded already; give held_out")
     # check that it is not the reference data
-    if isinstance(chosen, Dataset):
-        same, name = chosen is data, chosen.name
-    else:
+    named = isinstance(chosen, str | Path) and isinstance(data, str | Path)
+    same, name = chosen is data and part == split, getattr(chosen, "name", type(chosen).__name__)
+    if named:
         same, name = (str(chosen), part) == (str(data), split), f"{chosen} {part}"
     if same:
         raise ConfigError(f"held_out is the same as dataset, {name}; give data that the model has not seen")

@@ -159,10 +159,16 @@ class EvaluationSettings:
         """Return the number of samples for a number of reference items."""
         return self.num_samples or min(items, most_samples())
 
-    def check_counts(self, items: int) -> None:
+    def count_of(self, given: int) -> int:
+        """Return the number of `given` samples to use, all by default. Raises ConfigError for more than there are."""
+        count = self.num_samples or given
+        require(count <= given, "num_samples", count, f"at most {given}, the number of samples")
+        return count
+
+    def check_counts(self, items: int, samples: int) -> None:
         """Raise ConfigError if there are too few samples, or too few reference items, for the metrics."""
         # find the smallest count that the groups can use
-        samples, k, groups = self.count(items), self.neighbours, self.metric_groups
+        k, groups = self.neighbours, self.metric_groups
         smallest = 1
         if {"frechet", "kid"} & {*groups}:
             smallest = 4

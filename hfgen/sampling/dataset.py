@@ -20,6 +20,7 @@ from hfgen.cards.markdown import code, last_name, markdown, table
 from hfgen.cards.metadata import CARD
 from hfgen.checks import check_repo_id
 from hfgen.errors import ConfigError
+from hfgen.hub.folder import copy_files, written
 from hfgen.hub.package import link
 from hfgen.hub.upload import (
     Published,
@@ -215,6 +216,31 @@ def is_dataset(folder: str | Path) -> bool:
 def _files(folder: Path) -> list[str]:
     """Return the names of the parquet files of a dataset, relative to its folder."""
     return sorted(f"data/{file.name}" for file in folder.glob("data/*.parquet") if SHARD.fullmatch(file.name))
+
+
+def dataset_to_folder(folder: str | Path, target: str | Path) -> str:
+    """Return a text on the dataset in `folder` that is copied to `target`, where it replaces another one.
+
+    Users' text in the card of `target` stays. Raises ConfigError for a target that holds anything else.
+    """
+    # check the target
+    folder, target = Path(folder).expanduser(), Path(target).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not is_dataset(target):
+        raise ConfigError(f"{target}: must be a new or empty folder, or one with a dataset of hfgen")
+    # write the files and the card, and compare
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary, "dataset")
+        own, card_there = (folder / CARD).read_text(encoding="utf-8"), target / CARD
+        (staged / "data").mkdir(parents=True)
+        for name in _files(folder):
+            link(folder / name, staged / name)
+        if card_there.is_file():
+            own = merged(card_there.read_text(encoding="utf-8"), own)
+        (staged / CARD).write_text(own, encoding="utf-8")
+        names = files_of(staged)
+        copy_files(staged, names, target, _files(target))
+        compare(staged, target, names)
+    return written(target, names)
 
 
 def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, message: str | None = None) -> Published:

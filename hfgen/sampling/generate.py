@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hfgen import images, runs
+from hfgen.cards.markdown import last_name
 from hfgen.data.order import derive_seed
 from hfgen.devices import available_device, best_device
 from hfgen.errors import ConfigError
@@ -19,20 +20,23 @@ from hfgen.pipelines.generative import GenerativePipeline
 from hfgen.sampling.request import SampleRequest, check_output
 
 
-def write_samples(request: SampleRequest, output: Path) -> None:
-    """Write the requested samples to `output`: a grid for an image suffix, an array for `.npy`, else a folder.
+def write_samples(request: SampleRequest, output: Path | None = None) -> str:
+    """Return a text on the samples that are written: a grid for an image suffix, an array for `.npy`, else a folder.
 
-    Sample i is drawn from a generator seeded with (seed, i); it does not depend on the number or the batch size.
-    Raises ConfigError for another suffix, and for a request that the model cannot fulfil.
+    `output`. Default: a grid `MODEL-samples.png` in the current folder. Sample i is drawn from a generator seeded with
+    (seed, i); it does not depend on the number or the batch size. Raises ConfigError for another suffix, and for a
+    request that the model cannot fulfil.
     """
+    if output is None:
+        output = Path(f"{last_name(request.model)}-samples.png")
     check_output(output)
     place: dict[str, Any] = {"device": request.device, "dtype": request.dtype}
     pipeline = open_model(request.model, sampler=request.sampler, eta=request.eta, **place, **request.conditions)
     samples = torch.cat(list(batches(pipeline, request, label_of(request, pipeline))))
+    output.parent.mkdir(parents=True, exist_ok=True)
     if samples.ndim == 2:
-        write_points(samples, output)
-    else:
-        write_images(samples, output)
+        return write_points(samples, output)
+    return write_images(samples, output)
 
 
 def open_model(
@@ -114,25 +118,31 @@ def batches(pipeline: Pipeline, request: SampleRequest, labels: int | list[int] 
         yield result.cpu()
 
 
-def write_points(points: torch.Tensor, output: Path) -> None:
-    """Write points (N, 2) in data coordinates as a `.npy` array, or as a scatter plot."""
+def write_points(points: torch.Tensor, output: Path) -> str:
+    """Return a text on points (N, 2) in data coordinates that are written as a `.npy` array, or as a scatter plot."""
     if output.suffix == ".npy":
         np.save(output, points.numpy())
-        return
+        return f"{len(points):,} points, an array (N, 2) of float32 in data coordinates: {output}"
+    # plot them
     reach = float(points.abs().max()) * 1.2
-    output.parent.mkdir(parents=True, exist_ok=True)
-    images.scatter(points, -reach, reach).save(output if output.suffix else output / "points.png")
+    if not output.suffix:
+        output.mkdir(parents=True, exist_ok=True)
+        output = output / "points.png"
+    images.scatter(points, -reach, reach).save(output)
+    return f"{len(points):,} points, a plot: {output}"
 
 
-def write_images(samples: torch.Tensor, output: Path) -> None:
-    """Write images (N, C, H, W) in [0, 1] as one grid, an array, or numbered PNG files in a folder."""
-    pictures = images.to_pil(samples * 2 - 1)
+def write_images(samples: torch.Tensor, output: Path) -> str:
+    """Return a text on images (N, C, H, W) in [0, 1] that are written as one grid, an array, or PNG files."""
+    number, pictures = f"{len(samples):,} images", images.to_pil(samples * 2 - 1)
     if output.suffix == ".npy":
         np.save(output, samples.permute(0, 2, 3, 1).numpy())
-    elif output.suffix:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        return f"{number}, an array (N, H, W, C) of float32 in [0, 1]: {output}"
+    if output.suffix:
         images.grid(pictures).save(output)
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate(pictures):
-            picture.save(output / f"{i:05d}.png")
+        return f"{number}, a grid: {output}"
+    # one file each
+    output.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures):
+        picture.save(output / f"{i:05d}.png")
+    return f"{number}, files from 00000.png on: {output}"

@@ -246,7 +246,7 @@ def test_mistakes_are_told_in_one_line_before_the_work(digits: Any, tmp_path: Pa
         (needs_image, digits, {}, "function makes no samples from noise alone, it needs image"),
         (5, digits, {}, "int is no model: give a folder, a Hub id, or a callable that returns images"),
         ("nowhere/at all", digits, {}, "no such folder, and not a Hub id"),
-        (gan, 5, {}, "dataset must be a name, a folder, a Hub id or a Dataset, got int"),
+        (gan, 5, {}, "list of images, or a Dataset of hfgen, `datasets` or torch, got int"),
         (gan, "digits", {"held_out_split": "train"}, "held_out is the same as dataset, digits train"),
         (gan, digits, {"held_out": digits}, "held_out is the same as dataset, digits train[:64]"),
         (gan, digits, {"held_out_split": "test"}, "held_out_split is for datasets by name, digits train[:64] "),

@@ -368,3 +368,45 @@ def test_a_dataset_whose_push_fails_is_on_disk_and_goes_up_with_the_command_that
 def test_help_of_publish_has_no_token(ask) -> None:
     text = ask(["publish", "--help"]) + ask(["sample", "--help"])
     assert "--public" in text and "--push-dataset" in text and not re.search(r"--\w*token", text)
+
+
+def test_a_folder_gets_the_very_files_of_the_hub_and_loads_from_there(trained, ask, hub, tmp_path) -> None:
+    shared = tmp_path / "shared"
+    out = ask(["publish", trained[0], shared])
+    assert f"written to {shared}: 6 files" in out and "every bit is the same" in out
+    ask(["publish", trained[0], "user/shared"])
+    there = {name: content for name, content in hub.files("user/shared").items() if name != ".gitattributes"}
+    there["README.md"] = there["README.md"].replace(b"user/shared", b"shared")
+    assert {name: (shared / name).read_bytes() for name in files_of(shared)} == there
+    assert not any(path.is_symlink() for path in shared.rglob("*"))
+    code = f"import hfgen\nanswer = len(hfgen.DDPMPipeline.from_pretrained({str(shared)!r})(2, num_steps=2).images)"
+    assert ask(code) == 2
+
+
+def test_a_folder_of_another_model_is_replaced_and_other_files_and_text_stay(trained, gan, ask, tmp_path) -> None:
+    shared = tmp_path / "shared"
+    ask(["publish", gan, shared])
+    (shared / "notes.txt").write_text("mine")
+    with (shared / "README.md").open("a", encoding="utf-8") as card:
+        card.write("\nMy own words.\n")
+    ask(["publish", trained[0], shared])
+    assert set(files_of(shared)) == DDPM_FILES | {"README.md", "samples.png", "notes.txt"}
+    assert "My own words." in (shared / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    assert "must be a new or empty folder" in ask(["publish", gan, tmp_path / "full"], code=2)
+    assert "--public and --message are for the Hub" in ask(["publish", gan, shared, "--public"], code=2)
+
+
+def test_a_dataset_of_samples_is_copied_to_a_folder(gan, ask, tmp_path) -> None:
+    code = f"""
+from pathlib import Path
+from hfgen.sampling.dataset import write_dataset
+from hfgen.sampling.request import SampleRequest
+write_dataset(SampleRequest(model={str(gan)!r}, number=4), Path({str(tmp_path / "made")!r}))
+answer = 0
+"""
+    ask(code)
+    ask(["publish", tmp_path / "made", tmp_path / "copy"])
+    assert files_of(tmp_path / "copy") == files_of(tmp_path / "made")
+    compare(tmp_path / "made", tmp_path / "copy", files_of(tmp_path / "made"))

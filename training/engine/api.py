@@ -105,8 +105,8 @@ def _is_object(name: str, value: Any) -> bool:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Context after which torch has the random state and the number of threads that it had before."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng():
+    threads, cuda = torch.get_num_threads(), torch.cuda.is_available()
+    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
         try:
             yield
         finally:

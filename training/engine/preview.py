@@ -1,5 +1,6 @@
 """The picture that a run draws of its model now and then."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -99,9 +100,12 @@ def preview_and_evaluate(engine: Engine, stop: StopSignal) -> Image.Image | None
 
 
 def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) -> Image.Image | None:
-    """Return the sample grid of the networks, None of a recipe without; `progress` shows a bar of denoising steps."""
+    """Return the sample grid of the networks, None of a recipe without one.
+
+    `progress` shows a bar of denoising steps, on a terminal only: elsewhere a second bar does not stay on its line.
+    """
     if engine.recipe.preview is None:
         return None
     pipeline = engine.recipe.pipeline(nets)
-    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not progress)
+    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not (progress and sys.stderr.isatty()))
     return engine.recipe.preview(pipeline)

@@ -1,5 +1,6 @@
 """A run from its settings to the finished model: folder, checkpoints, sample grids, interruption, budget."""
 
+import atexit
 import dataclasses
 import json
 import sys
@@ -102,9 +103,11 @@ def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None
             code = INTERRUPTED
             if accelerator.is_main_process:
                 logger.info("stopped before the first step: nothing was trained, nothing is written; start it again")
-    # leave together, then publish
+    # finish together, then publish; the processes stay connected, for what a program does next
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    atexit.register(accelerator.state.destroy_process_group)
     if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
         publish_finished(settings.output_dir, settings.publish_to)
     return code

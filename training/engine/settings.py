@@ -73,7 +73,8 @@ class Settings:
 
     # data
     dataset: str = "digits"
-    """digits; shapes; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, or a Hub id."""
+    """digits; shapes; ring8, grid25, line, circle, moons, swissroll; a folder of images, parquet files, a .npy
+    or .npz file, or a Hub id."""
     split: str = "train"
     """Split of the dataset, or a slice of it such as train[:80%]."""
     image_column: str | None = None

@@ -5,17 +5,22 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import hfgen
-from hfgen.errors import ConfigError
+from hfgen.errors import CheckpointError, ConfigError
+from tests import command_line
 from tests.training import tiny
+from tests.training.runs import LAUNCH_TWO, ROOT, environment
 
 FIELDS: dict[str, dict[str, Any]] = {
     "ddpm": tiny.DDPM.fields,
@@ -158,3 +163,92 @@ def test_a_pipeline_in_memory_is_a_start_and_another_object_is_refused() -> None
         torch.testing.assert_close(weights(tuned)[name], value, atol=1e-6, rtol=0)
     with pytest.raises(ConfigError, match="start_from must be a name or a pipeline, got 3"):
         hfgen.train("vae", start_from=3, **fields_of("vae"))
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return some of the digits as a user has them, (200, 1, 8, 8) in [0, 1], and their labels."""
+    data = hfgen.data.load_dataset("digits")
+    labels = data.labels()
+    assert labels is not None
+    return data.tensor(200) / 2 + 0.5, labels[:200]
+
+
+def test_arrays_train_and_resume_to_the_same_bits_and_others_are_refused(tmp_path: Path) -> None:
+    images, labels = digits()
+    fields = fields_of("ddpm", max_steps=4, class_conditional=True)
+    whole = hfgen.train("ddpm", dataset=(images, labels), **fields)
+    hfgen.train("ddpm", dataset=(images, labels), output_dir=tmp_path / "run", callback=lambda *_: True, **fields)
+    with pytest.raises(CheckpointError, match="the dataset '<dataset>' is not the one this run was trained on"):
+        hfgen.train("ddpm", dataset=(images.flip(0), labels), output_dir=tmp_path / "run", resume=True)
+    parts = hfgen.train("ddpm", dataset=(images.numpy(), labels), output_dir=tmp_path / "run", resume=True)
+    assert all(torch.equal(value, weights(parts)[name]) for name, value in weights(whole).items())
+
+
+def test_a_run_on_an_object_is_not_resumed_without_it(tmp_path: Path) -> None:
+    images, _ = digits()
+    hfgen.train("vae", dataset=images, output_dir=tmp_path / "run", callback=lambda *_: True, **fields_of("vae"))
+    with pytest.raises(ConfigError, match=r"<dataset> is a Python object, .* give it again: hfgen.train"):
+        hfgen.train("vae", output_dir=tmp_path / "run", resume=True)
+    done = command_line.hfgen("train", "vae", "--output-dir", str(tmp_path / "run"), "--resume")
+    assert done.exit_code == 2 and "<dataset> is a Python object" in done.output
+
+
+def test_both_domains_and_the_evaluation_data_may_be_objects() -> None:
+    shapes = [hfgen.data.load_dataset(f"shapes:{side}", split="train[:20]", resolution=16) for side in "ab"]
+    both = {f"dataset_{side}": data.tensor() for side, data in zip("ab", shapes, strict=True)}
+    assert hfgen.train("translation", **both, **fields_of("translation")).run_folder is not None
+    images, labels = digits()
+    fields = fields_of("classifier", eval_dataset=(images[100:], labels[100:]))
+    pipe: Any = hfgen.train("classifier", dataset=(images[:100], labels[:100]), **fields)
+    assert "eval_accuracy" in (pipe.run_folder / "metrics.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_file_of_arrays_trains_on_the_command_line(tmp_path: Path) -> None:
+    images, labels = digits()
+    np.savez(tmp_path / "digits.npz", images=(images * 255).byte().numpy(), labels=labels.numpy())
+    np.save(tmp_path / "points.npy", hfgen.data.load_dataset("moons").tensor(300).numpy())
+    common = ["--max-steps", "2", "--batch-size", "16", "--hidden", "16", "--threads", "1"]
+    for name, shape in (("digits.npz", [1, 8, 8]), ("points.npy", [2])):
+        out = tmp_path / f"run-{name}"
+        done = command_line.hfgen("train", "vae", "--dataset", str(tmp_path / name), "--output-dir", str(out), *common)
+        assert done.exit_code == 0, done.output
+        assert json.loads((out / "run.json").read_text(encoding="utf-8"))["data"]["shape"] == shape
+
+
+SCRIPT = """
+import sys
+import hfgen
+from accelerate import PartialState
+from hfgen.data import load_dataset
+
+data = load_dataset("digits")
+dataset, seen = (data.tensor() / 2 + 0.5, data.labels()), []
+fields = {fields!r}
+
+
+def stop(step, numbers):
+    seen.append(numbers["loss"])
+    return step == 3
+
+
+hfgen.train("ddpm", dataset=dataset, output_dir=sys.argv[1], callback=stop, **fields)
+pipe = hfgen.train("ddpm", dataset=dataset, output_dir=sys.argv[1], resume=True)
+result = hfgen.evaluate(pipe, dataset, metrics="frechet", num_samples=20, num_steps=2, cache=False, progress=False)
+rank = PartialState().process_index
+print("rank", rank, "of", PartialState().num_processes, "saw", len(seen), "judged by", result.processes, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_launched_script_trains_stops_resumes_and_evaluates_on_two_processes(tmp_path: Path) -> None:
+    fields = fields_of("ddpm", max_steps=5)
+    (tmp_path / "script.py").write_text(SCRIPT.format(fields=fields), encoding="utf-8")
+    words = [sys.executable, *LAUNCH_TWO, str(tmp_path / "script.py"), str(tmp_path / "run")]
+    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert said == ["rank 0 of 2 saw 3 judged by 2", "rank 1 of 2 saw 0 judged by 2"]
+    data = hfgen.data.load_dataset("digits")
+    alone = hfgen.train("ddpm", dataset=(data.tensor() / 2 + 0.5, data.labels()), **fields)
+    for name, value in weights(hfgen.AutoPipeline.from_pretrained(tmp_path / "run")).items():
+        torch.testing.assert_close(value, weights(alone)[name], atol=1e-5, rtol=0)
