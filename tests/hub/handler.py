@@ -194,8 +194,8 @@ class Handler(BaseHTTPRequestHandler):
         return Reply({"files": answers})
 
     def batch(self, id: str, kind: str = "model") -> Reply:
-        """Say where large files are to be put; nothing for those stored already."""
-        self._repo(kind, id, write=True)
+        """Say where large files are to be put; nothing for those stored already. A request may bring them too."""
+        self._repo(kind, id)
         answers = []
         for asked in json.loads(self.content)["objects"]:
             actions = {
@@ -214,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def verify(self, id: str, kind: str = "model") -> Reply:
         """Compare the size of what was stored."""
-        self._repo(kind, id, write=True)
+        self._repo(kind, id)
         asked = json.loads(self.content)
         if len(self.hub.objects.get(asked["oid"], b"")) != asked["size"]:
             raise Refusal(422, "", "the size is not the one announced")
