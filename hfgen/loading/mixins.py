@@ -190,6 +190,16 @@ class ModelMixin(Component, diffusers.ModelMixin, ConfigMixin):
 class SchedulerMixin(Component, diffusers.SchedulerMixin, ConfigMixin):
     """diffusers' `SchedulerMixin` with the loading, saving and publishing of `Component`: the base of schedulers."""
 
+    def register_to_config(self, **settings: Any) -> None:
+        """Keep the settings; a scheduler of another class that is created from them has the same noise levels.
+
+        diffusers marks the settings that were left out, and `from_config` then takes the defaults of the other class:
+        `beta_end` would be 0.012 in place of 0.02.
+        """
+        settings.pop("_use_default_values", None)
+        stock: Any = super()
+        stock.register_to_config(**settings)
+
 
 def _replaced(repository: Repository, new: Iterable[str]) -> list[str]:
     """Return the files of a component in a repository that are not `new`; ConfigError if it holds a pipeline."""
