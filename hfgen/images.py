@@ -18,8 +18,9 @@ from hfgen.errors import ConfigError
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601, as in Pillow."""
 
-OUTPUT_TYPES = ("pil", "np", "pt")
-"""Values of the argument `output_type` of pipelines."""
+OUTPUT_TYPES = ("pil", "np", "numpy", "pt")
+LATENT = "latent"
+"""Values of the argument `output_type` of pipelines: images, and for some pipelines latents that are not decoded."""
 
 
 def from_integers(pixels: torch.Tensor, top: int = 255) -> torch.Tensor:
@@ -56,16 +57,16 @@ def unit_of(images: Tensor) -> Tensor:
     return (images.to(torch.float32) / 2 + 0.5).clamp(0, 1)
 
 
-def check_output_type(output_type: str) -> None:
-    """Raise ConfigError unless `output_type` is one of "pil", "np", "pt"."""
-    require_choice("output_type", output_type, OUTPUT_TYPES)
+def check_output_type(output_type: str, latent: bool = False) -> None:
+    """Raise ConfigError unless `output_type` is one of "pil", "np", "numpy", "pt", or with `latent` also "latent"."""
+    require_choice("output_type", output_type, (*OUTPUT_TYPES, LATENT) if latent else OUTPUT_TYPES)
 
 
 def as_output(images: torch.Tensor, output_type: str) -> Any:
     """Return images (B, C, H, W) in [-1, 1] in the `output_type` of a pipeline.
 
-    `"pil"`: list of PIL images; `"np"`: float32 array (B, H, W, C) in [0, 1]; `"pt"`: tensor (B, C, H, W) in [0, 1].
-    Raises ConfigError for another type.
+    `"pil"`: list of PIL images; `"np"` or `"numpy"`: float32 array (B, H, W, C) in [0, 1]; `"pt"`: tensor (B, C, H, W)
+    in [0, 1]. Raises ConfigError for another type.
     """
     check_output_type(output_type)
     if output_type == "pil":

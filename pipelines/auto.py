@@ -1,10 +1,12 @@
 """Loading of any saved pipeline."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hfgen.loading import components
+from hfgen.loading.keywords import Dtype
 from hfgen.loading.resolve import HubOptions, resolve
 from hfgen.pipelines.base import Pipeline
 
@@ -22,10 +24,19 @@ class AutoPipeline:
         variant: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         token: str | bool | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
+        torch_dtype: Dtype = None,
         device: str | torch.device | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        **others: Any,
     ) -> Pipeline:
         """Return the pipeline saved in `model`, of any class; arguments and errors as in `Pipeline.from_pretrained`."""
-        folder = resolve(model, HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant))
-        return components.pipeline_class(folder).from_pretrained(folder, variant=variant, dtype=dtype, device=device)
+        hub = HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant, force_download)
+        folder = resolve(model, hub)
+        found: Pipeline = components.pipeline_class(folder).from_pretrained(
+            folder, variant=variant, dtype=dtype, torch_dtype=torch_dtype, device=device, device_map=device_map,
+            **others,
+        )  # fmt: skip
+        return found

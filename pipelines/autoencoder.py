@@ -7,7 +7,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 from hfgen.checks import check_int
 from hfgen.errors import ConfigTypeError
-from hfgen.images import as_output, check_output_type
+from hfgen.images import LATENT, as_output, check_output_type
 from hfgen.models.autoencoder import Autoencoder
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.inputs import Given, checked, prepared, prepared_mask
@@ -19,9 +19,9 @@ class AutoencoderPipeline(Pipeline):
     """Images to codes and back, x' = d(e(x)). Images are first resized to the network's size and channels.
 
     `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
-    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np"
-    for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError (also a
-    TypeError) for arguments that are not images.
+    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np" or
+    "numpy" for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError
+    (also a TypeError) for arguments that are not images.
     """
 
     model_cpu_offload_seq = "autoencoder"
@@ -39,8 +39,10 @@ class AutoencoderPipeline(Pipeline):
     def reconstruct(
         self, images: Any, batch_size: int = 256, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return the reconstructions d(e(x)), `.images`."""
-        check_output_type(output_type)
+        """Return the reconstructions d(e(x)), `.images`; for "latent" the codes e(x), (B, D), in their place."""
+        check_output_type(output_type, latent=True)
+        if output_type == LATENT:
+            return self._output(self.encode(images, batch_size), return_dict)
         x = self.prepare(checked(images))
         return self._output(as_output(self._reconstructed(x, batch_size), output_type), return_dict)
 

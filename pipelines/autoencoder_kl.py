@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.images import as_output, check_output_type
+from hfgen.images import LATENT, as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.inputs import Given, checked, prepared
@@ -20,9 +20,9 @@ class AutoencoderKLPipeline(Pipeline):
     """Images to latents and back (Rombach et al. 2022, section 3.1). Images are first resized to `sample_size`.
 
     `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
-    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np"
-    for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError (also a
-    TypeError) for arguments that are not images.
+    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np" or
+    "numpy" for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError
+    (also a TypeError) for arguments that are not images.
     """
 
     model_cpu_offload_seq = "vae"
@@ -38,9 +38,12 @@ class AutoencoderKLPipeline(Pipeline):
     def reconstruct(
         self, images: Any, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True
     ) -> Output:
-        """Return reconstructions, `.images`: decoded means of q(z|x)."""
-        check_output_type(output_type)
-        return self.decode(self.encode(images, batch_size), batch_size, output_type, return_dict)
+        """Return reconstructions, `.images`: decoded means of q(z|x); for "latent" the latents in their place."""
+        check_output_type(output_type, latent=True)
+        latents = self.encode(images, batch_size)
+        if output_type == LATENT:
+            return self._output(latents, return_dict)
+        return self.decode(latents, batch_size, output_type, return_dict)
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 64) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +11,25 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import __version__ as diffusers_version
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput, logger
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.hub.source import checked_source, shim
 from hfgen.loading import components, transformers_models
+from hfgen.loading.keywords import (
+    Dtype,
+    check_keywords,
+    check_push,
+    check_safe,
+    dtype_of,
+    keywords_of,
+    merge_dtypes,
+    one_device,
+    unknown_keyword,
+)
 from hfgen.loading.mixins import Component
-from hfgen.loading.resolve import HubOptions, resolve
+from hfgen.loading.resolve import HubOptions, resolve, variants_of
 from hfgen.pipelines.outputs import ImageOutput
 from hfgen.registry import (
     MODULES,
@@ -28,6 +39,7 @@ from hfgen.registry import (
     STOCK_SCHEDULERS,
     TRANSFORMERS_MODELS,
     TRANSFORMERS_TOKENIZERS,
+    class_for,
     saved_name,
 )
 
@@ -56,8 +68,15 @@ class Pipeline(DiffusionPipeline):
         return None
 
     def register_modules(self, **parts: Any) -> None:
-        """Register the components; a KL-autoencoder of diffusers is replaced by hfgen's with the same weights."""
-        super().register_modules(**{name: _own(part) for name, part in parts.items()})
+        """Register the components; a KL-autoencoder of diffusers is replaced by hfgen's with the same weights.
+
+        Raises ConfigError for a scheduler of diffusers that does not fit.
+        """
+        super().register_modules(**{name: _fitting(part) for name, part in parts.items()})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a new component is replaced and checked as in `register_modules`."""
+        super().__setattr__(name, _fitting(value))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -69,52 +88,123 @@ class Pipeline(DiffusionPipeline):
         variant: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         token: str | bool | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
+        torch_dtype: Dtype = None,
         device: str | torch.device | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        **others: Any,
     ) -> Self:
         """Return the pipeline saved in `model`: a pipeline folder, a run folder or a Hub id. None of its code is run.
 
-        `revision`: branch, tag or commit. `subfolder`: folder of the pipeline there. `variant`: weight files such as
-        "fp16". `cache_dir`: folder of downloaded files. `local_files_only`: no request is sent. `token`: access token.
-        `dtype` of the networks and their `device`. Default: float32 on the CPU. Raises ConfigError for a folder or
-        settings that are not a pipeline's, CheckpointError for weights that do not fit, and UnsafeContentError for
-        pickles and code.
+        Place. `revision`: branch, tag or commit. `subfolder`: folder of the pipeline there. `variant`: weight files
+        such as "fp16"; a component without them has its plain ones. `cache_dir`: folder of downloaded files.
+        `local_files_only`: no request is sent. `force_download`: files in the cache are downloaded again. `token`:
+        access token.
+
+        Networks. `dtype` (`torch_dtype` in diffusers): one for all, or a dict by component with the key "default".
+        Default: float32. `device` (`device_map` in diffusers, where "balanced" is the accelerator). Default: the CPU.
+
+        Other keywords replace components and settings that are then not loaded, such as `scheduler=` and `unet=`.
+        Keywords of diffusers that have no effect in hfgen are accepted (`use_safetensors=True`, `low_cpu_mem_usage`).
+        Raises ConfigTypeError for other keywords, ConfigError for a folder or settings that are not a pipeline's and
+        for a missing variant, CheckpointError for weights that do not fit, and UnsafeContentError for pickles and code.
         """
+        # keywords
+        where, (parts, options) = f"{cls.__name__}.from_pretrained", cls._get_signature_keys(cls)
+        given = {name: others.pop(name) for name in (*parts, *options) if name in others}
+        check_keywords(where, others, [*keywords_of(cls.from_pretrained), *parts, *options])
+        cls._check_classes(given)
+        place, numbers = one_device(device, device_map), merge_dtypes(dtype, torch_dtype, parts)
         # folder and class
-        folder = resolve(model, HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant))
+        hub = HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant, force_download)
+        folder = resolve(model, hub)
         name, entries = components.read_index(folder)
         if name not in {base.__name__ for base in cls.__mro__}:
             raise ConfigError(f"{folder} holds a {name}: load it with hfgen.{name} or hfgen.AutoPipeline, "
                               f"not {cls.__name__}")
         # components and settings
-        saved, settings = components.split_index(folder / components.INDEX, cls, entries)
-        classes = cls._component_classes(folder / components.INDEX, saved)
-        built = {
-            part: components.load_component(folder, part, class_, saved[part][1], dtype=dtype, variant=variant)
-            for part, class_ in classes.items()
-        }
-        pipeline = cls(**built, **settings)
-        if device is not None:
-            pipeline.to(device)
+        path = folder / components.INDEX
+        kept = {part: entry for part, entry in entries.items() if part not in given}
+        saved, settings = components.split_index(path, cls, kept)
+        classes = cls._component_classes(path, saved, given)
+        variants, built = _variants(folder, classes, variant), {}
+        for part, class_ in classes.items():
+            numbers_of_part = dtype_of(part, numbers)
+            built[part] = components.load_component(
+                folder, part, class_, saved[part][1], dtype=numbers_of_part, variant=variants[part]
+            )
+            logger.info(f"Loaded {part} as {class_.__name__} from `{part}` subfolder of {model}.")
+        # pipeline
+        pipeline = cls(**built, **settings, **given)
+        if place is not None:
+            pipeline.to(place)
         return pipeline
 
     @classmethod
-    def _component_classes(cls, path: Path, saved: dict[str, tuple[str, str]]) -> dict[str, type]:
-        """Return the class of each component, from the table, checked against the annotations of `__init__`."""
+    def from_pipe(cls, pipeline: DiffusionPipeline, **changes: Any) -> Self:
+        """Return a pipeline of this class that shares the components of another one, of hfgen or of diffusers.
+
+        `changes`: components and settings in the place of those of `pipeline`, and `dtype` (`torch_dtype`), to which
+        the shared networks are converted too. Default: each network keeps its own. Settings that this class does not
+        have are kept for a later `from_pipe`. Raises ConfigError for components that are missing or of another class.
+        """
+        # keywords
+        parts, options = cls._get_signature_keys(cls)
+        numbers = merge_dtypes(changes.pop("dtype", None), changes.pop("torch_dtype", None))
+        for key in changes:
+            if key not in (*parts, *options):
+                raise unknown_keyword(f"{cls.__name__}.from_pipe", key, [*parts, *options, "dtype", "torch_dtype"])
+        # components
+        given = {name: part for name, part in pipeline.components.items() if name in parts} | changes
+        given = {name: _own(part) for name, part in given.items()}
+        cls._check_classes(given)
+        if missing := sorted(set(parts) - set(cls._optional_components) - given.keys()):
+            raise ConfigError(f"{cls.__name__} also needs {', '.join(missing)}, which {type(pipeline).__name__} does "
+                              f"not have: {cls.__name__}.from_pipe(pipeline, {missing[0]}=...)")  # fmt: skip
+        # settings
+        config = {key.removeprefix("_"): value for key, value in pipeline.config.items()}
+        known = {key: value for key, value in config.items() if key in options}
+        new = cls(**known | given)
+        unknown = config.keys() - known.keys() - pipeline.components.keys() - {"class_name", "diffusers_version"}
+        new.register_to_config(**{f"_{key}": config[key] for key in unknown})
+        if numbers is not None:
+            new.to(dtype=numbers)
+        return new
+
+    @classmethod
+    def _check_classes(cls, given: dict[str, Any]) -> None:
+        """Raise ConfigError unless the components in `given` are of the classes that `__init__` names."""
+        types, parts = cls._get_signature_types(), cls._get_signature_keys(cls)[0]
+        for name, part in given.items():
+            part = _fitting(getattr(part, "_orig_mod", part))                           # without torch.compile
+            if name not in parts or (part is None and name in cls._optional_components):
+                continue
+            scheduler = any(issubclass(one, SchedulerMixin) for one in types[name])
+            if not isinstance(part, SchedulerMixin if scheduler else types[name]):
+                raise ConfigError(f"{cls.__name__}: {name!r} must be {_names(types[name])}, got {type(part).__name__}")
+
+    @classmethod
+    def _component_classes(
+        cls, path: Path, saved: dict[str, tuple[str, str]], given: Collection[str] = ()
+    ) -> dict[str, type]:
+        """Return the class of each component, from the table, checked against the annotations of `__init__`.
+
+        `given`: the components that are not loaded.
+        """
         types, (names, _) = cls._get_signature_types(), cls._get_signature_keys(cls)
-        annotated, optional = {part: types[part] for part in names}, set(cls._optional_components)
+        annotated = {part: types[part] for part in names if part not in given}
         # names of the components
         classes = {part: components.component_class(path, part, *pair) for part, pair in saved.items()}
-        if not annotated.keys() - optional <= classes.keys() <= annotated.keys():
+        if not annotated.keys() - set(cls._optional_components) <= classes.keys() <= annotated.keys():
             raise ConfigError(f"{path}: {cls.__name__} has the components {', '.join(sorted(annotated))}; "
                               f"got {', '.join(sorted(classes)) or 'none'}")
         # their classes; any scheduler may replace another
         for part, class_ in classes.items():
             scheduler = any(issubclass(one, SchedulerMixin) for one in annotated[part])
             if not issubclass(class_, SchedulerMixin if scheduler else annotated[part]):
-                expected = ", ".join(one.__name__ for one in annotated[part])
-                raise ConfigError(f"{path}: {part!r} must be {expected}, got {saved[part][1]}")
+                raise ConfigError(f"{path}: {part!r} must be {_names(annotated[part])}, got {saved[part][1]}")
         return classes
 
     def save_pretrained(  # type: ignore[override]
@@ -123,18 +213,23 @@ class Pipeline(DiffusionPipeline):
         *,
         variant: str | None = None,
         safe_serialization: bool = True,
+        max_shard_size: int | str | None = None,
         source: str | None = None,
+        push_to_hub: bool = False,
+        **push: Any,
     ) -> None:
         """Write the pipeline to a folder of safetensors and JSON, which diffusers loads too.
 
         If diffusers needs hfgen to load it, the folder names `source`, from which pip installs hfgen. Default:
         HFGEN_SOURCE. The folder is written under a hidden name beside `save_directory` and renamed when it is complete.
-        An older pipeline in its place is replaced; other files there (a README) are kept. Raises ConfigError for any
-        other folder that is not empty.
+        An older pipeline in its place is replaced; other files there (a README) are kept. `max_shard_size`: maximal
+        size of one weight file of a network, such as "5GB". `push_to_hub`: whether the pipeline, and no other file, is
+        also published, with `repo_id` and the other arguments of `push_to_hub`; default of `repo_id`: the name of the
+        folder. Raises ConfigError for any other folder that is not empty.
         """
-        # check the target
-        if not safe_serialization:
-            raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
+        # check the arguments
+        check_safe(safe_serialization)
+        check_push(f"{type(self).__name__}.save_pretrained", self, push_to_hub, push)
         target = Path(save_directory).resolve()
         if target.exists() and not _replaceable(target):
             raise ConfigError(f"{target} is not empty and not a pipeline folder; save into a new folder")
@@ -143,12 +238,15 @@ class Pipeline(DiffusionPipeline):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            self._write(temporary, variant, checked_source(source))
+            self._write(temporary, variant, max_shard_size, checked_source(source))
             _put_in_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        # publish
+        if push_to_hub:
+            self.push_to_hub(push.pop("repo_id", target.name), variant=variant, source=source, **push)
 
-    def _write(self, folder: Path, variant: str | None, source: str | None) -> None:
+    def _write(self, folder: Path, variant: str | None, max_shard_size: int | str | None, source: str | None) -> None:
         """Write the files of the pipeline to an empty folder."""
         # class
         name, twin = type(self).__name__, self.stock_twin()
@@ -160,7 +258,7 @@ class Pipeline(DiffusionPipeline):
         # components and settings; a pipeline of diffusers has neither optional components nor settings of hfgen
         for part, component in self.components.items():
             if component is not None:
-                index[part] = _save_component(folder / part, component, variant, source)
+                index[part] = _save_component(folder / part, component, variant, max_shard_size, source)
             elif twin is None:
                 index[part] = [None, None]
         if twin is None:
@@ -176,24 +274,29 @@ class Pipeline(DiffusionPipeline):
         self,
         repo_id: str,
         *,
-        private: bool = True,
+        token: str | None = None,
+        private: bool | None = True,
         commit_message: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
         variant: str | None = None,
         source: str | None = None,
     ) -> "Published":
-        """Return the published commit of the pipeline: `oid`, `repo_id` and `commit_url`.
+        """Return the published commit of the pipeline: `oid`, `repo_id`, `commit_url` and `pr_url`.
 
-        The token is that of `hf auth login` or HF_TOKEN. The repository is created if it does not exist; one commit
-        holds the pipeline and its card, and an unchanged pipeline makes no commit. The published files are downloaded
-        and compared bit for bit. Card and shims name `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no
-        install line if it is not set). Raises ConfigError if the user may not write there, ResourceError if the Hub
-        cannot be reached.
+        The repository is created if it does not exist, private unless `private=False`; without an owner `repo_id` is a
+        name in the user's own namespace. One commit holds the pipeline and its card, and an unchanged pipeline makes no
+        commit. The published files are downloaded and compared bit for bit. `token`: access token. Default: that of `hf
+        auth login` or HF_TOKEN. `revision`: branch, created if it does not exist. Default: the main branch.
+        `create_pr`: the commit is a pull request. Card and shims name `source`, from which pip installs hfgen. Default:
+        HFGEN_SOURCE (no install line if it is not set). Raises ConfigError if the user may not write there,
+        ResourceError if the Hub cannot be reached.
         """
         from hfgen.hub.publish import push_pipeline
+        from hfgen.hub.upload import Destination
 
-        return push_pipeline(
-            self, repo_id, public=not private, message=commit_message, variant=variant, source=source
-        )
+        place = Destination.of(repo_id, token, private, revision, create_pr)
+        return push_pipeline(self, place, message=commit_message, variant=variant, source=source)
 
     def _output(self, images: Any, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
         """Return `images` as a pipeline output or a tuple, after offloaded models have left the device."""
@@ -209,18 +312,55 @@ def saved_pair(component: Any) -> tuple[str, str]:
     return saved_name(type(component).__name__)
 
 
+def _variants(folder: Path, parts: Iterable[str], variant: str | None) -> dict[str, str | None]:
+    """Return the variant of the weights of each component: `variant` if it has such files, else None, the plain ones.
+
+    Raises ConfigError if no component has the variant.
+    """
+    variants: dict[str, str | None] = dict.fromkeys(parts)
+    for part in variants:
+        if variant in variants_of(file.name for file in components.component_folder(folder, part).iterdir()):
+            variants[part] = variant
+    if variant is not None and variants and not any(variants.values()):
+        raise ConfigError(f"You are trying to load the model files of the `variant={variant}`, but no such modeling "
+                          f"files are available: {folder} holds other weights. Leave variant out")
+    return variants
+
+
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(one.__name__ for one in classes)
+
+
+def _fitting(part: Any) -> Any:
+    """Return a component in hfgen's class; ConfigError for a scheduler of diffusers that is not in the table."""
+    name = type(part).__name__
+    stock = isinstance(part, SchedulerMixin) and type(part).__module__.startswith("diffusers.")
+    if stock and name not in ("DDPMScheduler", *STOCK_SCHEDULERS):
+        raise ConfigError(f"{name} does not fit hfgen's networks; these schedulers of diffusers do: DDPMScheduler, "
+                          f"{', '.join(STOCK_SCHEDULERS)}")  # fmt: skip
+    return _own(part)
+
+
 def _own(part: Any) -> Any:
-    """Return hfgen's KL-autoencoder for one of diffusers, with the same tensors; other components unchanged."""
-    if type(part).__name__ != "AutoencoderKL" or not type(part).__module__.startswith("diffusers."):
+    """Return hfgen's network for a KL-autoencoder or a conditional U-Net of diffusers, with the same tensors.
+
+    Other components are returned unchanged. Raises ConfigError for a U-Net whose settings hfgen does not reproduce.
+    """
+    name = type(part).__name__
+    if name not in ("AutoencoderKL", "UNet2DConditionModel") or not type(part).__module__.startswith("diffusers."):
         return part
-    cls: Any = import_module(MODULES["AutoencoderKL"]).AutoencoderKL
+    ours = str(class_for("diffusers", name))
+    cls: Any = getattr(import_module(MODULES[ours]), ours)
+    settings = {key: value for key, value in part.config.items() if not key.startswith("_")}
     with torch.device("meta"):
-        net = cls(**{name: value for name, value in part.config.items() if not name.startswith("_")})
+        net = cls(**cls.own_settings(settings))
     net.load_state_dict(part.state_dict(), assign=True)
     return net.train(part.training)
 
 
-def _save_component(folder: Path, component: Any, variant: str | None, source: str | None) -> list[str]:
+def _save_component(
+    folder: Path, component: Any, variant: str | None, max_shard_size: int | str | None, source: str | None
+) -> list[str]:
     """Return `[library, class name]` of a component that is written to `folder`.
 
     Raises ConfigError for a class that hfgen cannot load.
@@ -233,7 +373,11 @@ def _save_component(folder: Path, component: Any, variant: str | None, source: s
         raise ConfigError(f"{folder.name} is a {name}, which hfgen could not load again. Networks and schedulers of "
                           f"hfgen can be saved, and {', '.join((*STOCK_SCHEDULERS, *TRANSFORMERS_MODELS))}")
     # files
-    options = {"variant": variant} if isinstance(component, torch.nn.Module) else {}
+    options: dict[str, Any] = {}
+    if isinstance(component, torch.nn.Module):
+        options["variant"] = variant
+        if max_shard_size is not None:
+            options["max_shard_size"] = max_shard_size
     component.save_pretrained(folder, **options)
     if library == SHIM:
         (folder / f"{SHIM}.py").write_text(shim(saved, source), encoding="utf-8")

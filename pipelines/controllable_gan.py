@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.images import check_output_type
+from hfgen.images import LATENT, check_output_type
 from hfgen.models.classifier import Classifier
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
@@ -107,7 +107,7 @@ class ControllableGANPipeline(GANPipeline):
         classes before and after. For a multi-label classifier: the mean change of the other labels' probabilities.
         Raises ConfigError, a ValueError.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         goal, way = self._way(
             batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
             step_size, threshold, exploration, prior_weight, generator,
@@ -115,8 +115,9 @@ class ControllableGANPipeline(GANPipeline):
         first = last = next(way)
         for last in way:  # noqa: B007
             pass                                                                        # only the ends are kept
+        images = last.z if output_type == LATENT else decode(last.x, self.generator, output_type)
         output = ControllableOutput(
-            images=decode(last.x, self.generator, output_type), latents=last.z, reached=last.reached, steps=last.steps,
+            images=images, latents=last.z, reached=last.reached, steps=last.steps,
             probabilities=self._log_probabilities(last.logits).exp(),
             entanglement=self._entanglement(first.logits, last.logits, goal),
         )

@@ -18,9 +18,10 @@ from hfgen.images import check_output_type
 from hfgen.models.text import token_ids
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps, with_arguments_of
-from hfgen.pipelines.guidance import check_guidance, guided, scale_at
-from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, prepared_mask, share_of
+from hfgen.pipelines.guidance import Guide, check_guidance, guided, scale_at
+from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, prepared_mask, repeated, share_of
 from hfgen.pipelines.outputs import decode, in_plane
+from hfgen.pipelines.step_end import LATENTS, TEXT, Callback, StepEnd
 from hfgen.schedulers.samplers import SAMPLERS, make_sampler
 from hfgen.schedulers.traits import traits_of
 
@@ -30,21 +31,6 @@ GUIDANCE = 3.0
 Prompt = str | list[str] | None
 Interval = tuple[float, float]
 EVERYWHERE: Interval = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Guide:
-    """Classifier-free guidance of one call.
-
-    `cond` and `uncond` are keyword arguments of the network: the conditions, and their replacements in the
-    unconditional prediction. `scale`, `interval` and `rescale` are those of `hfgen.pipelines.guidance`.
-    """
-
-    cond: dict[str, Tensor | None]
-    uncond: dict[str, Tensor | None]
-    scale: float
-    interval: Interval
-    rescale: float
 
 
 @dataclass(frozen=True)
@@ -68,6 +54,9 @@ class DenoisingPipeline(GenerativePipeline):
 
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  (as diffusers declares it)
+    _interrupt = False
+    _guidance_scale = 1.0
+    _num_timesteps = 0
     default_steps: int | None = None
     """Number of steps of the pipeline's own scheduler if the caller gives none. None: all T steps of training."""
 
@@ -96,11 +85,14 @@ class DenoisingPipeline(GenerativePipeline):
         batch_size: int = 1,
         num_steps: int | None = None,
         num_inference_steps: int | None = None,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
         class_labels: ClassLabels = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        num_images_per_prompt: int | None = 1,
         guidance_scale: float | None = None,
         guidance_interval: Interval = EVERYWHERE,
         guidance_rescale: float = 0.0,
@@ -109,6 +101,8 @@ class DenoisingPipeline(GenerativePipeline):
         mask: Any = None,
         latents: Tensor | None = None,
         generator: Generators = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> Iterator[Tensor]:
         """Return an iterator over x_T, ..., x_0 (Ho et al. 2020, algorithm 2) in model coordinates.
 
@@ -119,15 +113,22 @@ class DenoisingPipeline(GenerativePipeline):
         batch_size, prompt = _first_argument(first, batch_size, prompt)
         # steps
         scheduler = self.scheduler if sampler is None else make_sampler(sampler, self.scheduler)
-        steps = self._steps(scheduler, merge_steps(num_steps, num_inference_steps), sampler)
+        number = merge_steps(num_steps, num_inference_steps)
+        steps = self._set_timesteps(scheduler, number, sampler, timesteps=timesteps, sigmas=sigmas)
         choices = {"generator": generator, **checked_eta(eta, scheduler)}
         # batch
         pixels = None if image is None else self._pixels(image)
-        B = common_batch(batch_size, prompt=prompt, class_labels=class_labels, latents=latents, image=pixels)
+        B = common_batch(batch_size, prompt=prompt, class_labels=class_labels, image=pixels)
+        n = 1 if num_images_per_prompt is None else check_int("num_images_per_prompt", num_images_per_prompt, 1)
+        prompt, negative_prompt, class_labels, pixels, mask = (
+            repeated(given, B, n) for given in (prompt, negative_prompt, class_labels, pixels, mask)
+        )
+        B = common_batch(B * n, latents=latents)
         check_generator(generator, B)
         # conditions
         choice = (guidance_scale, guidance_interval, guidance_rescale)
         guide = self._guide(prompt, negative_prompt, class_labels, B, *choice)
+        end = StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         # initial state
         share = share_of(strength, image, mask)
         eps = self._noise(latents, B, generator)
@@ -137,7 +138,8 @@ class DenoisingPipeline(GenerativePipeline):
         if pixels is not None:
             x_0 = self._encoded(pixels).to(eps).expand_as(eps)
         times = self._times(scheduler, steps, share)
-        return self._denoise(InitialState(eps, x_0, inpainted), times, guide, scheduler, choices)
+        self._interrupt, self._guidance_scale, self._num_timesteps = False, guide.scale, len(times)
+        return self._denoise(InitialState(eps, x_0, inpainted), times, guide, scheduler, choices, end)
 
     @with_arguments_of(states)
     def __call__(
@@ -145,17 +147,22 @@ class DenoisingPipeline(GenerativePipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Return samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
-        For a model of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt").
+        For a model of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt"). `output_type`:
+        "pil", "np" (or "numpy"), "pt", or "latent" for the last state, with the shape and range of a state.
 
         Batch. The first argument is `batch_size` if it is an int, `prompt` if it is a text or a list. `batch_size`:
-        number of samples B; lists, `latents` and `image` determine it too. `latents`: x_T in the place of noise, with
+        number of samples B; lists, `latents` and `image` determine it too. `num_images_per_prompt`: number of samples
+        for each prompt, or for each of `batch_size`, one after the other. `latents`: x_T in the place of noise, with
         the shape of a state. `generator`: one, or a list with one for each sample, whose noise then does not depend on
         the batch.
 
         Steps. `num_steps` (`num_inference_steps` in diffusers): an int in [1, T], or >= 1 for a scheduler in continuous
         time. Default: the usual number of the `sampler`, at most T; T without a sampler (50 for latent diffusion).
-        `sampler`: a name in `hfgen.schedulers.samplers.SAMPLERS`. Default: the pipeline's own scheduler. `eta`: noise
-        of DDIM, in [0, 1].
+        `timesteps` or `sigmas`: the steps themselves, for schedulers whose `set_timesteps` takes them. `sampler`: a
+        name in `hfgen.schedulers.samplers.SAMPLERS`. Default: the pipeline's own scheduler. `eta`: noise of DDIM, in
+        [0, 1]. `callback_on_step_end`: function(pipeline, step, timestep, tensors) after each step; it returns the
+        tensors that it replaces, may set `pipeline._interrupt = True` to stop, and `pipeline._guidance_scale`.
+        `callback_on_step_end_tensor_inputs`: the tensors that it receives. Default: "latents", the state.
 
         Conditions. `class_labels`: an int for all samples, or one int for each. `prompt`: a text for all, or one for
         each. A network that is conditioned on them requires them, unless it was also trained without them: None is then
@@ -164,11 +171,12 @@ class DenoisingPipeline(GenerativePipeline):
         `guidance_interval`: (low, high) in [0, 1], the noise levels with guidance; 1 is pure noise. `guidance_rescale`:
         phi in [0, 1] (Lin et al. 2023, eq. 16).
 
-        Image to image. `image`: PIL images or a tensor (B, C, H, W) in [0, 1]; sampling starts from them with noise,
-        and takes the last `strength` of the steps (Meng et al. 2022). `strength`: in (0, 1]. Default: 0.8 (1 with a
-        mask). `mask`: 1, or white, where the image is inpainted, 0 where it is kept. Raises ConfigError, a ValueError.
+        Image to image. `image`: PIL images, a tensor (B, C, H, W) or an array (B, H, W, C) in [0, 1]; sampling starts
+        from them with noise, and takes the last `strength` of the steps (Meng et al. 2022). `strength`: in (0, 1].
+        Default: 0.8 (1 with a mask). `mask`: 1, or white, where the image is inpainted, 0 where it is kept. Raises
+        ConfigError, a ValueError.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         for x in self.states(first, **settings):  # noqa: B007
             pass                                                                        # only the last is kept
         images = self._rendered(x, output_type, settings.get("image"), settings.get("mask"))
@@ -200,14 +208,38 @@ class DenoisingPipeline(GenerativePipeline):
         """Return whether the unet was also trained without its conditions."""
         return bool(self.config["null_condition"])
 
+    @property
+    def guidance_scale(self) -> float:
+        """Return the guidance scale of the current or last call; a callback changes it as `_guidance_scale`."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Return whether the current or last call is guided."""
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Return the number of timesteps of the current or last call: evaluations, of which some methods take two."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Return whether a callback has stopped the current or last call."""
+        return self._interrupt
+
+    @property
+    def _callback_tensor_inputs(self) -> list[str]:
+        return [LATENTS, TEXT] if self.reads_text else [LATENTS]
+
     @torch.no_grad()
     def _denoise(
         self, start: InitialState, times: list[tuple[Any, Tensor]], guide: Guide, scheduler: Any,
-        choices: dict[str, Any],
+        choices: dict[str, Any], end: StepEnd | None,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield the states x_T (or a noisy image), ..., x_0, each shaped like `start.eps`.
 
-        `choices`: arguments of the scheduler's `step`; those that it does not have are left out.
+        `choices`: arguments of the scheduler's `step`; those that it does not have are left out. `end`: callback.
         """
         accepted, T = inspect.signature(scheduler.step).parameters, scheduler.config.num_train_timesteps
         choices = {name: value for name, value in choices.items() if name in accepted}
@@ -236,9 +268,40 @@ class DenoisingPipeline(GenerativePipeline):
                 if i < len(times) - 1:
                     known = scheduler.add_noise(start.x_0, eps, times[i + 1][1].expand(len(eps)))
                 x = torch.where(start.mask > 0, x, known)
+            # callback
+            if end is not None:
+                x, guide = end.call(self, i, on_device, x, guide)
             yield x
+            if self._interrupt:
+                return
 
-    def _steps(self, scheduler: Any, num_steps: int | None, sampler: str | None) -> int:
+    def _set_timesteps(self, scheduler: Any, number: Any, sampler: str | None, **given: Any) -> int:
+        """Return the number of steps, after they have been set: `number`, or the timesteps or sigmas in `given`.
+
+        Default: depends on the sampler. Raises ConfigError if several are given, if the scheduler takes no such list,
+        and if a multistep scheduler would take two equal timesteps.
+        """
+        lists = {kind: value for kind, value in given.items() if value is not None}
+        traits, name = traits_of(scheduler), type(scheduler).__name__
+        device = "cpu" if traits.on_cpu else self._execution_device
+        # a number of steps, or the steps themselves
+        if not lists:
+            steps = self._number_of_steps(scheduler, number, sampler)
+            scheduler.set_timesteps(steps, device=device)
+        else:
+            kind = _only_one({**lists, "num_steps": number})
+            if kind not in inspect.signature(scheduler.set_timesteps).parameters:
+                raise ConfigError(f"{kind} must be None with {name}, which takes a number of steps alone")
+            scheduler.set_timesteps(device=device, **lists)
+            order = getattr(scheduler, "order", 1)
+            steps = (len(scheduler.timesteps) + order - 1) // order
+        # two equal noise levels: no step between them
+        if traits.multistep and len(scheduler.timesteps.unique()) < len(scheduler.timesteps):
+            raise ConfigError(f"num_steps must be smaller with {name}, got {steps}: it rounds two steps to the same "
+                              "timestep")  # fmt: skip
+        return steps
+
+    def _number_of_steps(self, scheduler: Any, num_steps: Any, sampler: str | None) -> int:
         """Return the number of steps, checked; the default depends on the sampler."""
         T = int(scheduler.config.num_train_timesteps)
         if num_steps is not None:
@@ -251,20 +314,13 @@ class DenoisingPipeline(GenerativePipeline):
         """Return the last `share` of the timesteps, each as the scheduler and as the network takes it.
 
         hfgen's schedulers take Python numbers, those of diffusers tensors, and the network takes tensors on its device:
-        no step waits for a device. Raises ConfigError if a multistep scheduler would take two equal timesteps.
+        no step waits for a device.
         """
-        # all timesteps
-        traits, device = traits_of(scheduler), self._execution_device
-        scheduler.set_timesteps(steps, device="cpu" if traits.on_cpu else device)
-        times = scheduler.timesteps
-        if traits.multistep and len(times.unique()) < len(times):      # two equal noise levels: no step between them
-            raise ConfigError(f"num_steps must be smaller with {type(scheduler).__name__}, got {steps}: it rounds two "
-                              "steps to the same timestep")  # fmt: skip
-        # the last share of them
+        times, on_cpu = scheduler.timesteps, traits_of(scheduler).on_cpu
         left_out = (steps - max(1, round(share * steps))) * getattr(scheduler, "order", 1)
         if left_out and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(left_out)
-        pairs = zip(times.tolist() if traits.on_cpu else times, times.to(device), strict=True)
+        pairs = zip(times.tolist() if on_cpu else times, times.to(self._execution_device), strict=True)
         return list(pairs)[left_out:]
 
     def _guide(
@@ -380,6 +436,14 @@ class DenoisingPipeline(GenerativePipeline):
         """Return the mask of inpainted pixels, bool (B, 1, H, W) or (1, 1, H, W)."""
         _, height, width = self._image_shape()
         return prepared_mask(mask, B, height, width, self._execution_device)
+
+
+def _only_one(given: dict[str, Any]) -> str:
+    """Return the name of the one argument that is given, not None; ConfigError if there are several."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ConfigError(f"give one of {', '.join(given)}; got {' and '.join(names)}")
+    return names[0]
 
 
 def _first_argument(first: Any, batch_size: int, prompt: Prompt) -> tuple[int, Prompt]:

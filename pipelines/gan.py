@@ -12,7 +12,7 @@ from torch import nn
 
 from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError
-from hfgen.images import check_output_type
+from hfgen.images import LATENT, check_output_type
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
@@ -70,14 +70,15 @@ class GANPipeline(GenerativePipeline):
     ) -> GANOutput | tuple[Any, ...]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
-        For a network of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt"). `.latents` is
-        (B, D); passed as `latents`, they determine the batch size and give the same images. `truncation`: t > 0; z_i is
+        For a network of points `.images` is (B, 2) in data coordinates, an array (a tensor for "pt"). `output_type`:
+        "pil", "np" (or "numpy"), "pt", or "latent" for the latents in the place of images. `.latents` is (B, D); passed
+        as `latents`, they determine the batch size and give the same images. `truncation`: t > 0; z_i is
         drawn from the normal truncated to |z_i| <= t (Brock et al. 2018); smaller t gives better, less varied images.
         `class_labels`: an int for all samples, or one for each; required exactly if the network has classes.
         `generator`: one, or a list with one for each sample, whose latents then do not depend on the batch.
         `num_steps` (`num_inference_steps` in diffusers): 1 is the only value. Raises ConfigError, a ValueError.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
@@ -114,7 +115,7 @@ class GANPipeline(GenerativePipeline):
         Interpolation is spherical (Shoemake 1985): latents stay as likely as the ends. A straight line would pass near
         the origin, where a normal distribution in many dimensions has almost no mass.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         check_int("n", n, 2)
         # points on the great circle
         start, end = one_latent("a", a, self._latent_dim), one_latent("b", b, self._latent_dim)
@@ -216,7 +217,7 @@ class GANPipeline(GenerativePipeline):
     def _rendered(
         self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool
     ) -> GANOutput | tuple[Any, ...]:
-        images = decode(self._made(z, labels), self.generator, output_type)
+        images = z if output_type == LATENT else decode(self._made(z, labels), self.generator, output_type)
         self.maybe_free_model_hooks()
         return output_or_tuple(GANOutput(images=images, latents=z), return_dict)
 

@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
 
 from hfgen.errors import ConfigError
+from hfgen.loading.keywords import unknown_keyword
 from hfgen.pipelines.base import Pipeline
 
 
@@ -57,16 +59,28 @@ class GenerativePipeline(Pipeline):
 
 
 def with_arguments_of(states: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Return a decorator for a function with `**settings`: its signature has the arguments of `states` in their place.
+    """Return a decorator for a method with `**settings`: its signature has the arguments of `states` in their place.
 
-    The list of arguments is thus written once, in `states`, and `help` and `inspect.signature` show it for both.
+    The list of arguments is thus written once, in `states`, and `help` and `inspect.signature` show it for both. The
+    decorated method raises ConfigTypeError, with the nearest name, for a keyword that it does not have.
     """
 
     def decorate(call: Any) -> Any:
+        # the signature
         shared, own = inspect.signature(states).parameters, inspect.signature(call)
         more = [one for name, one in own.parameters.items() if name not in shared and one.kind is not one.VAR_KEYWORD]
-        call.__signature__ = own.replace(parameters=[*shared.values(), *more])
-        return call
+        signature = own.replace(parameters=[*shared.values(), *more])
+
+        # the method
+        @wraps(call)
+        def checked(self: Any, *arguments: Any, **settings: Any) -> Any:
+            for key in settings:
+                if key not in signature.parameters:
+                    raise unknown_keyword(type(self).__name__, key, list(signature.parameters))
+            return call(self, *arguments, **settings)
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        return checked
 
     return decorate
 

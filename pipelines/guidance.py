@@ -1,12 +1,28 @@
 """Classifier-free guidance (Ho and Salimans 2021): conditional minus unconditional prediction, in one evaluation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hfgen.checks import require, require_number
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Classifier-free guidance of one call.
+
+    `cond` and `uncond` are keyword arguments of the network: the conditions, and their replacements in the
+    unconditional prediction. `scale`, `interval` and `rescale` are those of the functions below.
+    """
+
+    cond: dict[str, Tensor | None]
+    uncond: dict[str, Tensor | None]
+    scale: float
+    interval: tuple[float, float]
+    rescale: float
 
 
 def guided(

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 
@@ -17,14 +18,16 @@ Given = list[Image.Image] | torch.Tensor
 
 
 def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
-    """Return images unchanged, a single PIL image as a list; ConfigError or ConfigTypeError for anything else.
+    """Return images as PIL images or a tensor (B, C, H, W); ConfigError or ConfigTypeError for anything else.
 
-    `images`: PIL images, or a float tensor (B, C, H, W) in [0, 1], of any finite values if `noisy`. `name` is the
-    argument in error messages.
+    `images`: a PIL image or a list of them, or a float tensor (B, C, H, W) or array (B, H, W, C) in [0, 1], of any
+    finite values if `noisy`. `name` is the argument in error messages.
     """
-    # one image as a list
+    # one image as a list, an array as a tensor
     if isinstance(images, Image.Image):
         images = [images]
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)
     # a tensor, or PIL images; at least one
     if isinstance(images, torch.Tensor):
         _check_tensor(images, name, noisy)
@@ -32,7 +35,8 @@ def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
         given = type(images).__name__
         if isinstance(images, list):
             given += f" of {', '.join(sorted({type(image).__name__ for image in images}))}"
-        raise ConfigTypeError(f"{name} must be PIL images or a float tensor (B, C, H, W) in [0, 1], got {given}")
+        raise ConfigTypeError(f"{name} must be PIL images, a float tensor (B, C, H, W) or an array (B, H, W, C) in "
+                              f"[0, 1], got {given}")  # fmt: skip
     if not len(images):
         raise ConfigError(f"{name} must hold at least one image, got none")
     return images
@@ -90,6 +94,18 @@ def common_batch(batch_size: int, **given: Any) -> int:
     if len(set(counts.values())) > 1 or 0 in counts.values():
         raise ConfigError(f"these must agree: {', '.join(f'{name} {count}' for name, count in counts.items())}")
     return next(iter(counts.values()), 1)
+
+
+def repeated(rows: Any, count: int, times: int) -> Any:
+    """Return a list or tensor of `count` rows with each row `times` in a row; any other value unchanged.
+
+    A value without rows, and a single row among several samples, holds for all of them.
+    """
+    if isinstance(rows, list) and len(rows) == count:
+        return [row for row in rows for _ in range(times)]
+    if isinstance(rows, torch.Tensor) and rows.ndim > 0 and len(rows) == count:
+        return rows.repeat_interleave(times, 0)
+    return rows
 
 
 def share_of(strength: Any, image: Any, mask: Any) -> float:

@@ -75,7 +75,7 @@ def interpolate(
     # noise of both ends
     steps = _steps(num_steps, num_inference_steps)
     check_int("n", n, 2)
-    check_output_type(output_type)
+    check_output_type(output_type, latent=True)
     ends = invert(pipe, images, steps, class_labels, prompt).latents
     if len(ends) != 2:
         raise ConfigError(f"images must be two, the ends of the interpolation; got {len(ends)}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen.errors import ConfigError
-from hfgen.images import as_output, check_output_type
+from hfgen.images import LATENT, as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.unet import UNet
@@ -70,7 +70,9 @@ class LatentDiffusionPipeline(DenoisingPipeline):
         return output_or_tuple(ImageOutput(images=images), return_dict)
 
     def _rendered(self, x_0: Tensor, output_type: str, image: Any = None, mask: Any = None) -> Any:
-        """Return the images of latents x_0; outside the `mask` they are the pixels of `image`."""
+        """Return the images of latents x_0, or x_0 for "latent"; outside the `mask` they are the pixels of `image`."""
+        if output_type == LATENT:
+            return x_0
         x = self._images(x_0)
         if mask is not None:
             x = torch.where(self._missing(mask, len(x)), x, self._pixels(image).to(x))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen.data.coordinates import Coordinates
-from hfgen.images import as_output, grid, scatter, to_pil
+from hfgen.images import LATENT, as_output, grid, scatter, to_pil
 
 
 def in_plane(net: Any) -> bool:
@@ -25,7 +25,12 @@ def as_points(x: Tensor, net: Any, output_type: str) -> Any:
 
 
 def decode(x: Tensor, net: Any, output_type: str) -> Any:
-    """Return x_0 of `net` for users: images (B, C, H, W) in [-1, 1] as `output_type`, or points (B, dim)."""
+    """Return x_0 of `net` for users: images (B, C, H, W) in [-1, 1] as `output_type`, or points (B, dim).
+
+    "latent" is x_0 itself.
+    """
+    if output_type == LATENT:
+        return x
     if in_plane(net):
         return as_points(x, net, output_type)
     return as_output(x, output_type)

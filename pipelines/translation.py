@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -24,9 +23,9 @@ class TranslationPipeline(Pipeline):
     """Translation of images of domain A to domain B ("a2b"), or B to A ("b2a"); one folder holds both directions.
 
     `images`: a PIL image or a list of them, all of one size, a float tensor (B, C, H, W) or an array (B, H, W, C) in
-    [0, 1]; translations have their order and size. `output_type`: "pil" for PIL images, "np" for an array (B, H, W, C),
-    "pt" for a tensor (B, C, H, W), in [0, 1]. `batch_size`: number of images in one evaluation of a network; it does
-    not change the result.
+    [0, 1]; translations have their order and size. `output_type`: "pil" for PIL images, "np" or "numpy" for an array
+    (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. `batch_size`: number of images in one evaluation of a
+    network; it does not change the result.
 
     Every size is allowed: images whose sides the network cannot halve are padded by reflection (by replication if they
     are too small), and the padding is cropped from the result. Raises ConfigError, or ConfigTypeError (also a
@@ -65,10 +64,6 @@ class TranslationPipeline(Pipeline):
 
     def prepare(self, images: Any, direction: str) -> torch.Tensor:
         """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
-        # an array as a tensor
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        # the size of the images, the channels of the network
         given = checked(images)
         height, width = given.shape[2:] if isinstance(given, torch.Tensor) else one_size(given)
         channels = self.components[f"generator_{direction}"].config.in_channels

@@ -11,7 +11,7 @@ from PIL import Image
 from hfgen.checks import check_int
 from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
-from hfgen.images import as_output, check_output_type, grid, to_pil
+from hfgen.images import LATENT, as_output, check_output_type, grid, to_pil
 from hfgen.models.vae import VAE, HierarchicalVAE
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
@@ -57,12 +57,13 @@ class VAEPipeline(GenerativePipeline):
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
-        For a model of points `.images` is (B, dim) in data coordinates, an array (a tensor for "pt"). `.latents` is
-        (B, D); passed as `latents`, they determine the batch size and give the same images. `generator`: one, or a list
-        with one for each sample, whose latents then do not depend on the batch. `num_steps` (`num_inference_steps` in
+        For a model of points `.images` is (B, dim) in data coordinates, an array (a tensor for "pt"). `output_type`:
+        "pil", "np" (or "numpy"), "pt", or "latent" for the latents in the place of images. `.latents` is (B, D); passed
+        as `latents`, they determine the batch size and give the same images. `generator`: one, or a list with one for
+        each sample, whose latents then do not depend on the batch. `num_steps` (`num_inference_steps` in
         diffusers): 1 is the only value.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         one_step(merge_steps(num_steps, num_inference_steps))
         z, labels = self._drawn(batch_size, class_labels, latents, generator)
         return self._rendered(z, labels, output_type, return_dict)
@@ -127,7 +128,7 @@ class VAEPipeline(GenerativePipeline):
         `images`: PIL images, a float tensor (B, C, H, W) in [0, 1], or for points a tensor (B, dim) in data
         coordinates.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         z = self.encode(images, class_labels, batch_size=batch_size)
         return self._rendered(z, self._labels(class_labels, len(z)), output_type, return_dict)
 
@@ -144,7 +145,7 @@ class VAEPipeline(GenerativePipeline):
 
         Interpolation is spherical (Shoemake 1985): latents stay as likely as the ends.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         check_int("n", n, 2)
         # points on the great circle
         start, end = one_latent("a", a, self.vae.latent_size), one_latent("b", b, self.vae.latent_size)
@@ -168,7 +169,7 @@ class VAEPipeline(GenerativePipeline):
         The other latents are those of `latents`, (D,) or (1, D). Default: 0, the prior's mean. Values count standard
         deviations of the prior.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, latent=True)
         check_int("n", n, 2)
         # the other latents
         D = self.vae.latent_size
@@ -266,7 +267,11 @@ class VAEPipeline(GenerativePipeline):
     def _rendered(
         self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool
     ) -> VAEOutput | tuple[Any, torch.Tensor]:
-        x = self._made(z, labels)
+        if output_type == LATENT:
+            images: Any = z
+        elif self.points:
+            images = as_points(self._made(z, labels), self.vae, output_type)
+        else:
+            images = as_output(self._made(z, labels), output_type)
         self.maybe_free_model_hooks()
-        images = as_points(x, self.vae, output_type) if self.points else as_output(x, output_type)
         return output_or_tuple(VAEOutput(images=images, latents=z), return_dict)

@@ -34,7 +34,7 @@ def test_outputs_have_the_ranges_and_layouts_of_diffusers() -> None:
     assert array.shape == (2, 4, 5, 3) and array.dtype == np.float32 and tensor.shape == (2, 3, 4, 5)
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
     torch.testing.assert_close(tensor, ((x + 1) / 2).clamp(0, 1))
-    with pytest.raises(ConfigError, match="output_type must be one of pil, np, pt, got 'jpg'"):
+    with pytest.raises(ConfigError, match="output_type must be one of pil, np, numpy, pt, got 'jpg'"):
         images.as_output(x, "jpg")
 
 

@@ -14,6 +14,7 @@ from hfgen.hub.package import is_published, package
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import (
     TEMPORARY,
+    Destination,
     Published,
     Repository,
     adding_to_errors,
@@ -45,24 +46,22 @@ def publish(
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
         package(folder, Path(temporary, "model"), run, source)
         with adding_to_errors(on_disk(model, repo_id, public, message, source)):
-            return _push(Path(temporary), repo_id, public, message, source, run)
+            return _push(Path(temporary), Destination(repo_id, public), message, source, run)
 
 
 def push_pipeline(
     pipeline: Any,
-    repo_id: str,
+    place: Destination,
     *,
-    public: bool = False,
     message: str | None = None,
     variant: str | None = None,
     source: str | None = None,
 ) -> Published:
-    """Return the published commit of a `pipeline` in memory; otherwise as `publish`."""
-    check_repo_id(repo_id)
+    """Return the published commit, at `place`, of a `pipeline` in memory; otherwise as `publish`."""
     source = checked_source(source)
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
         pipeline.save_pretrained(Path(temporary, "model"), variant=variant, source=source)
-        return _push(Path(temporary), repo_id, public, message, source)
+        return _push(Path(temporary), place, message, source)
 
 
 def publish_finished(run: Path, repo_id: str) -> None:
@@ -76,17 +75,16 @@ def publish_finished(run: Path, repo_id: str) -> None:
 
 
 def _push(
-    temporary: Path, repo_id: str, public: bool, message: str | None, source: str | None, run: Path | None = None
+    temporary: Path, place: Destination, message: str | None, source: str | None, run: Path | None = None
 ) -> Published:
-    """Return the published commit of the pipeline in the folder `temporary / "model"`."""
+    """Return the published commit, at `place`, of the pipeline in the folder `temporary / "model"`."""
     staged = temporary / "model"
     name, _ = components.read_index(staged)
     return publish_folder(
         temporary,
-        repo_id,
-        public=public,
+        place,
         message=message or f"{name} of hfgen {hfgen.__version__}",
-        describe=lambda folder: write_card(folder, run, repo_id, source),
+        describe=lambda folder: write_card(folder, run, place.repo_id, source),
         stale=lambda repository: _replaced(repository, staged, temporary / "cache"),
         load=lambda folder, variant: components.pipeline_class(folder).from_pretrained(folder, variant=variant),
     )

@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetInfo,
+    HfApi,
+    ModelInfo,
+    get_token,
+    hf_hub_download,
+)
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
 from hfgen.cards.metadata import CARD
-from hfgen.checks import check_repo_id
+from hfgen.checks import HUB_ID, check_repo_id
 from hfgen.errors import CheckpointError, ConfigError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.loading.resolve import HubOptions, download, readable_files, variants_of
 
@@ -29,32 +37,69 @@ NOT_YOURS = "the name may be someone else's, the token invalid, expired or read-
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Place of a commit on the Hub: the model repository `repo_id`, owner/name, private unless `public`.
+
+    `token`: access token. Default: that of `hf auth login` or HF_TOKEN. `revision`: branch, created if it does not
+    exist. Default: the main branch. `create_pr`: the commit is a pull request.
+    """
+
+    repo_id: str
+    public: bool = False
+    token: str | None = None
+    revision: str | None = None
+    create_pr: bool = False
+
+    @classmethod
+    def of(
+        cls, name: str, token: str | None, private: bool | None, revision: str | None, create_pr: bool
+    ) -> "Destination":
+        """Return the destination for the arguments of `push_to_hub`; a name without an owner is the user's own."""
+        if HUB_ID.fullmatch(f"user/{name}"):
+            require_login(token)
+            with explained(name):
+                name = f"{HfApi(token=token).whoami()['name']}/{name}"
+        check_repo_id(name)
+        return cls(name, private is False, token, revision, create_pr)
+
+
+@dataclass(frozen=True)
 class Published:
-    """A published commit `oid` of `repo_id`; `changed`: whether the commit is new."""
+    """A published commit `oid` of `repo_id`; `changed`: whether the commit is new; `pr_url`: of its pull request."""
 
     repo_id: str
     oid: str
     commit_url: str
     changed: bool
     public: bool
+    pr_url: str | None = None
 
     def __str__(self) -> str:
         repository = f"{self.repo_id} ({'public' if self.public else 'private'})"
         result = f"published {repository}"
         if not self.changed:
             result = f"unchanged {repository}, no new commit"
+        if self.pr_url is not None:
+            result += f"\nrequest   {self.pr_url}"
         return f"{result}\ncommit    {self.commit_url}\nread back at this commit: every bit is the same"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub at the time it was opened: its newest commit `head`, and the names of its `files`."""
+    """A repository on the Hub at the time it was opened: its newest commit `head`, and the names of its `files`.
 
-    name: str
+    `place`: its name, its visibility, the branch that was opened, and the token.
+    """
+
+    place: Destination
     kind: Literal["model", "dataset"]
-    public: bool
     head: str
     files: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Return owner/name."""
+        return self.place.repo_id
 
     def fetch(self, file: str, cache_dir: Path) -> Path | None:
         """Return a local copy of `file` at `head`; None if the repository has no such file."""
@@ -62,7 +107,7 @@ class Repository:
             return None
         with explained(self.name):
             return Path(hf_hub_download(
-                self.name, file, repo_type=self.kind, revision=self.head, cache_dir=cache_dir
+                self.name, file, repo_type=self.kind, revision=self.head, cache_dir=cache_dir, token=self.place.token
             ))
 
 
@@ -71,36 +116,39 @@ def logged_in() -> bool:
     return get_token() is not None
 
 
-def require_login() -> None:
-    """Raise ConfigError if there is no token."""
-    if not logged_in():
+def require_login(token: str | None = None) -> None:
+    """Raise ConfigError if there is no token, neither `token` nor a stored one."""
+    if not (token or logged_in()):
         raise ConfigError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN to a token that may write")
 
 
-def open_repository(name: str, kind: Literal["model", "dataset"] = "model", public: bool = False) -> Repository:
-    """Return the repository `name`, created if it does not exist: private unless `public`.
+def open_repository(place: Destination, kind: Literal["model", "dataset"] = "model") -> Repository:
+    """Return the repository at `place`, created with its branch if it does not exist: private unless `place.public`.
 
     Raises ConfigError if an existing repository has another visibility.
     """
     # open the repository, or create it
+    name = place.repo_id
     check_repo_id(name)
-    require_login()
-    api = HfApi()
+    require_login(place.token)
+    api = HfApi(token=place.token)
     with explained(name):
-        api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
-        info = api.dataset_info(name) if kind == "dataset" else api.model_info(name)
+        api.create_repo(name, repo_type=kind, private=not place.public, exist_ok=True)
+        if place.revision is not None and not place.revision.startswith("refs/"):
+            api.create_branch(name, repo_type=kind, branch=place.revision, exist_ok=True)
+        info = api.repo_info(name, repo_type=kind, revision=place.revision)
+    assert isinstance(info, ModelInfo | DatasetInfo)
     # compare its visibility
-    if not public and not info.private:
-        raise ConfigError(f"{name}: exists and is public; if it is yours, add --public to publish in it, "
-                          "otherwise choose another name")
-    if public and info.private:
+    if not place.public and not info.private:
+        raise ConfigError(f"{name}: exists and is public; if it is yours, add --public to publish in it (private=False "
+                          "in Python), otherwise choose another name")
+    if place.public and info.private:
         raise ConfigError(f"{name}: exists and is private; leave --public out, or make it public first in its settings "
                           "on the Hub")
     # read its commit and its files
     if info.sha is None:
         raise ResourceError(f"{name}: the Hub names no commit of it")
-    files = frozenset(file.rfilename for file in info.siblings or [])
-    return Repository(name, kind, public, info.sha, files)
+    return Repository(place, kind, info.sha, frozenset(file.rfilename for file in info.siblings or []))
 
 
 def commit_folder(repository: Repository, folder: Path, message: str, stale: Iterable[str] = ()) -> Published:
@@ -110,32 +158,32 @@ def commit_folder(repository: Repository, folder: Path, message: str, stale: Ite
     file holds the user's token, ResourceError if another commit was made since the repository was opened.
     """
     # files to add and to delete
-    refuse_token(folder)
+    place = repository.place
+    refuse_token(folder, place.token)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files_of(folder)
     ]
     operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
     # one commit
     with explained(repository.name):
-        done = HfApi().create_commit(
-            repository.name, operations, commit_message=message, repo_type=repository.kind,
-            parent_commit=repository.head,
+        done = HfApi(token=place.token).create_commit(
+            place.repo_id, operations, commit_message=message, repo_type=repository.kind,
+            revision=place.revision, parent_commit=repository.head, create_pr=place.create_pr,
         )
     changed = done.oid != repository.head
-    return Published(repository.name, done.oid, done.commit_url, changed, repository.public)
+    return Published(place.repo_id, done.oid, done.commit_url, changed, place.public, done.pr_url)
 
 
 def publish_folder(
     temporary: Path,
-    repo_id: str,
+    place: Destination,
     *,
-    public: bool,
     message: str,
     describe: Callable[[Path], Path],
     stale: Callable[[Repository], Iterable[str]],
     load: Callable[[Path, str | None], object],
 ) -> Published:
-    """Return the published commit of the model in the folder `temporary / "model"`, with a card, verified by download.
+    """Return the commit at `place` of the model in the folder `temporary / "model"`, with a card, verified by download.
 
     `describe(folder)` writes the card, merged with the card on the Hub; `stale(repository)` returns the files there
     that the model replaces; `load(folder, variant)` loads the downloaded files. Raises as `open_repository` and
@@ -143,7 +191,7 @@ def publish_folder(
     """
     staged, cache = temporary / "model", temporary / "cache"
     # card
-    repository = open_repository(repo_id, "model", public)
+    repository = open_repository(place)
     if card := repository.fetch(CARD, cache):
         shutil.copyfile(card, staged / CARD)
     describe(staged)
@@ -153,7 +201,8 @@ def publish_folder(
     names = files_of(staged)
     try:
         for variant in variants_of(names):
-            arrived = download(done.repo_id, HubOptions(done.oid, cache_dir=cache, variant=variant), alone=True)
+            options = HubOptions(done.oid, cache_dir=cache, variant=variant, token=place.token)
+            arrived = download(done.repo_id, options, alone=True)
             load(arrived, variant)
             compare(staged, arrived, readable_files(done.repo_id, names, None, variant, alone=True))
     except HfgenError as error:
@@ -166,11 +215,11 @@ def files_of(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
 
 
-def refuse_token(folder: Path) -> None:
-    """Raise UnsafeContentError if a text file in `folder` holds the token that the user is logged in with."""
-    token = (get_token() or "").encode()
+def refuse_token(folder: Path, token: str | None = None) -> None:
+    """Raise UnsafeContentError if a text file in `folder` holds `token`, or that which the user is logged in with."""
+    tokens = [one.encode() for one in (token, get_token()) if one]
     for name in files_of(folder):
-        if token and name.endswith(TEXT_FILES) and token in (folder / name).read_bytes():
+        if name.endswith(TEXT_FILES) and any(one in (folder / name).read_bytes() for one in tokens):
             raise UnsafeContentError(f"{name} holds your access token; remove it, and renew the token on the Hub")
 
 

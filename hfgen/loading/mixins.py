@@ -4,8 +4,6 @@
 of diffusers are unchanged: `from_config`, `num_parameters`, `enable_gradient_checkpointing`.
 """
 
-import difflib
-import inspect
 import json
 from collections.abc import Iterable
 from os import PathLike
@@ -20,30 +18,22 @@ from diffusers.schedulers import scheduling_utils
 
 import hfgen
 from hfgen.cards.metadata import CARD
-from hfgen.checks import check_repo_id
-from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.errors import ConfigError
 from hfgen.hub.source import checked_source
-from hfgen.hub.upload import TEMPORARY, Published, Repository, files_of, publish_folder
+from hfgen.hub.upload import TEMPORARY, Destination, Published, Repository, files_of, publish_folder
 from hfgen.loading.components import INDEX, load_alone
 from hfgen.loading.files import DIFFUSERS_WEIGHTS, weight_files, weight_index
+from hfgen.loading.keywords import (
+    check_keywords,
+    check_push,
+    check_safe,
+    dtype_of,
+    keywords_of,
+    merge_dtypes,
+    one_device,
+)
 from hfgen.loading.resolve import COMPONENT_FILE, HubOptions, resolve_alone
 from hfgen.registry import CONVERTED_NAMES, saved_name, saved_names
-
-STOCK_KEYWORDS: dict[str, tuple[Any, ...]] = {
-    "disable_mmap": (None, False, True),
-    "force_download": (False,),
-    "low_cpu_mem_usage": (None, False, True),
-    "max_memory": (None,),
-    "offload_folder": (None,),
-    "offload_state_dict": (None, False),
-    "output_loading_info": (False,),
-    "proxies": (None,),
-    "quantization_config": (None,),
-    "return_unused_kwargs": (False,),
-    "use_flashpack": (False,),
-    "use_safetensors": (None, True),
-}
-"""Keywords of diffusers' `from_pretrained`, and their values without an effect in hfgen."""
 
 
 class Component:
@@ -64,36 +54,34 @@ class Component:
         variant: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         token: str | bool | None = None,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
-        device_map: dict[str, Any] | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
         **stock: Any,
     ) -> Self:
         """Return the network, in evaluation mode, or the scheduler saved in `model`. No code and no pickle is read.
 
         `model`: its folder, a pipeline or run folder that holds it, or a Hub id of any of these. `subfolder`: name of
-        the component; needed only if several are of this class. `variant`: weight files such as "fp16". `dtype`
-        (`torch_dtype` in diffusers) and `device` (`device_map={"": device}` in diffusers) of a network. Default:
-        float32 on the CPU. Raises ConfigError, CheckpointError (keys that are missing, extra or misshaped) or
-        UnsafeContentError (only pickled weights).
+        the component; needed only if several are of this class. `variant`: weight files such as "fp16".
+        `force_download`: files in the cache are downloaded again. `dtype` (`torch_dtype` in diffusers) and `device`
+        (`device_map` in diffusers) of a network. Default: float32 on the CPU. Raises ConfigError, CheckpointError
+        (keys that are missing, extra or misshaped) or UnsafeContentError (only pickled weights).
         """
         # keywords of hfgen and of diffusers
-        _check_keywords(cls, stock)
-        if dtype is not None and torch_dtype not in (None, dtype):
-            raise ConfigError(f"dtype is {dtype} and torch_dtype {torch_dtype}; give one of them")
-        if device_map is not None:
-            device = _whole_device(device_map, device)
+        check_keywords(f"{cls.__name__}.from_pretrained", stock, keywords_of(Component.from_pretrained))
+        place, numbers = one_device(device, device_map), merge_dtypes(dtype, torch_dtype)
         # the folder
         pairs = saved_names(cls.__name__)
-        options = HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant)
+        options = HubOptions(revision, subfolder, cache_dir, local_files_only, token, variant, force_download)
         home = resolve_alone(model, cls.config_name, pairs, options)
         # the component
         names = dict.fromkeys([*(saved for _, saved in pairs), *getattr(cls, "_compatibles", [])])
-        component = load_alone(home, cls, names, dtype=dtype or torch_dtype, variant=variant)
-        if device is not None and isinstance(component, torch.nn.Module):
-            component.to(device)
+        component = load_alone(home, cls, names, dtype=dtype_of("", numbers), variant=variant)
+        if place is not None and isinstance(component, torch.nn.Module):
+            component.to(place)
         return component
 
     def save_pretrained(
@@ -103,18 +91,33 @@ class Component:
         variant: str | None = None,
         safe_serialization: bool = True,
         max_shard_size: int | str = "10GB",
+        is_main_process: bool = True,
+        save_function: Any = None,
+        push_to_hub: bool = False,
+        **push: Any,
     ) -> None:
         """Write settings as JSON and weights as safetensors to a folder.
 
         diffusers loads the folder of a class that it has too, such as its `UNet2DModel` for a `UNet`.
-        Raises ConfigError for `safe_serialization=False`, which would write a pickle.
+        `max_shard_size`: maximal size of one weight file. `is_main_process`: False writes nothing. `save_function` has
+        no effect, as in diffusers. `push_to_hub`: whether the component is also published, with `repo_id` and the other
+        arguments of `push_to_hub`; default of `repo_id`: the name of the folder. Raises ConfigError for
+        `safe_serialization=False`, which would write a pickle.
         """
-        # check the target
-        if not safe_serialization:
-            raise ConfigError("safe_serialization=False would write pickles; hfgen saves safetensors only")
+        # check the arguments
+        check_safe(safe_serialization)
+        check_push(f"{type(self).__name__}.save_pretrained", self, push_to_hub, push)
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; save into a folder")
+        # write and publish
+        if is_main_process:
+            self._write(folder, variant, max_shard_size)
+            if push_to_hub:
+                self.push_to_hub(push.pop("repo_id", folder.resolve().name), variant=variant, **push)
+
+    def _write(self, folder: Path, variant: str | None, max_shard_size: int | str) -> None:
+        """Write the files of the component to a folder."""
         # settings of a scheduler
         stock: Any = super()
         if not isinstance(self, torch.nn.Module):
@@ -138,31 +141,36 @@ class Component:
         self,
         repo_id: str,
         *,
-        private: bool = True,
+        token: str | None = None,
+        private: bool | None = True,
         commit_message: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
         variant: str | None = None,
         source: str | None = None,
     ) -> Published:
-        """Return the published commit of the component: `oid`, `repo_id` and `commit_url`.
+        """Return the published commit of the component: `oid`, `repo_id`, `commit_url` and `pr_url`.
 
-        The repository is created if it does not exist, private by default. One commit holds the component and its
-        card; an unchanged component makes no commit. The published files are downloaded and compared bit for bit. The
-        card names `source`, from which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set).
-        Raises ConfigError if the user may not write there, or if the repository holds a pipeline.
+        The repository is created if it does not exist, private unless `private=False`; without an owner `repo_id` is a
+        name in the user's own namespace. One commit holds the component and its card; an unchanged component makes no
+        commit. The published files are downloaded and compared bit for bit. `token`: access token. Default: that of `hf
+        auth login` or HF_TOKEN. `revision`: branch, created if it does not exist. Default: the main branch.
+        `create_pr`: the commit is a pull request. The card names `source`, from which pip installs hfgen. Default:
+        HFGEN_SOURCE (no install line if it is not set). Raises ConfigError if the user may not write there, or if the
+        repository holds a pipeline.
         """
         from hfgen.cards.write import write_component_card
 
-        check_repo_id(repo_id)
         cls, source = type(self), checked_source(source)
+        place = Destination.of(repo_id, token, private, revision, create_pr)
         with TemporaryDirectory(prefix=TEMPORARY) as temporary:
             staged = Path(temporary, "model")
             self.save_pretrained(staged, variant=variant)
             return publish_folder(
                 Path(temporary),
-                repo_id,
-                public=not private,
+                place,
                 message=commit_message or f"{cls.__name__} of hfgen {hfgen.__version__}",
-                describe=lambda folder: write_component_card(folder, cls, repo_id, source),
+                describe=lambda folder: write_component_card(folder, cls, place.repo_id, source),
                 stale=lambda repository: _replaced(repository, files_of(staged)),
                 load=lambda folder, variant: cls.from_pretrained(folder, variant=variant),
             )
@@ -212,28 +220,15 @@ class ModelMixin(Component, modeling_utils.ModelMixin, ConfigMixin):  # type: ig
 class SchedulerMixin(Component, scheduling_utils.SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """diffusers' `SchedulerMixin` with the loading, saving and publishing of `Component`: the base of schedulers."""
 
+    def register_to_config(self, **settings: Any) -> None:
+        """Keep the settings; a scheduler of another class that is created from them has the same noise levels.
 
-def _whole_device(device_map: Any, device: Any) -> Any:
-    """Return the one device of stock's `device_map`; ConfigError for a map to several devices."""
-    if not isinstance(device_map, dict) or set(device_map) != {""} or device not in (None, device_map[""]):
-        raise ConfigError(f"device_map must be {{'': device}}, the same as device, got {device_map!r} and {device!r}")
-    return device_map[""]
-
-
-def _check_keywords(cls: type, given: dict[str, Any]) -> None:
-    """Raise ConfigTypeError for a keyword that diffusers does not have, ConfigError for an unsupported one."""
-    known = [*list(inspect.signature(Component.from_pretrained).parameters)[:-1], *STOCK_KEYWORDS]
-    for key, value in given.items():
-        # unknown keywords
-        where = f"{cls.__name__}.from_pretrained"
-        if key not in STOCK_KEYWORDS:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigTypeError(f"{where} has no argument {key!r}{hint}")
-        # unsupported values
-        if not any(value is allowed for allowed in STOCK_KEYWORDS[key]):
-            words = " or ".join(map(repr, STOCK_KEYWORDS[key]))
-            raise ConfigError(f"{where}: {key} must be {words}, got {value!r}, which hfgen does not support")
+        diffusers marks the settings that were left out, and `from_config` then takes the defaults of the other class:
+        `beta_end` would be 0.012 in place of 0.02.
+        """
+        settings.pop("_use_default_values", None)
+        stock: Any = super()
+        stock.register_to_config(**settings)
 
 
 def _replaced(repository: Repository, new: Iterable[str]) -> list[str]:

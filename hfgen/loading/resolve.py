@@ -56,7 +56,8 @@ class HubOptions:
 
     `revision`: branch, tag or commit. Default: the main branch. `subfolder`: folder of the model in its repository or
     local folder. `cache_dir`: folder of downloaded files. `local_files_only`: no request is sent. `token`: access
-    token; True for the stored one. `variant`: weight files such as "fp16".
+    token; True for the stored one. `variant`: weight files such as "fp16". `force_download`: files in the cache are
+    downloaded again.
     """
 
     revision: str | None = None
@@ -65,6 +66,7 @@ class HubOptions:
     local_files_only: bool = False
     token: str | bool | None = None
     variant: str | None = None
+    force_download: bool = False
 
 
 DEFAULT = HubOptions()
@@ -191,7 +193,7 @@ def download(name: str, options: HubOptions = DEFAULT, alone: bool = False) -> P
         return Path(snapshot_download(
             name, revision=commit, cache_dir=cache, token=options.token,
             allow_patterns=readable_files(name, names, options.subfolder, options.variant, alone),
-            local_files_only=options.local_files_only,
+            local_files_only=options.local_files_only, force_download=options.force_download,
         ))
 
 

@@ -23,6 +23,7 @@ from hfgen.errors import ConfigError
 from hfgen.hub.folder import copy_files, written
 from hfgen.hub.package import link
 from hfgen.hub.upload import (
+    Destination,
     Published,
     adding_to_errors,
     commit_folder,
@@ -254,7 +255,7 @@ def push_dataset(folder: str | Path, repo_id: str, *, public: bool = False, mess
     folder = Path(folder).expanduser()
     with adding_to_errors(on_disk(folder, repo_id, public, message)), tempfile.TemporaryDirectory() as temporary:
         # open the repository, and read its card
-        repository = open_repository(repo_id, "dataset", public)
+        repository = open_repository(Destination(repo_id, public), "dataset")
         cache, staged = Path(temporary, "cache"), Path(temporary, "dataset")
         published = repository.fetch(CARD, cache)
         old = published.read_text(encoding="utf-8") if published else ""

@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, kind: str, id: str, rev: str) -> Reply:
         """Say how each file is to come, and what is there already."""
-        held = self._repo(kind, id, write=True).at(rev).files
+        held = self._repo(kind, id, write=self.query.get("create_pr", "") != "1").at(rev).files
         answers = []
         for asked in json.loads(self.content)["files"]:
             large = is_large(asked["path"], base64.b64decode(asked["sample"]), asked["size"])
@@ -194,8 +194,8 @@ class Handler(BaseHTTPRequestHandler):
         return Reply({"files": answers})
 
     def batch(self, id: str, kind: str = "model") -> Reply:
-        """Say where large files are to be put; nothing for those stored already."""
-        self._repo(kind, id, write=True)
+        """Say where large files are to be put; nothing for those stored already. A request may bring them too."""
+        self._repo(kind, id)
         answers = []
         for asked in json.loads(self.content)["objects"]:
             actions = {
@@ -214,15 +214,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def verify(self, id: str, kind: str = "model") -> Reply:
         """Compare the size of what was stored."""
-        self._repo(kind, id, write=True)
+        self._repo(kind, id)
         asked = json.loads(self.content)
         if len(self.hub.objects.get(asked["oid"], b"")) != asked["size"]:
             raise Refusal(422, "", "the size is not the one announced")
         return Reply({})
 
     def commit(self, kind: str, id: str, rev: str) -> Reply:
-        """Make one commit of lines: a header, files, large files, deletions."""
-        repo = self._repo(kind, id, write=True)
+        """Make one commit of lines: a header, files, large files, deletions; on a new branch if it is a request."""
+        request = self.query.get("create_pr", "") == "1"
+        repo = self._repo(kind, id, write=not request)
         header: dict[str, Any] = {}
         added: dict[str, Blob] = {}
         deleted: list[str] = []
@@ -238,8 +239,15 @@ class Handler(BaseHTTPRequestHandler):
                 deleted.append(value["path"].rstrip("/") + ("/" if key == "deletedFolder" else ""))
             else:
                 raise Refusal(400, "", f"cannot commit {entry}")
+        pull = {}
+        if request:
+            number = 1 + sum(branch.startswith("refs/pr/") for branch in repo.branches)
+            rev, start = f"refs/pr/{number}", rev
+            repo.branches[rev] = repo.at(start).oid
+            pull = {"pullRequestUrl": f"{self.hub.url}/{id}/discussions/{number}"}
         new = repo.commit(rev, added, tuple(deleted), header["summary"], header.get("parentCommit", ""))
-        return Reply({"success": True, "commitOid": new.oid, "commitUrl": f"{self.hub.url}/{id}/commit/{new.oid}"})
+        url = f"{self.hub.url}/{id}/commit/{new.oid}"
+        return Reply({"success": True, "commitOid": new.oid, "commitUrl": url, **pull})
 
     def info(self, kind: str, id: str, rev: str = "main") -> Reply:
         """Tell the commit and the files of a revision."""

@@ -101,7 +101,8 @@ def test_what_is_refused_leaves_the_repository_as_it_was(ask, hub, tmp_path) -> 
         ("user/whole", "", "user/whole: holds a pipeline"),
         ("user/open", "", "exists and is public"),
         ("user/new", "source='hfgen'", "the bare name hfgen"),
-        ("bad", "", "is no repository on the Hub"),
+        ("a--b/bad", "", "is no repository on the Hub"),
+        ("a b", "", "is no repository on the Hub"),
     ):
         code = f"""
 from hfgen.errors import ConfigError

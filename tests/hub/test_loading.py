@@ -168,7 +168,7 @@ def test_every_argument_is_heeded(hub: Standin, load: Load, tmp_path: Path) -> N
         ("user/m", {"local_files_only": True, "cache_dir": cache}, ("ResourceError", "local_files_only")),
         ("user/m", {"cache_dir": cache, "revision": "v1"}, digest_1),
         ("user/variant", {"variant": "fp16"}, digest_4),
-        ("user/variant", {"variant": "bf16"}, ("CheckpointError", "diffusion_pytorch_model.bf16.safetensors")),
+        ("user/variant", {"variant": "bf16"}, ("ConfigError", "`variant=bf16`")),
         ("user/variant", {}, digest_2),
         ("user/nested", {"subfolder": "a/b"}, digest_1),
         ("user/nested", {"subfolder": "c"}, digest_2),

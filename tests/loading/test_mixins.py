@@ -117,8 +117,9 @@ def test_nothing_is_saved_as_a_pickle_and_saving_uploads_nothing(name: str, tmp_
     component = make_component(name)
     with pytest.raises(ConfigError, match="hfgen saves safetensors only"):
         component.save_pretrained(tmp_path / "saved", safe_serialization=False)
-    with pytest.raises(TypeError, match="push_to_hub"):
-        component.save_pretrained(tmp_path / "saved", push_to_hub=True)
+    with pytest.raises(ConfigTypeError, match="'private' is an argument of publishing and needs push_to_hub=True"):
+        component.save_pretrained(tmp_path / "saved", private=True)
+    component.save_pretrained(tmp_path / "saved", is_main_process=False, push_to_hub=True)
     with pytest.raises(ConfigError, match=r"use push_to_hub\(repo_id\)"):
         component.save_config(tmp_path / "saved", push_to_hub=True, repo_id="user/name")
     assert not (tmp_path / "saved").exists()
@@ -210,10 +211,15 @@ def test_settings_of_a_compatible_scheduler_are_taken_and_those_of_another_are_n
 def test_a_keyword_is_heeded_or_refused_by_name_and_never_ignored(name: str, tmp_path) -> None:
     make_component(name).save_pretrained(tmp_path)
     cls: Any = getattr(hfgen, name)
-    cls.from_pretrained(tmp_path, low_cpu_mem_usage=True, offload_state_dict=None, force_download=False)
+    cls.from_pretrained(
+        tmp_path, low_cpu_mem_usage=True, offload_state_dict=None, force_download=True, device_map="auto"
+    )
     with pytest.raises(ConfigTypeError, match="no argument 'sub_folder'; did you mean 'subfolder'"):
         cls.from_pretrained(tmp_path, sub_folder="x")
-    for words in ({"output_loading_info": True}, {"quantization_config": {}}, {"device_map": "auto"}):
+    for words in (
+        {"output_loading_info": True}, {"quantization_config": {}}, {"device_map": {"layer": 0}},
+        {"use_safetensors": False},
+    ):
         with pytest.raises(ConfigError, match=next(iter(words))):
             cls.from_pretrained(tmp_path, **words)
     with pytest.raises(ConfigError, match=r"dtype is torch\.float16 and torch_dtype torch\.bfloat16"):

@@ -56,8 +56,8 @@ def test_the_call_shows_the_arguments_of_states_and_two_of_its_own_and_refuses_o
     assert list(call)[-2:] == ["output_type", "return_dict"]
     pipe = make_pipeline()
     assert list(signature(pipe.__call__).parameters) == list(call)[1:]
-    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
-        pipe(steps=3)
+    with pytest.raises(TypeError, match="DDPMPipeline has no argument 'num_step'; did you mean 'num_steps'"):
+        pipe(num_step=3)
 
 
 def test_the_first_argument_is_the_batch_size_or_the_prompt(make_pipeline: Any) -> None:

@@ -101,12 +101,12 @@ def test_the_saved_folder_loads_again_by_either_name(tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda pipe, x: pipe("cat.png"), ConfigTypeError, "images must be PIL images or a float tensor"),
+        (lambda pipe, x: pipe("cat.png"), ConfigTypeError, "images must be PIL images, a float tensor"),
         (lambda pipe, x: pipe([]), ConfigError, "images must hold at least one image"),
         (lambda pipe, x: pipe(x, output_type="jpg"), ConfigError, "output_type must be one of"),
         (lambda pipe, x: pipe(x, batch_size=0), ConfigError, "batch_size must be an int >= 1"),
         (lambda pipe, x: pipe.encode(x, batch_size=0), ConfigError, "batch_size must be an int >= 1"),
-        (lambda pipe, x: pipe.complete(x, None), ConfigTypeError, "mask must be PIL images or a float tensor"),
+        (lambda pipe, x: pipe.complete(x, None), ConfigTypeError, "mask must be PIL images, a float tensor"),
         (lambda pipe, x: pipe.complete(x, torch.ones(3, 1, 8, 8)), ConfigError, "mask must be one for all"),
         (lambda pipe, x: pipe.complete(x, 2 * torch.ones(8, 8)), ConfigError, r"mask must be in \[0, 1\]"),
         (lambda pipe, x: pipe.decode(torch.zeros(2, 7)), ConfigError, r"latents must be \(B, 6\)"),

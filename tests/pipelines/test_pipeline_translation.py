@@ -137,7 +137,7 @@ def test_every_size_is_translated_by_all_networks_and_unchanged_where_they_need_
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda pipe: pipe("cat.png"), ConfigTypeError, "images must be PIL images or a float tensor"),
+        (lambda pipe: pipe("cat.png"), ConfigTypeError, "images must be PIL images, a float tensor"),
         (lambda pipe: pipe([picture(0), "cat.png"]), ConfigTypeError, "got list of .*str"),
         (lambda pipe: pipe(np.zeros((2, 8, 8, 3), np.uint8)), ConfigTypeError, "images must be floats"),
         (lambda pipe: pipe(torch.rand(3, 8, 8)), ConfigError, r"images must be \(B, C, H, W\)"),

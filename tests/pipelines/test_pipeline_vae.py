@@ -239,5 +239,5 @@ def test_what_cannot_be_used_is_refused_by_name(call, message):
 def test_latents_of_another_type_are_type_errors(wrong):
     with pytest.raises(ConfigTypeError, match="latents must be a tensor of floats"):
         make()(latents=wrong)
-    with pytest.raises(ConfigTypeError, match="images must be PIL images or a float tensor"):
+    with pytest.raises(ConfigTypeError, match="images must be PIL images, a float tensor"):
         make().encode([1, 2])

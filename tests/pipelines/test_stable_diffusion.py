@@ -179,3 +179,14 @@ def test_folding_the_shift_changes_neither_latents_nor_images(vae: dict[str, Any
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(folded.from_latents(z), net.from_latents(z), atol=2e-6, rtol=1e-5)
     assert fold_shift(folded) is folded
+
+
+def test_pipelines_are_exchanged_both_ways(folder: Path) -> None:
+    stock: Any = quiet(diffusers.StableDiffusionPipeline.from_pretrained(folder))
+    ours: Any = quiet(LatentDiffusionPipeline.from_pipe(stock, null_condition=True))
+    assert type(ours.unet) is ConditionalUNet and type(ours.vae) is AutoencoderKL
+    x = torch.randn(1, 4, 8, 8)
+    settings: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 2.0, "latents": x}
+    expected = stock(PROMPT, output_type="latent", generator=torch.Generator().manual_seed(0), **settings).images
+    *_, found = ours.states(PROMPT, generator=torch.Generator().manual_seed(0), **settings)
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
