@@ -18,7 +18,17 @@ from torch import Tensor
 
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.loading.mixins import ModelMixin
-from hfgen.models.blocks import ACTIVATIONS, BlockSettings, Downsample, GroupNorm, MidBlock, ResnetBlock, Upsample
+from hfgen.models.blocks import (
+    ACTIVATIONS,
+    BlockSettings,
+    Downsample,
+    GroupNorm,
+    MidBlock,
+    ResnetBlock,
+    Upsample,
+    channels_last,
+    groups_of,
+)
 from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
 
 EPS = 1e-6
@@ -202,12 +212,12 @@ class Encoder(nn.Module):
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
             self.down_blocks.append(EncoderLevel(before, width, layers, i == len(widths), settings))
         self.mid_block = MidBlock(widths[-1], attend, settings.groups, 1.0, settings)
-        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups_of(widths[-1], settings.groups), widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return mean and log-variance of q(z|x), joined (B, 2D, h, w), of images x (B, C, H, W) in [-1, 1]."""
-        h = _fastest(self.conv_in(x))                                                    # (B, C_0, H, W)
+        h = channels_last(self.conv_in(x))                                                    # (B, C_0, H, W)
         for block in self.down_blocks:
             h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
         h = self.mid_block(h)
@@ -228,7 +238,7 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList()
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
             self.up_blocks.append(DecoderLevel(before, width, layers + 1, i == len(widths), settings))
-        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups_of(widths[-1], settings.groups), widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -237,7 +247,7 @@ class Decoder(nn.Module):
 
     def features(self, z: Tensor) -> Tensor:
         """Return the input (B, C_0, H, W) of the last layer, `conv_out`."""
-        h = self.mid_block(_fastest(self.conv_in(z)))
+        h = self.mid_block(channels_last(self.conv_in(z)))
         for block in self.up_blocks:
             h = block(h)                                                                 # (B, C_i, h 2^i, w 2^i)
         return F.silu(self.conv_norm_out(h))
@@ -298,13 +308,6 @@ def settings_of(config: Any) -> BlockSettings:
     """Return the settings of all blocks: no time, no dropout, one attention head over all channels."""
     act = ACTIVATIONS[config["act_fn"].lower()]
     return BlockSettings(None, config["norm_num_groups"], EPS, act, 0.0, False, None, downsample_padding=0)
-
-
-def _fastest(h: Tensor) -> Tensor:
-    """Return h in the memory layout that makes convolutions on CPUs fastest."""
-    if h.device.type != "cpu":
-        return h
-    return h.contiguous(memory_format=torch.channels_last)
 
 
 def check_config(config: Any) -> None:
