@@ -4,7 +4,7 @@ Configuration keys, defaults and state-dict keys are those of diffusers' `Autoen
 its encoder and decoder with their blocks, then the checks of its settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.loading.mixins import ModelMixin
@@ -34,6 +35,8 @@ from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
 EPS = 1e-6
 KINDS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
 
+POSTERIOR_TENSORS = ("parameters", "mean", "logvar", "std", "var")
+
 SWITCHES = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
 
 
@@ -42,6 +45,23 @@ class AutoencoderKLPass(DecoderOutput):
     """Reconstructed images (B, C, H, W), `.sample`, and q(z|x) of their latents, `.latent_dist`."""
 
     latent_dist: DiagonalGaussianDistribution | None = None
+
+
+class Posterior(DiagonalGaussianDistribution):
+    """q(z|x) = N(mu, sigma^2), whose tensors torch's tools find: export, vmap and data parallelism."""
+
+
+def _flatten(posterior: Posterior) -> tuple[list[Tensor], bool]:
+    return [getattr(posterior, name) for name in POSTERIOR_TENSORS], posterior.deterministic
+
+
+def _unflatten(tensors: Iterable[Any], deterministic: bool) -> Posterior:
+    posterior = Posterior.__new__(Posterior)
+    vars(posterior).update(zip(POSTERIOR_TENSORS, tensors, strict=True), deterministic=deterministic)
+    return posterior
+
+
+register_pytree_node(Posterior, _flatten, _unflatten, serialized_type_name="hfgen.models.autoencoder_kl.Posterior")
 
 
 class AutoencoderKL(ModelMixin):
@@ -103,7 +123,7 @@ class AutoencoderKL(ModelMixin):
             return (posterior,)
         return AutoencoderKLOutput(latent_dist=posterior)
 
-    def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
+    def posterior(self, x: Tensor) -> Posterior:
         """Return q(z|x), (B, D, h, w), of images (B, C, H, W) in [-1, 1].
 
         Raises ConfigError unless f divides H and W.
@@ -112,7 +132,7 @@ class AutoencoderKL(ModelMixin):
         moments = self.encoder(x)                                                        # (B, 2D, h, w)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
-        return DiagonalGaussianDistribution(moments.contiguous())
+        return Posterior(moments.contiguous())
 
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None

@@ -102,14 +102,20 @@ def groups_of(channels: int, groups: int | None = None) -> int:
     return groups
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Return x (B, C, H, W) in the memory layout that makes convolutions on CPUs fastest; unchanged on other devices.
+def has_layout(x: torch.Tensor) -> bool:
+    """Return whether the memory layout of x is known: not under `torch.func.vmap`, which has no rules for layouts."""
+    try:
+        x.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        return False
+    return True
 
-    Permutations have batching rules; `contiguous(memory_format=...)` has none and stops `torch.func.vmap`.
-    """
-    if x.device.type != "cpu":
-        return x
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return x (B, C, H, W) in the memory layout that makes convolutions on CPUs fastest; unchanged elsewhere."""
+    if x.device.type == "cpu" and has_layout(x):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def halve(x: torch.Tensor) -> torch.Tensor:
@@ -152,7 +158,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x (B, C, ...) with mean 0 and variance 1 over each group, then scaled and shifted by channel."""
-        return super().forward(x.to(self.weight.dtype))
+        x = x.to(self.weight.dtype)
+        return super().forward(x if has_layout(x) else x.contiguous())
 
 
 class ResnetBlock(nn.Module):
