@@ -49,7 +49,7 @@ class ClassifierPipeline(Pipeline):
         given = checked(images)
         # logits
         parts = [given[i : i + batch_size] for i in range(0, len(given), batch_size)]
-        logits = torch.cat([self.classifier(self.prepare(part)) for part in parts])     # (B, K)
+        logits = torch.cat([self.classifier(self.prepare(part)).logits for part in parts])  # (B, K)
         self.maybe_free_model_hooks()
         # probabilities, labels and their names
         probabilities = logits.float().softmax(1)

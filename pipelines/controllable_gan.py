@@ -222,7 +222,7 @@ class ControllableGANPipeline(GANPipeline):
         # predict; a classifier of transformers has its own normalisation
         with evaluating(self.classifier):
             if not self._of_transformers:
-                return self.classifier(x.to(self.classifier.dtype)).float()
+                return self.classifier(x.to(self.classifier.dtype)).logits.float()
             mean, std = (x.new_tensor(self.config[key] or [0.5])[:, None, None] for key in ("image_mean", "image_std"))
             pixels = ((x / 2 + 0.5 - mean) / std).to(self.classifier.dtype)
             return self.classifier(pixel_values=pixels, return_dict=True).logits.float()

@@ -212,7 +212,7 @@ class GANPipeline(GenerativePipeline):
     def _generate(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """Return G(z), (B, C, H, W) in [-1, 1] or (B, 2), with gradients if they are enabled."""
         with evaluating(self.generator):
-            return self.generator(z.to(self.generator.dtype), class_labels=labels).to(z.dtype)
+            return self.generator(z.to(self.generator.dtype), class_labels=labels).sample.to(z.dtype)
 
     def _rendered(
         self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool

@@ -87,7 +87,7 @@ class TranslationPipeline(Pipeline):
 
 
 def through(net: Any, x: torch.Tensor) -> torch.Tensor:
-    """Return net(x), float32 (B, C', H, W), of x (B, C, H, W) in [-1, 1], padded to sides that `net` can halve.
+    """Return the translations, float32 (B, C', H, W), of x (B, C, H, W) in [-1, 1], padded so that `net` can halve it.
 
     Padding is by reflection; by replication if it is wider than side - 1, which reflection does not allow.
     """
@@ -101,7 +101,7 @@ def through(net: Any, x: torch.Tensor) -> torch.Tensor:
         if any(border):
             x = F.pad(x, border, mode="reflect" if max(border) < side else "replicate")
     # network, without the padding
-    y: torch.Tensor = net(x.to(net.dtype)).float()
+    y: torch.Tensor = net(x.to(net.dtype)).sample.float()
     return y[:, :, top : top + height, left : left + width]
 
 

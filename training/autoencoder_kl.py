@@ -223,7 +223,7 @@ class AutoencoderLosses:
         x, judge = batch["x"], nets["discriminator"]
         self.active = noise.step >= self.start
         if not self.active:
-            return 0.0 * judge(x[:1]).sum(), {}
+            return 0.0 * judge(x[:1]).logits.sum(), {}
         with torch.no_grad():
             # reconstruct the images up to the last layer
             posterior = self.vae.posterior(x)
@@ -232,7 +232,7 @@ class AutoencoderLosses:
         self.weigh(x, h)
         last = self.vae.decoder.conv_out
         # tell images from reconstructions
-        real, fake = judge(x), judge(last(h).detach().float())
+        real, fake = judge(x).logits, judge(last(h).detach().float()).logits
         loss = self.objective.d(real, fake)
         says = self.objective.verdict(real.detach(), fake.detach())
         return loss, {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(x')": says[1]}
@@ -298,8 +298,8 @@ class AutoencoderLosses:
 
         Both are (B, C, H, W); x is in [-1, 1].
         """
-        fake = judge(made)
-        return self.objective.g(fake, judge(x) if self.settings.loss == "relativistic" else fake)
+        fake = judge(made).logits
+        return self.objective.g(fake, judge(x).logits if self.settings.loss == "relativistic" else fake)
 
     def error(self, x: Tensor, made: Tensor) -> Losses:
         """Return the mean error of reconstructions, absolute or squared, with the weighted LPIPS; and its parts.

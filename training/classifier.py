@@ -41,7 +41,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     def loss(nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]):  # type: ignore[no-untyped-def]
         x, label = batch["x"], batch["label"]
         offsets = [(noise.uniform(f"shift {axis}") * (2 * r + 1)).long() - r for axis, r in enumerate(reach)]
-        logits = nets["classifier"](shifted(x, *offsets))                                # (B, K)
+        logits = nets["classifier"](shifted(x, *offsets)).logits                         # (B, K)
         mean = F.cross_entropy(logits, label, label_smoothing=settings.label_smoothing)
         return mean, {"loss": mean.detach(), "accuracy": (logits.argmax(1) == label).float().mean()}
 
@@ -131,7 +131,7 @@ def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
     device = next(net.parameters()).device
     right = nats = 0.0
     for batch in batches_of(dataset):
-        logits, label = net(batch["x"].to(device)), batch["label"].to(device)
+        logits, label = net(batch["x"].to(device)).logits, batch["label"].to(device)
         right += float((logits.argmax(1) == label).sum())
         nats += float(F.cross_entropy(logits, label, reduction="sum"))
     return {"eval_accuracy": right / len(dataset), "eval_loss": nats / len(dataset)}

@@ -77,10 +77,10 @@ class GANLosses:
         # generate samples for the batch's classes
         x, labels = batch["x"], self.labels(batch)
         with torch.no_grad():
-            generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).float()
+            generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).sample.float()
 
         def critic(samples: Tensor) -> Tensor:
-            return nets["discriminator"](samples, labels)
+            return nets["discriminator"](samples, labels).logits
 
         # compute the objective, and the discriminator's mean verdicts
         real, fake = critic(x), critic(generated)                                # apart: batch norm must not mix them
@@ -105,11 +105,11 @@ class GANLosses:
         """
         # generate samples, and judge them
         labels = self.labels(batch)
-        generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels)
-        fake = nets["discriminator"](generated, labels)
+        generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).sample
+        fake = nets["discriminator"](generated, labels).logits
         real = fake
         if self.settings.loss == "relativistic":
-            real = nets["discriminator"](batch["x"], labels)
+            real = nets["discriminator"](batch["x"], labels).logits
         # compute the objective
         loss = self.objective.g(fake, real)
         return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}

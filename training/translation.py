@@ -113,16 +113,16 @@ class TranslationLosses:
         """
         # translate, and keep the translations for the discriminator
         there, back = nets[f"generator_{x}2{y}"], nets[f"generator_{y}2{x}"]
-        made = there(batch[x]).float()
+        made = there(batch[x]).sample.float()
         memo[f"fake_{y}"] = made.detach()
         # compute each part of the loss that has a weight
         fake = self.logits(nets, batch, y, made)
         real = self.logits(nets, batch, y, batch[y]) if self.settings.loss == "relativistic" else fake
         parts, weights = {"adversarial": self.objective.g(fake, real)}, self.weights()
         if weights["cycle"]:
-            parts["cycle"] = F.l1_loss(back(made).float(), batch[x])
+            parts["cycle"] = F.l1_loss(back(made).sample.float(), batch[x])
         if weights["identity"]:
-            parts["identity"] = F.l1_loss(there(batch[y]).float(), batch[y])
+            parts["identity"] = F.l1_loss(there(batch[y]).sample.float(), batch[y])
         if weights["paired"]:
             parts["paired"] = F.l1_loss(made, batch[y])
         return parts
@@ -161,7 +161,7 @@ class TranslationLosses:
         condition = None
         if self.settings.paired:
             condition = batch["b" if domain == "a" else "a"]
-        return nets[f"discriminator_{domain}"](image, condition)
+        return nets[f"discriminator_{domain}"](image, condition).logits
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each part of the generators' loss."""

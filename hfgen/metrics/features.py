@@ -95,7 +95,7 @@ class ClassifierFeatures(Extractor):
     @torch.no_grad()
     def labels(self, images: Tensor) -> Tensor:
         """Return the most probable class of each image, int64 (B,) in [0, K - 1]."""
-        return torch.as_tensor(self.classifier(self.prepare(images.to(self.device))).argmax(1))
+        return torch.as_tensor(self.classifier(self.prepare(images.to(self.device))).logits.argmax(1))
 
 
 class VisionTransformer(Extractor):

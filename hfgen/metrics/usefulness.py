@@ -146,7 +146,7 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
     for x, y in _batches(sources, training, seed):
         optimizer.zero_grad()
-        F.cross_entropy(net(x.to(device)), y.to(device)).backward()
+        F.cross_entropy(net(x.to(device)).logits, y.to(device)).backward()
         optimizer.step()
         schedule.step()
         if after_step is not None:
@@ -186,7 +186,7 @@ def _correct(
             derived = derive_seed(seed, number)
             with torch.enable_grad():
                 net = train_classifier(sources, num_classes, training, derived, after_step=bar.update)
-            predicted = torch.cat([net(x.to(net.device)).argmax(1).cpu() for x in test[0].split(BATCH_SIZE)])
+            predicted = torch.cat([net(x.to(net.device)).logits.argmax(1).cpu() for x in test[0].split(BATCH_SIZE)])
             total += predicted == test[1].cpu()
     return total / training.seeds
 

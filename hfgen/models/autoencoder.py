@@ -1,12 +1,10 @@
 """Autoencoders of images: an encoder from an image to a short code and a decoder from the code to an image."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import Any
 
 import torch
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_size
@@ -14,16 +12,9 @@ from hfgen.errors import ConfigError
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import Body, CodeActivation
+from hfgen.models.outputs import AutoencoderOutput
 
 CODES: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
-
-
-@dataclass
-class AutoencoderOutput(BaseOutput):
-    """The output of `Autoencoder`: `sample`, (B, C, H, W) in [-1, 1], and `latents`, (B, D)."""
-
-    sample: Tensor
-    latents: Tensor
 
 
 class Autoencoder(ModelMixin):

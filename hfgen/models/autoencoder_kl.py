@@ -4,7 +4,7 @@ Configuration keys, defaults and state-dict keys are those of diffusers' `Autoen
 its encoder and decoder with their blocks, then the checks of its settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,28 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
-from hfgen.models.blocks import ACTIVATIONS, BlockSettings, Downsample, GroupNorm, MidBlock, ResnetBlock, Upsample
+from hfgen.models.blocks import (
+    ACTIVATIONS,
+    BlockSettings,
+    Downsample,
+    GroupNorm,
+    MidBlock,
+    ResnetBlock,
+    Upsample,
+    channels_last,
+    groups_of,
+)
 from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
 
 EPS = 1e-6
 KINDS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+
+POSTERIOR_TENSORS = ("parameters", "mean", "logvar", "std", "var")
 
 SWITCHES = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
 
@@ -32,6 +45,23 @@ class AutoencoderKLPass(DecoderOutput):
     """Reconstructed images (B, C, H, W), `.sample`, and q(z|x) of their latents, `.latent_dist`."""
 
     latent_dist: DiagonalGaussianDistribution | None = None
+
+
+class Posterior(DiagonalGaussianDistribution):
+    """q(z|x) = N(mu, sigma^2), whose tensors torch's tools find: export, vmap and data parallelism."""
+
+
+def _flatten(posterior: Posterior) -> tuple[list[Tensor], bool]:
+    return [getattr(posterior, name) for name in POSTERIOR_TENSORS], posterior.deterministic
+
+
+def _unflatten(tensors: Iterable[Any], deterministic: bool) -> Posterior:
+    posterior = Posterior.__new__(Posterior)
+    vars(posterior).update(zip(POSTERIOR_TENSORS, tensors, strict=True), deterministic=deterministic)
+    return posterior
+
+
+register_pytree_node(Posterior, _flatten, _unflatten, serialized_type_name="hfgen.models.autoencoder_kl.Posterior")
 
 
 class AutoencoderKL(ModelMixin):
@@ -93,7 +123,7 @@ class AutoencoderKL(ModelMixin):
             return (posterior,)
         return AutoencoderKLOutput(latent_dist=posterior)
 
-    def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
+    def posterior(self, x: Tensor) -> Posterior:
         """Return q(z|x), (B, D, h, w), of images (B, C, H, W) in [-1, 1].
 
         Raises ConfigError unless f divides H and W.
@@ -102,7 +132,7 @@ class AutoencoderKL(ModelMixin):
         moments = self.encoder(x)                                                        # (B, 2D, h, w)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
-        return DiagonalGaussianDistribution(moments.contiguous())
+        return Posterior(moments.contiguous())
 
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
@@ -202,12 +232,12 @@ class Encoder(nn.Module):
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
             self.down_blocks.append(EncoderLevel(before, width, layers, i == len(widths), settings))
         self.mid_block = MidBlock(widths[-1], attend, settings.groups, 1.0, settings)
-        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups_of(widths[-1], settings.groups), widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return mean and log-variance of q(z|x), joined (B, 2D, h, w), of images x (B, C, H, W) in [-1, 1]."""
-        h = _fastest(self.conv_in(x))                                                    # (B, C_0, H, W)
+        h = channels_last(self.conv_in(x))                                                    # (B, C_0, H, W)
         for block in self.down_blocks:
             h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
         h = self.mid_block(h)
@@ -228,7 +258,7 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList()
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
             self.up_blocks.append(DecoderLevel(before, width, layers + 1, i == len(widths), settings))
-        self.conv_norm_out = GroupNorm(settings.groups, widths[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups_of(widths[-1], settings.groups), widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -237,7 +267,7 @@ class Decoder(nn.Module):
 
     def features(self, z: Tensor) -> Tensor:
         """Return the input (B, C_0, H, W) of the last layer, `conv_out`."""
-        h = self.mid_block(_fastest(self.conv_in(z)))
+        h = self.mid_block(channels_last(self.conv_in(z)))
         for block in self.up_blocks:
             h = block(h)                                                                 # (B, C_i, h 2^i, w 2^i)
         return F.silu(self.conv_norm_out(h))
@@ -298,13 +328,6 @@ def settings_of(config: Any) -> BlockSettings:
     """Return the settings of all blocks: no time, no dropout, one attention head over all channels."""
     act = ACTIVATIONS[config["act_fn"].lower()]
     return BlockSettings(None, config["norm_num_groups"], EPS, act, 0.0, False, None, downsample_padding=0)
-
-
-def _fastest(h: Tensor) -> Tensor:
-    """Return h in the memory layout that makes convolutions on CPUs fastest."""
-    if h.device.type != "cpu":
-        return h
-    return h.contiguous(memory_format=torch.channels_last)
 
 
 def check_config(config: Any) -> None:

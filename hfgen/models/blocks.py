@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from hfgen.checks import require
 from hfgen.models.attention import attention
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -75,16 +76,46 @@ class TimestepEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """The settings that all blocks of one network share; `time_dim` is None without a time embedding."""
+    """The settings that all blocks of one network share.
+
+    `time_dim`: None without a time embedding. `groups`: None for `groups_of` the channels.
+    """
 
     time_dim: int | None
-    groups: int
+    groups: int | None
     eps: float
     act: Activation
     dropout: float
     scale_shift: bool
     head_dim: int | None
     downsample_padding: int
+
+
+def groups_of(channels: int, groups: int | None = None) -> int:
+    """Return the number of groups of a normalisation. Default: channels / 4, at most 32 (Song et al. 2021, app. H).
+
+    Raises ConfigError unless they divide the channels.
+    """
+    groups = groups or min(channels // 4, 32)
+    divides = groups > 0 and channels % groups == 0
+    require(divides, "block_out_channels", channels, f"such that every normalisation has equal groups ({groups})")
+    return groups
+
+
+def has_layout(x: torch.Tensor) -> bool:
+    """Return whether the memory layout of x is known: not under `torch.func.vmap`, which has no rules for layouts."""
+    try:
+        x.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        return False
+    return True
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return x (B, C, H, W) in the memory layout that makes convolutions on CPUs fastest; unchanged elsewhere."""
+    if x.device.type == "cpu" and has_layout(x):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def halve(x: torch.Tensor) -> torch.Tensor:
@@ -127,7 +158,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x (B, C, ...) with mean 0 and variance 1 over each group, then scaled and shifted by channel."""
-        return super().forward(x.to(self.weight.dtype))
+        x = x.to(self.weight.dtype)
+        return super().forward(x if has_layout(x) else x.contiguous())
 
 
 class ResnetBlock(nn.Module):
@@ -135,7 +167,8 @@ class ResnetBlock(nn.Module):
 
     With `scale_shift` the embedding scales and shifts the second normalisation (adaptive group norm, Dhariwal and
     Nichol 2021). `resample` is applied to both branches before the first convolution. `temb`, (B, D) or (1, D), is the
-    embedding after the activation, None without a `time_dim`. The sum is divided by `scale`.
+    embedding after the activation, None without a `time_dim`. The sum is divided by `scale`. `groups`: of the first
+    normalisation. Default: those of `settings`. `project`: x passes a 1x1 convolution also where channels are equal.
     """
 
     # set on every block by diffusers' `enable_gradient_checkpointing`
@@ -149,20 +182,23 @@ class ResnetBlock(nn.Module):
         settings: BlockSettings,
         scale: float = 1.0,
         resample: Activation | None = None,
+        groups: int | None = None,
+        project: bool = False,
     ) -> None:
         super().__init__()
         self.act, self.scale_shift, self.scale, self.resample = settings.act, settings.scale_shift, scale, resample
         # first convolution
-        self.norm1 = GroupNorm(settings.groups, in_channels, settings.eps)
+        self.norm1 = GroupNorm(groups_of(in_channels, groups or settings.groups), in_channels, settings.eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         # condition on time
         time_dim, width = settings.time_dim, out_channels * (2 if settings.scale_shift else 1)
         self.time_emb_proj = None if time_dim is None else nn.Linear(time_dim, width)
         # second convolution
-        self.norm2 = GroupNorm(settings.groups, out_channels, settings.eps)
+        self.norm2 = GroupNorm(groups_of(out_channels, settings.groups), out_channels, settings.eps)
         self.dropout = nn.Dropout(settings.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        project = project or in_channels != out_channels
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if project else None
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
         """Return `residual` of x (B, C, H, W) and `temb` (B or 1, D); the backward pass may compute it again."""
@@ -224,7 +260,7 @@ def attention_or_nothing(channels: int, attend: bool, settings: BlockSettings) -
 class DownBlock(nn.Module):
     """One level of the encoder: (residual block, attention?) x layers, then halving (`resample`: conv, resnet, None).
 
-    `skips`: `__init__` appends the channels, and `forward` the tensors, of the skip connections.
+    `skips`: `__init__` appends the channels of the skip connections.
     """
 
     def __init__(
@@ -250,15 +286,16 @@ class DownBlock(nn.Module):
             self.downsamplers.append(Downsample(channels, settings.downsample_padding))
         skips += [channels] * (layers + len(self.downsamplers))
 
-    def forward(self, h: torch.Tensor, temb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """Return features (B, C', H', W') of h (B, C, H, W); H' = H / 2, or H without `resample`."""
+    def forward(self, h: torch.Tensor, temb: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return features (B, C', H', W') of h (B, C, H, W), H' = H / 2, or H without `resample`; and the skips."""
+        skips = []
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = attend(resnet(h, temb))
             skips.append(h)
         for downsample in self.downsamplers:
             h = downsample(h, temb)                                                      # (B, C, H/2, W/2)
             skips.append(h)
-        return h
+        return h, skips
 
 
 class MidBlock(nn.Module):
@@ -303,8 +340,11 @@ class UpBlock(nn.Module):
         elif resample == "conv":
             self.upsamplers.append(Upsample(channels))
 
-    def forward(self, h: torch.Tensor, temb: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """Return features (B, C', H', W') of h (B, C, H, W); H' = 2H, or H without `resample`."""
+    def forward(self, h: torch.Tensor, skips: list[torch.Tensor], temb: torch.Tensor) -> torch.Tensor:
+        """Return features (B, C', H', W') of h (B, C, H, W); H' = 2H, or H without `resample`.
+
+        `skips`: skip connections of this level; each is removed from the list, and its memory freed, once it is joined.
+        """
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = attend(resnet(torch.cat((h, skips.pop()), dim=1), temb))
         for upsample in self.upsamplers:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hfgen.checks import require, require_int, require_number, require_size
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
+from hfgen.models.outputs import LogitsOutput
 
 SMALLEST = 7
 """Largest side that is not halved."""
@@ -100,6 +101,12 @@ class Classifier(ModelMixin):
             h = block(h)                                                                 # (B, 4 width, <= 7, <= 7)
         return F.relu(self.hidden(h.flatten(1)))                                         # (B, 4 width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits (B, K) of images (B, C, H, W) in [-1, 1]. Raises ConfigError for another shape."""
-        return self.linear_out(self.drop(self.features(x)))
+    def forward(self, x: torch.Tensor, return_dict: bool = True) -> LogitsOutput | tuple[torch.Tensor]:
+        """Return the logits (B, K) of images x (B, C, H, W) in [-1, 1], as `.logits` or as a tuple of one.
+
+        Raises ConfigError for another shape.
+        """
+        logits = self.linear_out(self.drop(self.features(x)))
+        if not return_dict:
+            return (logits,)
+        return LogitsOutput(logits=logits)

@@ -28,6 +28,7 @@ from hfgen.models.blocks import (
     TimestepEmbedding,
     UpBlock,
     as_timesteps,
+    channels_last,
 )
 from hfgen.models.transformer import SpatialTransformer
 from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
@@ -83,8 +84,11 @@ class DownLevel(DownBlock):
         if transformers is not None:
             self.attentions = transformers(channels, layers)
 
-    def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
-        """Return features (B, C', H', W') of h (B, C, H, W); H' = H / 2, or H in the `last` level."""
+    def forward(
+        self, h: Tensor, temb: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return features (B, C', H', W') of h (B, C, H, W), H' = H / 2, or H in the `last` level; and the skips."""
+        skips = []
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = resnet(h, temb)
             if self.attend:
@@ -93,7 +97,7 @@ class DownLevel(DownBlock):
         for downsample in self.downsamplers:
             h = downsample(h, temb)                                                      # (B, C, H/2, W/2)
             skips.append(h)
-        return h
+        return h, skips
 
 
 class MidLevel(MidBlock):
@@ -121,7 +125,7 @@ class UpLevel(UpBlock):
         if transformers is not None:
             self.attentions = transformers(channels, layers)
 
-    def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, skips: list[Tensor], temb: Tensor, context: Tensor | None = None) -> Tensor:
         """Return features (B, C', H', W') of h (B, C, H, W); H' = 2H, or H in the `last` level."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             h = resnet(torch.cat((h, skips.pop()), dim=1), temb)
@@ -247,16 +251,17 @@ class ConditionalUNet(ModelMixin):
         temb = F.silu(temb)
 
         # first convolution, and the memory layout that makes convolutions on CPUs fastest
-        h = self.conv_in(sample)                                                         # (B, C_0, H, W)
-        if h.device.type == "cpu":
-            h = h.contiguous(memory_format=torch.channels_last)
+        h = channels_last(self.conv_in(sample))                                          # (B, C_0, H, W)
         # encoder, middle, decoder
         skips = [h]
         for block in self.down_blocks:
-            h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
+            h, more = block(h, temb, encoder_hidden_states)                              # (B, C_i, H/2^i, W/2^i)
+            skips += more
         h = self.mid_block(h, temb, encoder_hidden_states)
+        number = self.config["layers_per_block"] + 1
         for block in self.up_blocks:
-            h = block(h, temb, skips, encoder_hidden_states)                             # (B, C_i, H/2^i, W/2^i)
+            own, skips = skips[-number:], skips[:-number]
+            h = block(h, own, temb, encoder_hidden_states)                               # (B, C_i, H/2^i, W/2^i)
         # output
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
         if not return_dict:

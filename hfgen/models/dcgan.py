@@ -13,13 +13,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from hfgen.checks import nearest_sizes, require_choice, require_int, require_size
 from hfgen.errors import ConfigError
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import Norm
+from hfgen.models.outputs import LogitsOutput, SampleOutput
+from hfgen.models.spectral import spectral_norm
 
 NORMS = ("batch", "layer", "none", "spectral")
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -77,9 +78,9 @@ def packed(x: Tensor, pack: int, group: int) -> Tensor:
     Raises ConfigError unless B is a multiple of `pack` times `group`.
     """
     unit = pack * max(1, group)
-    if len(x) % unit:
-        raise ConfigError(f"the batch must be a multiple of {unit} (pack x minibatch_stddev), got {len(x)}")
-    return x.reshape(len(x) // pack, -1, *x.shape[2:])
+    if x.shape[0] % unit:
+        raise ConfigError(f"the batch must be a multiple of {unit} (pack x minibatch_stddev), got {x.shape[0]}")
+    return x.reshape(x.shape[0] // pack, -1, *x.shape[2:])
 
 
 def with_deviation(h: Tensor, group: int) -> Tensor:
@@ -132,13 +133,18 @@ class DCGANGenerator(ModelMixin):
         up.add(nn.ConvTranspose2d(width, channels, 4, 2, 1), last=True)
         self.body = up.sequential()
 
-    def forward(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return images (B, C, H, W) in [-1, 1] from z (B, latent_dim).
+    def forward(
+        self, z: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> SampleOutput | tuple[Tensor]:
+        """Return images (B, C, H, W) in [-1, 1] from z (B, latent_dim), as `.sample` or as a tuple of one.
 
         `class_labels` (B,) are given exactly if the network is conditional; otherwise raises ConfigError.
         """
         h = with_classes(z, class_labels, self.config["num_classes"])                    # (B, D + K)
-        return torch.tanh(self.body(h[:, :, None, None]))                              # (B, C, H, W)
+        sample = torch.tanh(self.body(h[:, :, None, None]))                              # (B, C, H, W)
+        if not return_dict:
+            return (sample,)
+        return SampleOutput(sample=sample)
 
     def first_layer(self) -> Tensor:
         """Return the matrix (F, latent_dim) that the first layer multiplies z with, without the one-hot class."""
@@ -186,10 +192,13 @@ class DCGANDiscriminator(ModelMixin):
         head.add(nn.Conv2d(widths[-1] + (minibatch_stddev > 1), 1, base), last=True)
         self.head = head.sequential()
 
-    def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return logits (B / pack,) of images (B, C, H, W); `class_labels` (B,) exactly if conditional.
+    def forward(
+        self, x: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> LogitsOutput | tuple[Tensor]:
+        """Return logits (B / pack,) of images x (B, C, H, W), as `.logits` or as a tuple of one.
 
-        Raises ConfigError for another size, other labels, or a batch that the pack and the group do not divide.
+        `class_labels` (B,) are given exactly if the network is conditional. Raises ConfigError for another size, other
+        labels, or a batch that the pack and the group do not divide.
         """
         # check the size
         c = self.config
@@ -199,7 +208,10 @@ class DCGANDiscriminator(ModelMixin):
         # join classes and packs
         x = with_classes(x, class_labels, c["num_classes"])                              # (B, C + K, H, W)
         h = self.body(packed(x, c["pack"], c["minibatch_stddev"]))                     # (B / m, C', h, w)
-        return self.head(with_deviation(h, c["minibatch_stddev"])).flatten()             # (B / m,)
+        logits = self.head(with_deviation(h, c["minibatch_stddev"])).flatten()           # (B / m,)
+        if not return_dict:
+            return (logits,)
+        return LogitsOutput(logits=logits)
 
 
 def sides_of(resolution: int | tuple[int, int] | list[int]) -> tuple[int, int]:

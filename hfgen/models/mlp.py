@@ -1,15 +1,12 @@
 """Networks for points of a few dimensions: a noise predictor called like the U-Net, and the networks of a GAN."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import FrozenDict
-from diffusers.utils import BaseOutput
-from torch.nn.utils.parametrizations import spectral_norm
 
 from hfgen.checks import require, require_int, require_number
 from hfgen.errors import ConfigError
@@ -18,13 +15,8 @@ from hfgen.loading.mixins import ModelMixin
 from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timesteps
 from hfgen.models.choices import Norm
 from hfgen.models.dcgan import check_parts, packed, with_classes, with_deviation
-
-
-@dataclass
-class MLPOutput(BaseOutput):
-    """The output of `MLPDenoiser`: `sample`, (B, dim)."""
-
-    sample: torch.Tensor
+from hfgen.models.outputs import LogitsOutput, SampleOutput
+from hfgen.models.spectral import spectral_norm
 
 
 class ResidualBlock(nn.Module):
@@ -96,7 +88,7 @@ class MLPDenoiser(ModelMixin):
         class_labels: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> MLPOutput | tuple[torch.Tensor]:
+    ) -> SampleOutput | tuple[torch.Tensor]:
         """Return the prediction (B, dim) as `.sample` or as a tuple of one.
 
         `sample`: x_t (B, dim). `timestep`: numbers in [0, T - 1], integer or not, of shape (), (1,) or (B,).
@@ -124,7 +116,7 @@ class MLPDenoiser(ModelMixin):
         out = self.linear_out(F.silu(self.norm_out(h)))                                  # (B, dim)
         if not return_dict:
             return (out,)
-        return MLPOutput(sample=out)
+        return SampleOutput(sample=out)
 
 
 class MLPGenerator(ModelMixin):
@@ -153,12 +145,17 @@ class MLPGenerator(ModelMixin):
         self.body = perceptron(latent_dim + (num_classes or 0), hidden, layers, norm, nn.ReLU())
         self.head = nn.Linear(hidden, dim)
 
-    def forward(self, z: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Return points (B, dim) in model coordinates from z (B, latent_dim).
+    def forward(
+        self, z: torch.Tensor, class_labels: torch.Tensor | None = None, return_dict: bool = True
+    ) -> SampleOutput | tuple[torch.Tensor]:
+        """Return points (B, dim) in model coordinates from z (B, latent_dim), as `.sample` or as a tuple of one.
 
         `class_labels` (B,) are given exactly if the network is conditional; otherwise raises ConfigError.
         """
-        return self.head(self.body(with_classes(z, class_labels, self.config["num_classes"])))
+        sample = self.head(self.body(with_classes(z, class_labels, self.config["num_classes"])))
+        if not return_dict:
+            return (sample,)
+        return SampleOutput(sample=sample)
 
     def first_layer(self) -> torch.Tensor:
         """Return the matrix (hidden, latent_dim) that the first layer multiplies z with, without the one-hot class."""
@@ -196,14 +193,20 @@ class MLPDiscriminator(ModelMixin):
         self.body = perceptron(inputs + 2 * frequencies, hidden, layers, norm, nn.LeakyReLU(0.2))
         self.head = linear(hidden + (minibatch_stddev > 1), 1, norm)
 
-    def forward(self, x: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits (B / pack,) of points (B, dim); `class_labels` (B,) exactly if the network is conditional.
+    def forward(
+        self, x: torch.Tensor, class_labels: torch.Tensor | None = None, return_dict: bool = True
+    ) -> LogitsOutput | tuple[torch.Tensor]:
+        """Return logits (B / pack,) of points x (B, dim), as `.logits` or as a tuple of one.
 
-        Raises ConfigError for other labels, and for a batch that the pack and the group do not divide.
+        `class_labels` (B,) are given exactly if the network is conditional. Raises ConfigError for other labels, and
+        for a batch that the pack and the group do not divide.
         """
         c = self.config
         x = packed(with_classes(x, class_labels, c["num_classes"]), c["pack"], c["minibatch_stddev"])
-        return self.head(with_deviation(self.body(self.waves(x)), c["minibatch_stddev"])).flatten()
+        logits = self.head(with_deviation(self.body(self.waves(x)), c["minibatch_stddev"])).flatten()
+        if not return_dict:
+            return (logits,)
+        return LogitsOutput(logits=logits)
 
 
 class Waves(nn.Module):

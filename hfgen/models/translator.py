@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from hfgen.checks import nearest_sizes, require, require_choice, require_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import GeneratorNorm, PatchNorm
+from hfgen.models.outputs import LogitsOutput, SampleOutput
+from hfgen.models.spectral import spectral_norm
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -115,13 +116,17 @@ class ResNetTranslator(ModelMixin):
         factor = 2 ** self.config["downsamplings"]
         return factor, max(4, 2 * factor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the translations (B, C', H, W), in [-1, 1], of images x (B, C, H, W) in [-1, 1].
+    def forward(self, x: Tensor, return_dict: bool = True) -> SampleOutput | tuple[Tensor]:
+        """Return the translations (B, C', H, W) of images x (B, C, H, W), both in [-1, 1].
 
+        The result is `.sample`, or a tuple of one without `return_dict`.
         Raises ConfigError, naming the nearest sizes, for a wrong size.
         """
         check_images(x, self.config["in_channels"], *self.sides)
-        return torch.tanh(self.body(x))
+        sample = torch.tanh(self.body(x))                                                 # (B, C', H, W)
+        if not return_dict:
+            return (sample,)
+        return SampleOutput(sample=sample)
 
 
 class UNetTranslator(ModelMixin):
@@ -168,9 +173,10 @@ class UNetTranslator(ModelMixin):
         """Return the divisor of the sides of images and the smallest side: the deepest map has one pixel."""
         return 2 ** self.config["depth"], 2 ** self.config["depth"]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the translations (B, C', H, W), in [-1, 1], of images x (B, C, H, W) in [-1, 1].
+    def forward(self, x: Tensor, return_dict: bool = True) -> SampleOutput | tuple[Tensor]:
+        """Return the translations (B, C', H, W) of images x (B, C, H, W), both in [-1, 1].
 
+        The result is `.sample`, or a tuple of one without `return_dict`.
         Raises ConfigError, naming the nearest sizes, for a wrong size.
         """
         check_images(x, self.config["in_channels"], *self.sides)
@@ -183,7 +189,10 @@ class UNetTranslator(ModelMixin):
         h = self.up[0](skips.pop())
         for stage in self.up[1:]:
             h = stage(torch.cat([h, skips.pop()], 1))                                     # (B, c / 2, 2h, 2w)
-        return torch.tanh(h)
+        sample = torch.tanh(h)                                                            # (B, C', H, W)
+        if not return_dict:
+            return (sample,)
+        return SampleOutput(sample=sample)
 
 
 class PatchDiscriminator(ModelMixin):
@@ -217,8 +226,10 @@ class PatchDiscriminator(ModelMixin):
             side = (side - 1) * conv.stride[0] + conv.kernel_size[0]
         return side
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return logits (B, 1, h, w) of images (B, C, H, W).
+    def forward(
+        self, x: Tensor, condition: Tensor | None = None, return_dict: bool = True
+    ) -> LogitsOutput | tuple[Tensor]:
+        """Return logits (B, 1, h, w) of images x (B, C, H, W), as `.logits` or as a tuple of one.
 
         `condition` (B, C', H, W) is given exactly if the network is conditional. Raises ConfigError for other channels,
         and for images smaller than a patch.
@@ -232,7 +243,10 @@ class PatchDiscriminator(ModelMixin):
         if condition is not None:
             check_images(condition, channels, 1, least)
             x = torch.cat([condition, x], 1)                                              # (B, C' + C, H, W)
-        return self.body(x)
+        logits = self.body(x)
+        if not return_dict:
+            return (logits,)
+        return LogitsOutput(logits=logits)
 
 
 def patch_layers(channels: int, width: int, number: int, norm: str) -> nn.Sequential:

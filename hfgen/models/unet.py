@@ -23,7 +23,10 @@ from hfgen.models.blocks import (
     TimestepEmbedding,
     UpBlock,
     as_timesteps,
+    channels_last,
+    groups_of,
 )
+from hfgen.models.ncsnpp import SkipDownBlock, SkipUpBlock
 from hfgen.models.unet_config import check_config
 
 
@@ -32,7 +35,8 @@ class UNet(ModelMixin):
 
     Encoder: each level has `layers_per_block` residual blocks, with self-attention in an "Attn" block, and halves the
     resolution. Middle: block, attention, block. Decoder: one residual block more per level; each has a skip connection
-    from the encoder. Every residual block is conditioned on time and, if there are classes, on the class.
+    from the encoder. Every residual block is conditioned on time and, if there are classes, on the class. "Skip" blocks
+    are those of NCSN++, with an image beside the features (Song et al. 2021, appendix H).
 
     Raises ConfigError for impossible values, and for values of stock configurations that are not reproduced. Under
     `torch.device("meta")` it allocates nothing, so that parameters can be counted before loading.
@@ -94,32 +98,37 @@ class UNet(ModelMixin):
         skips = [channels]
         self.down_blocks = nn.ModuleList()
         for level, (kind, width) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
-            attend = "Attn" in kind
-            resample = self._resample(level, downsample_type if attend else "conv")
-            self.down_blocks.append(DownBlock(channels, width, skips, layers_per_block, attend, resample, settings))
+            attend, last = "Attn" in kind, level == self.levels - 1
+            block: nn.Module
+            if "Skip" in kind:
+                block = SkipDownBlock(channels, width, skips, layers_per_block, attend, last, settings)
+            else:
+                resample = None if last else (downsample_type if attend else "conv")
+                block = DownBlock(channels, width, skips, layers_per_block, attend, resample, settings)
+            self.down_blocks.append(block)
             channels = width
 
         # middle
         self.mid_block = None
         if mid_block_type is not None:
-            groups = attn_norm_num_groups or (None if scale_shift else norm_num_groups)
+            groups = attn_norm_num_groups or (None if scale_shift else groups_of(channels, norm_num_groups))
             self.mid_block = MidBlock(channels, add_attention, groups, mid_block_scale_factor, settings)
 
         # decoder
         self.up_blocks = nn.ModuleList()
         for level, (kind, width) in enumerate(zip(up_block_types, block_out_channels[::-1], strict=True)):
-            attend = "Attn" in kind
-            resample = self._resample(level, upsample_type if attend else "conv")
-            self.up_blocks.append(UpBlock(channels, width, skips, layers_per_block + 1, attend, resample, settings))
+            attend, last = "Attn" in kind, level == self.levels - 1
+            if "Skip" in kind:
+                block = SkipUpBlock(channels, width, skips, layers_per_block + 1, attend, last, settings)
+            else:
+                resample = None if last else (upsample_type if attend else "conv")
+                block = UpBlock(channels, width, skips, layers_per_block + 1, attend, resample, settings)
+            self.up_blocks.append(block)
             channels = width
 
         # output
-        self.conv_norm_out = GroupNorm(norm_num_groups, channels, norm_eps)
+        self.conv_norm_out = GroupNorm(groups_of(channels, norm_num_groups), channels, norm_eps)
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
-
-    def _resample(self, level: int, kind: str) -> str | None:
-        """Return the kind of halving or doubling of a level; None for the last level."""
-        return None if level == self.levels - 1 else kind
 
     def _build_embeddings(self, channels: int, time_dim: int) -> None:
         """Build the layers from timesteps and class labels to the embedding of width `time_dim`."""
@@ -165,24 +174,45 @@ class UNet(ModelMixin):
 
         # first convolution, and the memory layout that makes convolutions on CPUs fastest
         x = 2 * sample - 1 if self.config["center_input_sample"] else sample
-        h = self.conv_in(x)                                                              # (B, C_0, H, W)
-        if h.device.type == "cpu":
-            h = h.contiguous(memory_format=torch.channels_last)
+        h = channels_last(self.conv_in(x))                                               # (B, C_0, H, W)
 
-        # encoder, middle, decoder
-        skips = [h]
-        for block in self.down_blocks:
-            h = block(h, temb, skips)                                                    # (B, C_i, H/2^i, W/2^i)
+        # encoder, middle, decoder; in NCSN++ images run beside the features
+        h, skips = self._encode(h, temb, x)
         if self.mid_block is not None:
             h = self.mid_block(h, temb)
-        for block in self.up_blocks:
-            h = block(h, temb, skips)                                                    # (B, C_i, H/2^i, W/2^i)
+        h, image = self._decode(h, skips, temb)
 
         # output; with Fourier features t is sigma, and the score is divided by it
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
+        if image is not None:
+            out = out + image
         if self.config["time_embedding_type"] == "fourier":
             out = (out / t[:, None, None, None]).to(out.dtype)
         return UNet2DOutput(sample=out) if return_dict else (out,)
+
+    def _encode(self, h: torch.Tensor, temb: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the features (B, C_i, H/2^i, W/2^i) of the last level, and the skip connections, h being the first."""
+        image, skips = x, [h]
+        for block in self.down_blocks:
+            if isinstance(block, SkipDownBlock):
+                h, more, image = block(h, temb, image)
+            else:
+                h, more = block(h, temb)
+            skips += more
+        return h, skips
+
+    def _decode(
+        self, h: torch.Tensor, skips: list[torch.Tensor], temb: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the features (B, C_0, H, W), and the image (B, 3, H, W) of NCSN++, None in other networks."""
+        image, number = None, self.config["layers_per_block"] + 1
+        for block in self.up_blocks:
+            own, skips = skips[-number:], skips[:-number]
+            if isinstance(block, SkipUpBlock):
+                h, image = block(h, own, temb, image)
+            else:
+                h = block(h, own, temb)
+        return h, image
 
     def embed(self, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
         """Return the embedding (B, D) or (1, D) of times (B,) or (1,), plus that of labels if there are classes."""

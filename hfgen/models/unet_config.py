@@ -4,9 +4,10 @@ from typing import Any
 
 from hfgen.checks import check_divisible, require, require_int, require_number, require_size
 from hfgen.models.blocks import ACTIVATIONS
+from hfgen.models.ncsnpp import COLOURS
 
-DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
-UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "SkipDownBlock2D", "AttnSkipDownBlock2D")
+UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D")
 OLD_PREFIX = "UNetRes"
 """Prefix of block types in old configurations, such as "UNetResDownBlock2D"."""
 
@@ -22,8 +23,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "flip_sin_to_cos": (False, True),
     "add_attention": (True, False),
 }
-WHOLE_NUMBERS = ("in_channels", "out_channels", "norm_num_groups")
+WHOLE_NUMBERS = ("in_channels", "out_channels")
 OPTIONAL_WHOLE_NUMBERS = (
+    "norm_num_groups",
     "time_embedding_dim",
     "attention_head_dim",
     "attn_norm_num_groups",
@@ -56,6 +58,7 @@ def check_config(config: Any) -> None:
     steps = config["num_train_timesteps"]
     require(not learned or steps is not None, "num_train_timesteps", steps, "set with learned time features")
     _check_levels(config)
+    _check_skip_blocks(config)
     _check_channels(config)
     if config["sample_size"] is not None:
         height, width = require_size("sample_size", config["sample_size"], 2**24)
@@ -74,12 +77,30 @@ def _check_levels(config: Any) -> None:
             require(str(kind).removeprefix(OLD_PREFIX) in allowed, field, kind, f"made of {allowed}")
 
 
+def _check_skip_blocks(config: Any) -> None:
+    """Raise ConfigError unless the image beside the features of NCSN++ fits the levels and has three channels."""
+    # levels: the image is halved from the first one on, and doubled up to the last one
+    down, up = config["down_block_types"], config["up_block_types"]
+    skips_down, skips_up = (["Skip" in kind for kind in kinds] for kinds in (down[:-1], up))
+    first = skips_down == sorted(skips_down, reverse=True)
+    require(first, "down_block_types", down, "Skip blocks from the first level on, without others in between")
+    require(skips_up == sorted(skips_up), "up_block_types", up, "Skip blocks up to the last level, once there is one")
+    # channels of the image
+    for field, skips in (("in_channels", skips_down), ("out_channels", skips_up)):
+        good = config[field] == COLOURS or not any(skips)
+        require(good, field, config[field], f"{COLOURS} with Skip blocks")
+    # groups
+    plain = [kind for kind in (*down, *up) if "Skip" not in kind]
+    groups = config["norm_num_groups"]
+    require(not plain or groups is not None, "norm_num_groups", groups, f"an int with {', '.join(plain)}")
+
+
 def _check_channels(config: Any) -> None:
     # group norm
     channels, groups, head_dim = config["block_out_channels"], config["norm_num_groups"], config["attention_head_dim"]
     for count in channels:
         require_int("block_out_channels", count)
-        divisible = count % groups == 0
+        divisible = groups is None or count % groups == 0
         require(divisible, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
     # attention
     attending = [c for c, kind in zip(channels, config["down_block_types"], strict=True) if "Attn" in kind]

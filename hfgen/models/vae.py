@@ -7,7 +7,7 @@ z_L ~ N(0, I). The file has the models, then the networks that they are made of,
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +19,12 @@ from hfgen.loading.mixins import ModelMixin
 from hfgen.losses.elbo import LIKELIHOODS, kl_to_standard_normal, log_normal, wide
 from hfgen.models.dcgan import with_classes
 from hfgen.models.mlp import check_coordinates
+from hfgen.models.outputs import Terms
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 BODIES = ("mlp", "conv")
 MAX_LAYERS = 32
-
-
-class Terms(NamedTuple):
-    """Terms of the bounds, in nats, for B items and k draws z ~ q(z|x).
-
-    `log_px_z` (B, k): log p(x|z_1). `log_ratio` (B, k): log q(z|x) - log p(z), over all layers. `kl`: E[log q - log p]
-    of each layer, from the data up, by dimension, (B, 1 or k, D_l); exact for the last layer, a draw for the others.
-    """
-
-    log_px_z: Tensor
-    log_ratio: Tensor
-    kl: tuple[Tensor, ...]
-
-    @property
-    def log_weights(self) -> Tensor:
-        """Return log w = log p(x, z) - log q(z|x) in nats, (B, k)."""
-        return self.log_px_z - self.log_ratio
 
 
 class LatentModel(ModelMixin):
@@ -129,8 +113,13 @@ class LatentModel(ModelMixin):
             location = location.unflatten(1, self.shape)
         return location
 
-    def forward(self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None) -> Terms:
-        """Return the terms of the bound in nats for standard normal `eps`, (B, k, D_l) per layer from the data up."""
+    def forward(
+        self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> Terms | tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return the terms of the bound in nats for standard normal `eps`, (B, k, D_l) per layer from the data up.
+
+        The result is a `Terms`, or the tuple of its values without `return_dict`.
+        """
         # latents of all layers
         layers = self._posterior(x, eps, class_labels)
         zs = [z for z, _, _ in layers]
@@ -140,19 +129,23 @@ class LatentModel(ModelMixin):
             ratio = log_normal(e) - log_var / 2 - log_normal(z, *prior)                  # (B, k, D_l)
             log_ratio = log_ratio + ratio.sum(-1)
             kl.append(ratio if prior else kl_to_standard_normal(mu, log_var))
-        return Terms(self.log_likelihood(x, zs[0], class_labels), log_ratio, tuple(kl))
+        terms = Terms(self.log_likelihood(x, zs[0], class_labels), log_ratio, tuple(kl))
+        if not return_dict:
+            return terms.to_tuple()
+        return terms
 
     def log_weights(
         self, x: Tensor, k: int, generator: torch.Generator | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
         """Return log w = log p(x, z) - log q(z|x) in nats of k draws z ~ q(z|x), (B, k); E[w] = p(x)."""
-        return self.forward(x, self.normals(len(x), k, generator), class_labels).log_weights
+        terms: Any = self.forward(x, self.normals(x.shape[0], k, generator), class_labels)
+        return terms.log_weights
 
     def log_likelihood(self, x: Tensor, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Return log p(x|z_1) in nats, (B, k), of z_1 (B, k, D_1)."""
         k = z.shape[1]
         labels = None if class_labels is None else class_labels.repeat_interleave(k)
-        location = self.decode(z.flatten(0, 1), labels).flatten(1).unflatten(0, (len(z), k))   # (B, k, P)
+        location = self.decode(z.flatten(0, 1), labels).flatten(1).unflatten(0, (z.shape[0], k))   # (B, k, P)
         return self.likelihood.log_prob(x.flatten(1)[:, None], location, self.log_sigma, self.config["levels"])
 
     def normals(self, batch: int, k: int, generator: torch.Generator | None = None) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from hfgen import ResNetTranslator, TranslationPipeline
 from hfgen.data.shapes.dataset import domain_pair
 from hfgen.images import from_pil
+from hfgen.models.outputs import SampleOutput
 from tests.benchmarks import harness, in_process, translation_shapes
 from tests.benchmarks.translation_shapes import main
 
@@ -16,9 +17,9 @@ from tests.benchmarks.translation_shapes import main
 class Unchanged(ResNetTranslator):
     """A translator that gives back what it gets."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, return_dict: bool = True) -> SampleOutput:
         """Return x."""
-        return x
+        return SampleOutput(sample=x)
 
 
 @pytest.fixture

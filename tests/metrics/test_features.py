@@ -156,7 +156,7 @@ def test_a_saved_classifier_gives_its_penultimate_features_and_labels(tmp_path):
     images = torch.rand(6, 1, 8, 8) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(extractor(images), net.features(images), atol=0, rtol=0)
-        assert torch.equal(extractor.labels(images), net(images).argmax(1))
+        assert torch.equal(extractor.labels(images), net(images).logits.argmax(1))
     assert (extractor.dim, extractor.num_classes) == (16, 4)
     assert extractor.weights_hash == hash_of_weights(net) != hash_of_weights(classifier())
     assert extractor.describe().keys() == {"name", "weights_hash", "resizer", "dim"}

@@ -14,17 +14,17 @@ from hfgen.models.classifier import Classifier
 def test_images_of_any_side_become_logits_of_every_class(resolution, channels):
     net = Classifier(resolution, channels, num_classes=7, width=4)
     x = torch.randn(2, channels, *net.sides)
-    assert net(x).shape == (2, 7)
-    assert torch.equal(net.linear_out(net.features(x)), net(x))
+    assert net(x).logits.shape == (2, 7)
+    assert torch.equal(net.linear_out(net.features(x)), net(x).logits)
     assert net.hidden.in_features <= 16 * 7 * 7                        # no side is left above 7
 
 
 def test_images_do_not_see_each_other_even_in_training():
     net, x, order = Classifier(8, width=8).train(), torch.randn(5, 1, 8, 8), torch.tensor([3, 0, 4, 1, 2])
     with torch.no_grad():
-        together = net(x)
-        torch.testing.assert_close(net(x[order]), together[order], atol=1e-6, rtol=0)
-        alone = torch.cat([net(image[None]) for image in x])
+        together = net(x).logits
+        torch.testing.assert_close(net(x[order]).logits, together[order], atol=1e-6, rtol=0)
+        alone = torch.cat([net(image[None]).logits for image in x])
     torch.testing.assert_close(alone, together, atol=1e-6, rtol=0)
 
 
@@ -32,14 +32,14 @@ def test_gradients_of_features_in_the_image_are_those_of_finite_differences():
     net = Classifier(8, width=2).double()
     x = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(net.features, (x,), atol=1e-6)
-    assert torch.autograd.grad(net(x)[0, 3], x)[0].abs().max() > 1e-4
+    assert torch.autograd.grad(net(x).logits[0, 3], x)[0].abs().max() > 1e-4
 
 
 def test_dropout_takes_features_away_in_training_only():
     net, x = Classifier(8, width=8, dropout=0.5), torch.randn(4, 1, 8, 8)
     with torch.no_grad():
-        assert not torch.equal(net.train()(x), net(x))
-        assert torch.equal(net.eval()(x), net(x))
+        assert not torch.equal(net.train()(x).logits, net(x).logits)
+        assert torch.equal(net.eval()(x).logits, net(x).logits)
 
 
 def test_the_saved_folder_gives_the_same_network(tmp_path):
@@ -49,7 +49,7 @@ def test_the_saved_folder_gives_the_same_network(tmp_path):
     loaded = Classifier.from_pretrained(tmp_path)
     assert loaded.sides == (8, 12)
     with torch.no_grad():
-        assert torch.equal(loaded(x), net(x))
+        assert torch.equal(loaded(x).logits, net(x).logits)
 
 
 def test_the_meta_device_holds_the_same_tensors_without_memory():

@@ -23,9 +23,9 @@ def sides(resolution: Any) -> tuple[int, int]:
 def test_images_and_logits_have_their_shapes_at_every_resolution(resolution: Any) -> None:
     G = DCGANGenerator(resolution, channels=3, width=4, latent_dim=5)
     D = DCGANDiscriminator(resolution, channels=3, width=4)
-    x = G(torch.randn(2, 5))
+    x = G(torch.randn(2, 5)).sample
     assert x.shape == (2, 3, *sides(resolution)) and x.abs().max() <= 1
-    assert D(x).shape == (2,)
+    assert D(x).logits.shape == (2,)
 
 
 def test_the_networks_follow_the_papers_rules() -> None:
@@ -74,7 +74,7 @@ def test_only_batch_norm_mixes_the_samples_of_a_batch(norm: Any) -> None:
         net.eval()                                                     # spectral norm: no power iteration between
         if norm == "batch":
             net.train()
-        together, alone = net(x)[:2], net(x[:2])
+        together, alone = net(x)[0][:2], net(x[:2])[0]
         assert torch.allclose(together, alone, atol=1e-6) == (norm != "batch")
 
 
@@ -90,9 +90,9 @@ def test_the_class_reaches_both_networks_as_a_one_hot_vector(pair: str) -> None:
         assert (G.body[0].in_features, D.body[0].in_features) == (6 + 3, 2 + 3)
     G.eval(), D.eval()
     z, a, b = torch.randn(4, 6), torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 2, 0])
-    x = G(z, a)
-    assert not torch.equal(x[0], G(z, b)[0]) and torch.equal(x[1:], G(z, b)[1:])
-    assert not torch.equal(D(x, a)[0], D(x, b)[0])
+    x = G(z, a).sample
+    assert not torch.equal(x[0], G(z, b).sample[0]) and torch.equal(x[1:], G(z, b).sample[1:])
+    assert not torch.equal(D(x, a).logits[0], D(x, b).logits[0])
     with pytest.raises(ConfigError, match="class_labels must be given"):
         G(z)
     with pytest.raises(ConfigError, match="class_labels must be None"):
@@ -103,12 +103,12 @@ def test_packing_judges_consecutive_samples_together() -> None:
     torch.manual_seed(0)
     D = DCGANDiscriminator(8, 2, 4, norm="none", pack=3)
     x = torch.randn(6, 2, 8, 8)
-    logits = D(x).detach()
+    logits = D(x).logits.detach()
     assert logits.shape == (2,)
     plain = DCGANDiscriminator(8, 6, 4, norm="none")
     plain.load_state_dict(D.state_dict())
-    assert torch.equal(logits, plain(torch.stack([torch.cat(list(x[:3])), torch.cat(list(x[3:]))])))
-    assert MLPDiscriminator(pack=4)(torch.randn(8, 2)).shape == (2,)
+    assert torch.equal(logits, plain(torch.stack([torch.cat(list(x[:3])), torch.cat(list(x[3:]))])).logits)
+    assert MLPDiscriminator(pack=4)(torch.randn(8, 2)).logits.shape == (2,)
     with pytest.raises(ConfigError, match="multiple of 3"):
         D(x[:4])
 
@@ -122,10 +122,10 @@ def test_minibatch_deviation_is_that_of_each_group_and_constant_over_the_plane()
         torch.testing.assert_close(plane, expected.expand(3, 2, 3), atol=1e-6, rtol=0)
     same = DCGANDiscriminator(8, 1, 4, norm="none", minibatch_stddev=2)
     x = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1)
-    with_it = same(x)
+    with_it = same(x).logits
     same.head[0].weight.data[:, -1] = 100.0                            # copies have no deviation: nothing changes
-    torch.testing.assert_close(same(x), with_it, atol=0.2, rtol=0)
-    assert float((same(torch.randn(2, 1, 8, 8)) - with_it).detach().abs().min()) > 1
+    torch.testing.assert_close(same(x).logits, with_it, atol=0.2, rtol=0)
+    assert float((same(torch.randn(2, 1, 8, 8)).logits - with_it).detach().abs().min()) > 1
 
 
 @pytest.mark.parametrize("make", [
@@ -152,7 +152,7 @@ def test_everything_survives_a_round_trip_batch_statistics_and_power_iterations_
     for key, value in net.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     x = torch.randn(4, *shape)
-    torch.testing.assert_close(net(x, labels), again.eval()(x, labels), atol=1e-7, rtol=0)
+    torch.testing.assert_close(net(x, labels)[0], again.eval()(x, labels)[0], atol=1e-7, rtol=0)
 
 
 def test_spectral_norm_bounds_every_layer_by_one() -> None:
@@ -160,7 +160,7 @@ def test_spectral_norm_bounds_every_layer_by_one() -> None:
     D = DCGANDiscriminator(16, 1, 8, norm="spectral", extra_layers=1)
     x = torch.randn(4, 1, 16, 16)
     for _ in range(200):
-        D(x)                                                           # power iterations
+        D(x)                                                                  # power iterations
     for layer in D.modules():
         if isinstance(layer, nn.Conv2d):
             assert abs(torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() - 1) < 1e-3

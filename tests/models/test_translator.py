@@ -45,7 +45,7 @@ def test_the_patch_discriminator_is_c64_c128_c256_c512_and_judges_70_pixels() ->
     ]  # fmt: skip
     norms = [m for m in net.body if isinstance(m, nn.InstanceNorm2d)]
     assert len(norms) == 3 and isinstance(net.body[1], nn.LeakyReLU)                # none on the first layer
-    assert net(torch.zeros(2, 3, 256, 256)).shape == (2, 1, 30, 30)                 # as in pix2pix
+    assert net(torch.zeros(2, 3, 256, 256)).logits.shape == (2, 1, 30, 30)                 # as in pix2pix
     assert [PatchDiscriminator(width=2, layers=n).receptive_field for n in (1, 2, 3)] == [16, 34, 70]
 
 
@@ -53,7 +53,7 @@ def test_the_patch_discriminator_is_c64_c128_c256_c512_and_judges_70_pixels() ->
 def test_a_logit_sees_exactly_its_patch(number: int) -> None:
     net = PatchDiscriminator(1, width=2, layers=number, norm="none")
     x = torch.randn(1, 1, 96, 96, requires_grad=True)
-    logits = net(x)
+    logits = net(x).logits
     middle = logits.shape[2] // 2
     logits[0, 0, middle, middle].backward()
     assert x.grad is not None
@@ -71,9 +71,9 @@ def test_weights_start_as_in_the_papers() -> None:
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (20, 44), (64, 24)])
 def test_every_size_that_four_divides_keeps_its_shape(size: tuple[int, int]) -> None:
     x = torch.rand(2, 1, *size) * 2 - 1
-    y = ResNetTranslator(1, 3, **TINY)(x)
+    y = ResNetTranslator(1, 3, **TINY)(x).sample
     assert y.shape == (2, 3, *size) and y.abs().max() <= 1
-    assert UNetTranslator(1, 2, width=4, depth=2)(x).shape == (2, 2, *size)
+    assert UNetTranslator(1, 2, width=4, depth=2)(x).sample.shape == (2, 2, *size)
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,17 @@ def test_an_impossible_size_is_an_error_that_names_the_nearest(make: Any, size: 
 
 
 def test_the_smallest_size_that_is_allowed_works() -> None:
-    assert ResNetTranslator(**TINY)(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
-    assert UNetTranslator(width=4, depth=4)(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    assert ResNetTranslator(**TINY)(torch.zeros(1, 3, 8, 8)).sample.shape == (1, 3, 8, 8)
+    assert UNetTranslator(width=4, depth=4)(torch.zeros(1, 3, 16, 16)).sample.shape == (1, 3, 16, 16)
     for number in (1, 2, 3):
         least = 3 * 2**number
-        assert PatchDiscriminator(width=2, layers=number)(torch.zeros(1, 3, least, least)).shape == (1, 1, 1, 1)
+        assert PatchDiscriminator(width=2, layers=number)(torch.zeros(1, 3, least, least)).logits.shape == (1, 1, 1, 1)
 
 
 def test_images_of_a_batch_do_not_touch_each_other() -> None:
     x = torch.randn(4, 3, 16, 16)
     for net in (ResNetTranslator(**TINY), UNetTranslator(width=4, depth=3), PatchDiscriminator(width=4, layers=1)):
-        torch.testing.assert_close(net(x)[1:2], net(x[1:2]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(net(x)[0][1:2], net(x[1:2])[0], atol=1e-6, rtol=0)
 
 
 def test_the_residual_generator_turns_with_the_image_so_borders_are_reflected() -> None:
@@ -112,9 +112,9 @@ def test_the_residual_generator_turns_with_the_image_so_borders_are_reflected() 
         for conv in convs(net):
             conv.weight.copy_((conv.weight + conv.weight.flip(3)) * 10)             # kernels that are their own mirror
     x = torch.randn(1, 3, 12, 12).double()
-    torch.testing.assert_close(net(x.flip(3)), net(x).flip(3), atol=1e-9, rtol=0)
+    torch.testing.assert_close(net(x.flip(3)).sample, net(x).sample.flip(3), atol=1e-9, rtol=0)
     plain = torch.full((1, 3, 12, 12), 0.3).double()                                # zeros outside would show as a rim
-    assert float(net(plain).detach().std(dim=(2, 3)).max()) < 1e-9
+    assert float(net(plain).sample.detach().std(dim=(2, 3)).max()) < 1e-9
 
 
 def test_skips_carry_what_the_bottleneck_has_lost() -> None:
@@ -122,10 +122,10 @@ def test_skips_carry_what_the_bottleneck_has_lost() -> None:
     x, y = torch.randn(2, 1, 1, 16, 16)
     with torch.no_grad():
         net.down[-1][-1].weight.zero_()                                             # nothing passes the bottleneck
-        assert float((net(x) - net(y)).abs().max()) > 1e-6
+        assert float((net(x).sample - net(y).sample).abs().max()) > 1e-6
         net.up[-1][-1].weight[4:].zero_()                                           # nor the skips into the last layers
         net.up[-2][1].weight[8:].zero_()
-        assert torch.equal(net(x), net(y))
+        assert torch.equal(net(x).sample, net(y).sample)
 
 
 def test_a_conditional_discriminator_sees_the_condition_beside_the_image() -> None:
@@ -133,7 +133,7 @@ def test_a_conditional_discriminator_sees_the_condition_beside_the_image() -> No
     x, condition = torch.randn(2, 3, 16, 16), torch.randn(2, 1, 16, 16)
     plain = PatchDiscriminator(4, width=4, layers=1, norm="none")
     plain.load_state_dict(net.state_dict())
-    assert torch.equal(net(x, condition), plain(torch.cat([condition, x], 1)))
+    assert torch.equal(net(x, condition).logits, plain(torch.cat([condition, x], 1)).logits)
     with pytest.raises(ConfigError, match="condition must be given"):
         net(x)
     with pytest.raises(ConfigError, match="condition must be None"):
@@ -158,7 +158,7 @@ def test_every_network_survives_a_round_trip(make: Any, tmp_path: Path) -> None:
     net(x, *more)
     net.eval().save_pretrained(tmp_path)
     again = type(net).from_pretrained(tmp_path)
-    torch.testing.assert_close(again.eval()(x, *more), net(x, *more), atol=1e-7, rtol=0)
+    torch.testing.assert_close(again.eval()(x, *more)[0], net(x, *more)[0], atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize(

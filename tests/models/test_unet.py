@@ -28,6 +28,17 @@ RESNET = {
     "downsample_type": "resnet",
     "upsample_type": "resnet",
 }
+NCSNPP = {
+    "sample_size": 16,
+    "block_out_channels": (32, 32, 64),
+    "norm_num_groups": None,
+    "norm_eps": 1e-6,
+    "mid_block_scale_factor": 2**0.5,
+    "time_embedding_type": "fourier",
+    "attention_head_dim": None,
+    "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipDownBlock2D"),
+    "up_block_types": ("SkipUpBlock2D", "AttnSkipUpBlock2D", "SkipUpBlock2D"),
+}
 VARIANTS = {
     "the small network": {},
     "one level": {
@@ -66,6 +77,38 @@ VARIANTS = {
     "odd number of time features": {"block_out_channels": (9, 18), "norm_num_groups": 3, "attention_head_dim": 3},
     "wide time embedding": {"time_embedding_dim": 20},
     "random Fourier": {"time_embedding_type": "fourier"},
+    "NCSN++": NCSNPP,
+    "NCSN++ with attention everywhere, heads, two layers, not square": {
+        **NCSNPP,
+        "sample_size": (8, 16),
+        "layers_per_block": 2,
+        "attention_head_dim": 8,
+        "down_block_types": ("AttnSkipDownBlock2D",) * 3,
+        "up_block_types": ("AttnSkipUpBlock2D",) * 3,
+    },
+    "NCSN++ with scale and shift, classes, and timesteps as usual": {
+        **NCSNPP,
+        "time_embedding_type": "positional",
+        "resnet_time_scale_shift": "scale_shift",
+        "num_class_embeds": 10,
+        "act_fn": "mish",
+    },
+    "NCSN++ in the fine levels only": {
+        **NCSNPP,
+        "norm_num_groups": 4,
+        "down_block_types": ("SkipDownBlock2D", "AttnDownBlock2D", "SkipDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "SkipUpBlock2D", "SkipUpBlock2D"),
+        "attention_head_dim": 16,
+    },
+    "NCSN++ in the last level only": {
+        "in_channels": 2,
+        "down_block_types": ("DownBlock2D", "SkipDownBlock2D"),
+        "up_block_types": ("UpBlock2D", "SkipUpBlock2D"),
+    },
+    "NCSN++ of one level": {
+        **NCSNPP, "block_out_channels": (8,), "down_block_types": ("SkipDownBlock2D",),
+        "up_block_types": ("SkipUpBlock2D",),
+    },
     "learned times": {"time_embedding_type": "learned", "num_train_timesteps": 1000},
     "classes": {"num_class_embeds": 10},
     "classes as times": {"class_embed_type": "timestep"},
@@ -108,7 +151,7 @@ def test_output_keys_and_shapes_are_those_of_diffusers(name):
     assert {k for k, p in ours.named_parameters() if p.requires_grad} == trained
 
 
-@pytest.mark.parametrize("name", ["the small network", "scale and shift", "resnet resampling"])
+@pytest.mark.parametrize("name", ["the small network", "scale and shift", "resnet resampling", "NCSN++"])
 def test_gradients_are_those_of_diffusers_with_and_without_checkpointing(name):
     theirs, ours = pair(**VARIANTS[name])
     checkpointed = pair(**VARIANTS[name])[1]
@@ -123,6 +166,9 @@ def test_gradients_are_those_of_diffusers_with_and_without_checkpointing(name):
         gradients.append({"sample": sample.grad, **{k: p.grad for k, p in net.named_parameters()}})
     for found in gradients[1:]:
         for key, expected in gradients[0].items():
+            if expected is None:                                       # frequencies are not trained
+                assert found[key] is None
+                continue
             torch.testing.assert_close(found[key], expected, atol=1e-5, rtol=0, msg=lambda m, key=key: f"{key}: {m}")
 
 
@@ -281,7 +327,7 @@ def test_features_of_timesteps_are_one_row_or_one_a_sample():
 
 
 BAD = [
-    ("down_block_types", ("SkipDownBlock2D", "AttnDownBlock2D")),
+    ("down_block_types", ("KDownBlock2D", "AttnDownBlock2D")),
     ("down_block_types", ("DownBlock2D",)),
     ("up_block_types", ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")),
     ("up_block_types", ("DownBlock2D", "UpBlock2D")),
@@ -335,6 +381,53 @@ def test_a_bad_value_is_refused_by_name(field, value):
         UNet(**{**config, field: value})
     named = "block_out_channels" if (field, value) == ("norm_num_groups", 3) else field
     assert str(caught.value).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("in_channels", {"in_channels": 1}),
+        ("out_channels", {"out_channels": 1}),
+        ("norm_num_groups", {"down_block_types": ("SkipDownBlock2D",) * 2 + ("DownBlock2D",)}),
+        ("down_block_types", {"down_block_types": ("DownBlock2D", "SkipDownBlock2D", "SkipDownBlock2D")}),
+        ("up_block_types", {"up_block_types": ("SkipUpBlock2D", "UpBlock2D", "SkipUpBlock2D")}),
+        ("block_out_channels", {"block_out_channels": (32, 36, 64)}),
+        ("block_out_channels", {"block_out_channels": (3, 32, 64)}),
+        ("block_out_channels", {"block_out_channels": (8, 32, 32)}),
+        ("block_out_channels", {"block_out_channels": (12, 34, 64), "down_block_types": ("SkipDownBlock2D",) * 3,
+                                "up_block_types": ("SkipUpBlock2D",) * 3}),
+    ],
+)  # fmt: skip
+def test_an_ncsnpp_whose_image_or_groups_do_not_fit_is_refused_by_name(field, changes):
+    with pytest.raises(ConfigError) as caught:
+        UNet(**{**NCSNPP, **changes})
+    assert str(caught.value).startswith(field)
+
+
+def test_the_published_configuration_of_ncsnpp_gives_the_keys_of_diffusers():
+    published = {  # of the score SDE for 1024x1024 faces, which says nothing of later keys
+        "_class_name": "UNet2DModel", "_diffusers_version": "0.2.1", "act_fn": "silu", "attention_head_dim": None,
+        "block_out_channels": [16, 32, 64, 128, 256, 512, 512, 512], "center_input_sample": False,
+        "down_block_types": ["SkipDownBlock2D"] * 6 + ["AttnSkipDownBlock2D", "SkipDownBlock2D"],
+        "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "in_channels": 3, "layers_per_block": 1,
+        "mid_block_scale_factor": 1.4142135623730951, "norm_eps": 1e-06, "norm_num_groups": None, "out_channels": 3,
+        "sample_size": 1024, "time_embedding_type": "fourier",
+        "up_block_types": ["SkipUpBlock2D", "AttnSkipUpBlock2D"] + ["SkipUpBlock2D"] * 6,
+    }  # fmt: skip
+    with torch.device("meta"):
+        theirs, ours = UNet2DModel.from_config(published), UNet.from_config(published)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_smoothed_resampling_is_the_filter_of_the_paper_between_zeros():
+    from hfgen.models.ncsnpp import smooth_double, smooth_halve
+
+    x, taps = torch.randn(2, 3, 6, 8, dtype=torch.float64), torch.tensor([1.0, 3.0, 3.0, 1.0]).double() / 8
+    kernel = torch.outer(taps, taps).expand(3, 1, 4, 4)
+    halved = torch.nn.functional.conv2d(x, kernel, stride=2, padding=1, groups=3)
+    doubled = torch.nn.functional.conv_transpose2d(x, 4 * kernel, stride=2, padding=1, groups=3)
+    torch.testing.assert_close(smooth_halve(x), halved, atol=1e-12, rtol=0)
+    torch.testing.assert_close(smooth_double(x), doubled, atol=1e-12, rtol=0)
 
 
 def test_a_size_that_cannot_be_halved_is_refused_with_the_nearest_ones():

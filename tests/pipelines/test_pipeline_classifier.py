@@ -32,7 +32,7 @@ def picture(i, width=8, height=8, mode="L"):
 def test_probabilities_are_the_softmax_of_the_network_whatever_the_batch_size():
     pipe, pictures = pipeline(names=NAMES), [picture(i) for i in range(9)]
     with torch.no_grad():
-        expected = pipe.classifier(from_pil(pictures)).softmax(1)
+        expected = pipe.classifier(from_pil(pictures)).logits.softmax(1)
     seen = pipe(pictures, batch_size=4)
     torch.testing.assert_close(seen.probabilities, expected, atol=1e-6, rtol=0)
     assert torch.equal(seen.labels, expected.argmax(1)) and len(seen.labels.unique()) > 1

@@ -11,6 +11,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from hfgen import AutoPipeline, Classifier, ControllableGANPipeline, DCGANGenerator, MLPGenerator
 from hfgen.errors import ConfigError
+from hfgen.models.outputs import LogitsOutput
 from hfgen.registry import SHIM
 from tests.helpers import seed
 
@@ -23,7 +24,7 @@ class Quadrants(Classifier):
         self.matrix, self.bias = torch.tensor(matrix), torch.tensor(bias)
 
     def forward(self, x):
-        return F.avg_pool2d(x, 4).flatten(1) @ self.matrix.T + self.bias
+        return LogitsOutput(logits=F.avg_pool2d(x, 4).flatten(1) @ self.matrix.T + self.bias)
 
 
 def quadrant_generator():
@@ -75,7 +76,7 @@ def vit(channels=3, **changes):
 def test_the_generator_of_the_oracle_is_what_it_says():
     z = torch.randn(3, 4)
     with torch.no_grad():
-        x = quadrant_generator()(z)
+        x = quadrant_generator()(z).sample
     torch.testing.assert_close(F.avg_pool2d(x, 4).flatten(1), z.tanh(), atol=1e-4, rtol=0)
     assert F.avg_pool2d(x.square(), 4).flatten(1).sub(z.tanh().square()).abs().max() < 1e-4        # flat quadrants
 
@@ -119,7 +120,7 @@ def test_an_image_that_shows_the_feature_rests_and_the_others_go_on():
     assert output.steps[0] == 0 and torch.equal(output.latents[0], z[0])
     assert output.steps[1] > 10 and output.reached.all()
     with torch.no_grad():
-        start = pipe.generator(z)[0]
+        start = pipe.generator(z).sample[0]
     assert torch.equal(output.images[0], (start / 2 + 0.5).clamp(0, 1))
 
 
@@ -211,7 +212,7 @@ def test_states_lead_from_the_drawn_image_to_the_output():
     states = list(pipe.states(target=0, latents=z, generator=seed(1)))
     output = pipe(target=0, latents=z, generator=seed(1), output_type="pt")
     with torch.no_grad():
-        assert torch.equal(states[0], pipe.generator(z))
+        assert torch.equal(states[0], pipe.generator(z).sample)
     assert torch.equal((states[-1] / 2 + 0.5).clamp(0, 1), output.images)
     assert len(states) == int(output.steps[0]) + 1 < 100
     assert not any(x.requires_grad for x in states)
@@ -230,7 +231,7 @@ def test_directions_and_interpolation_are_those_of_the_generator_alone():
     a, b = torch.randn(4), torch.randn(4)
     output = pipe.interpolate(a, b, 3, output_type="pt")
     with torch.no_grad():
-        expected = pipe.generator(output.latents)
+        expected = pipe.generator(output.latents).sample
     assert torch.equal(output.images, (expected / 2 + 0.5).clamp(0, 1)) and torch.equal(output.latents[2], b)
 
 
@@ -240,7 +241,8 @@ def test_every_label_of_a_multi_label_classifier_counts_for_itself():
     z = torch.randn(2, 6)
     output = pipe(target=[0, 2], latents=z, num_steps=6, threshold=0.99, exploration=0, output_type="pt")
     with torch.no_grad():
-        before, after = (pipe.classifier(pipe.generator(latents)).logits.sigmoid() for latents in (z, output.latents))
+        images = (pipe.generator(latents).sample for latents in (z, output.latents))
+        before, after = (pipe.classifier(x).logits.sigmoid() for x in images)
     torch.testing.assert_close(output.probabilities, after, atol=1e-5, rtol=0)
     assert (after[[0, 1], [0, 2]] > before[[0, 1], [0, 2]]).all()
     others = (after - before).abs()[torch.tensor([[False, True, True], [True, True, False]])].reshape(2, 2)
@@ -254,7 +256,7 @@ def test_grey_images_are_shown_in_three_channels_in_the_size_and_range_of_the_cl
     z = torch.randn(2, 6)
     output = pipe(target=1, latents=z, num_steps=1, step_size=1e-9)
     with torch.no_grad():
-        grey = generator(z).repeat(1, 3, 1, 1)
+        grey = generator(z).sample.repeat(1, 3, 1, 1)
         pixels = F.interpolate(grey, (8, 8), mode="bilinear", antialias=True) / 2 + 0.5
         pixels = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
         expected = pipe.classifier(pixels).logits.softmax(dim=1)

@@ -27,8 +27,8 @@ def picture(i, width=16, height=12, channels=3):
 def test_translations_are_the_networks_in_every_form_and_order(direction, other):
     pipe, pictures = pipeline(), [picture(i) for i in range(5)]
     with torch.no_grad():
-        expected = pipe.components[f"generator_{direction}"](from_pil(pictures))
-        there_and_back = pipe.components[f"generator_{other}"](expected)
+        expected = pipe.components[f"generator_{direction}"](from_pil(pictures)).sample
+        there_and_back = pipe.components[f"generator_{other}"](expected).sample
     unit = expected / 2 + 0.5
     tensor = pipe(pictures, direction, batch_size=2, output_type="pt").images
     torch.testing.assert_close(tensor, unit, atol=1e-6, rtol=0)
@@ -93,7 +93,7 @@ def test_what_a_unet_cannot_halve_gets_a_border_that_is_cut_off_again(height, wi
             grown = np.pad(grown, [(gap // 2, gap - gap // 2) if i == axis else (0, 0) for i in range(4)], mode)
         top, left = -height % 16 // 2, -width % 16 // 2
         with torch.no_grad():
-            return net(torch.from_numpy(grown))[:, :, top : top + height, left : left + width]
+            return net(torch.from_numpy(grown)).sample[:, :, top : top + height, left : left + width]
 
     there = bordered(pipe.generator_a2b, 2 * x - 1)
     back = bordered(pipe.generator_b2a, there)
@@ -125,7 +125,7 @@ def test_every_size_is_translated_by_all_networks_and_unchanged_where_they_need_
         border = [(gap // 2, gap - gap // 2) if i == axis else (0, 0) for i in range(4)]
         images = np.pad(images, border, "reflect" if gap - gap // 2 < images.shape[axis] else "edge")
     with torch.no_grad():
-        whole = pipe.generator_a2b(torch.from_numpy(images))
+        whole = pipe.generator_a2b(torch.from_numpy(images)).sample
     top, left = gaps[0] // 2, gaps[1] // 2
     expected = whole[:, :, top : top + height, left : left + width] / 2 + 0.5
     found = pipe(x, output_type="pt").images

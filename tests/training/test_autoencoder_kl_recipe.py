@@ -64,9 +64,9 @@ def test_both_losses_and_their_balance_are_those_of_the_papers() -> None:
 
     made, _ = passed("discriminator")
     last: Any = vae.decoder.conv_out.weight  # type: ignore[union-attr]
-    error, fooled = (made - x).abs().mean(), hinge_g(judge(made))
+    error, fooled = (made - x).abs().mean(), hinge_g(judge(made).logits)
     norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (error, fooled)]
-    expected_d = hinge_d(judge(x), judge(made)).item()
+    expected_d = hinge_d(judge(x).logits, judge(made).logits).item()
     balance = (norms[0] / (norms[1] + 1e-6)).item()
     phases = {phase.name: phase for phase in e.recipe.phases}
     assert list(phases) == ["discriminator", "autoencoder"]
@@ -76,7 +76,7 @@ def test_both_losses_and_their_balance_are_those_of_the_papers() -> None:
 
     made, q = passed("autoencoder")                                            # the discriminator has taken its step
     kl = 0.5 * (q.mean**2 + q.var - 1 - q.logvar).sum((1, 2, 3)).mean()
-    fooled = hinge_g(judge(made))
+    fooled = hinge_g(judge(made).logits)
     expected = (made - x).abs().mean() + 1e-3 * kl / 64 + 0.7 * balance * fooled
     e.optimise(phases["autoencoder"], 0, 0, batch, [{}])
     scalars = e.log.fetch(e.accelerator)

@@ -99,7 +99,7 @@ def test_evaluation_counts_every_image_once():
     dataset = load_dataset("digits", split="train[:1100]")             # two whole batches and a short one
     net = RECIPE.create(ClassifierSettings(output_dir="unused", width=4), dataset).nets["classifier"].eval()
     with torch.no_grad():
-        right = (net(dataset.tensor()).argmax(1) == dataset.labels()).double().mean()
+        right = (net(dataset.tensor()).logits.argmax(1) == dataset.labels()).double().mean()
     assert evaluate(net, dataset)["eval_accuracy"] == pytest.approx(float(right), abs=1e-12)
 
 

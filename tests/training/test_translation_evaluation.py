@@ -10,6 +10,7 @@ from hfgen import TranslationPipeline
 from hfgen.data.shapes.dataset import domain_pair
 from hfgen.images import to_pil
 from hfgen.metrics.translation import cycle_error, translation_error
+from hfgen.models.outputs import SampleOutput
 from hfgen.training.engine.run import main
 from hfgen.training.translation import RECIPE, held_out, open_datasets
 from hfgen.training.translation_evaluation import evaluate, preview
@@ -67,9 +68,9 @@ def test_held_out_images_have_the_sides_the_channels_and_the_middle_of_the_train
     class Unchanged(torch.nn.Module):
         sides, device, dtype = (1, 1), "cpu", torch.float32
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> SampleOutput:
             seen.append(x)
-            return x
+            return SampleOutput(sample=x)
 
     numbers = evaluate({"generator_a2b": Unchanged(), "generator_b2a": Unchanged()}, shown)
     assert numbers == {"eval_cycle_error_a": 0.0, "eval_cycle_error_b": 0.0}
@@ -89,7 +90,7 @@ def test_the_grid_shows_each_domain_translated_and_back_image_below_image() -> N
             (pipe.generator_a2b, pipe.generator_b2a, shown.a), (pipe.generator_b2a, pipe.generator_a2b, shown.b)
         ):  # fmt: skip
             x = domain.tensor(3)
-            drawn += [x, net(x), back(net(x))]
+            drawn += [x, net(x).sample, back(net(x).sample).sample]
     assert sheet.size == (3 * 34 + 2, 6 * 34 + 2)                               # 16 pixels, enlarged to 32
     for row, expected in enumerate(drawn):
         for column, picture in enumerate(to_pil(expected)):

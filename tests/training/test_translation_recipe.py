@@ -82,10 +82,11 @@ def test_the_generators_loss_is_the_papers() -> None:
     noise = Noise((0, 0, "generators", 0), 4, slice(0, 4))
     loss, scalars = game.generator_loss(nets, batch, noise, memo)
     a, b, G, F_ = batch["a"], batch["b"], nets["generator_a2b"], nets["generator_b2a"]
-    fake_a, fake_b = F_(b), G(a)
-    game_a, game_b = ((nets[f"discriminator_{d}"](x) - 1).square().mean() for d, x in (("a", fake_a), ("b", fake_b)))
-    cycle = F.l1_loss(F_(fake_b), a) + F.l1_loss(G(fake_a), b)
-    identity = F.l1_loss(G(b), b) + F.l1_loss(F_(a), a)
+    fake_a, fake_b = F_(b).sample, G(a).sample
+    logits = nets["discriminator_a"](fake_a).logits, nets["discriminator_b"](fake_b).logits
+    game_a, game_b = ((some - 1).square().mean() for some in logits)
+    cycle = F.l1_loss(F_(fake_b).sample, a) + F.l1_loss(G(fake_a).sample, b)
+    identity = F.l1_loss(G(b).sample, b) + F.l1_loss(F_(a).sample, a)
     expected = game_a + game_b + 7 * cycle + 7 * 0.25 * identity                # Zhu et al. 2017, eq. 3 and section 5.2
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(scalars["loss_cycle"], cycle.detach(), atol=1e-5, rtol=0)
@@ -102,12 +103,12 @@ def test_with_pairs_the_loss_is_pix2pixs_and_discriminators_see_both_images() ->
     noise = Noise((0, 0, "generators", 0), 4, slice(0, 4))
     loss, _ = game.generator_loss(nets, batch, noise, memo)
     a, b = batch["a"], batch["b"]
-    fake_a, fake_b = nets["generator_b2a"](b), nets["generator_a2b"](a)
-    logits = nets["discriminator_a"](fake_a, b), nets["discriminator_b"](fake_b, a)
+    fake_a, fake_b = nets["generator_b2a"](b).sample, nets["generator_a2b"](a).sample
+    logits = nets["discriminator_a"](fake_a, b).logits, nets["discriminator_b"](fake_b, a).logits
     expected = sum(F.softplus(-some).mean() for some in logits) + 100 * (F.l1_loss(fake_a, a) + F.l1_loss(fake_b, b))
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=0)
     loss, _ = game.discriminator_loss("b", nets, batch, noise, memo)
-    real, fake = nets["discriminator_b"](b, a), nets["discriminator_b"](fake_b, a)
+    real, fake = nets["discriminator_b"](b, a).logits, nets["discriminator_b"](fake_b, a).logits
     torch.testing.assert_close(loss, F.softplus(-real).mean() + F.softplus(fake).mean(), atol=1e-5, rtol=0)
 
 

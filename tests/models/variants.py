@@ -1,0 +1,159 @@
+"""Tiny networks of every class and kind, each with inputs for a batch: `VARIANTS[name]() -> (network, inputs)`.
+
+`QUICK` names one or two networks of each family, for tests that take a second each.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import hfgen
+from tests.models import test_autoencoder_kl, test_conditional_unet, test_unet
+
+BATCH = 4
+Made = tuple[Any, dict[str, Any]]
+
+
+def tensor(*shape: int) -> Tensor:
+    return torch.randn(BATCH, *shape)
+
+
+def labels(number: int) -> Tensor:
+    return torch.arange(BATCH) % number
+
+
+def times() -> Tensor:
+    return torch.tensor([1, 400, 700, 999])[:BATCH]
+
+
+def unet(**changes: Any) -> Made:
+    net = hfgen.UNet(**{**test_unet.SMALL, **changes})
+    c: Any = net.config
+    size = (c.sample_size,) * 2 if isinstance(c.sample_size, int) else c.sample_size
+    inputs = {"sample": tensor(c.in_channels, *size), "timestep": times()}
+    if c.num_class_embeds or c.class_embed_type:
+        inputs["class_labels"] = tensor(32) if c.class_embed_type == "identity" else labels(10)
+    return net, inputs
+
+
+def conditional_unet(**changes: Any) -> Made:
+    net = hfgen.ConditionalUNet(**{**test_conditional_unet.SMALL, **changes})
+    c: Any = net.config
+    inputs = {"sample": tensor(c.in_channels, 8, 8), "timestep": times()}
+    if c.num_class_embeds:
+        inputs["class_labels"] = labels(c.num_class_embeds)
+    if c.cross_attention_dim:
+        inputs["encoder_hidden_states"] = tensor(5, c.cross_attention_dim)
+    return net, inputs
+
+
+def autoencoder_kl(**changes: Any) -> Made:
+    net = hfgen.AutoencoderKL(**{**test_autoencoder_kl.SMALL, **changes})
+    return net, {"sample": tensor(net.config["in_channels"], 16, 16)}
+
+
+def one(cls: Any, shape: tuple[int, ...], **settings: Any) -> Made:
+    return cls(**settings), {"x": tensor(*shape)}
+
+
+def gan(cls: Any, key: str, shape: tuple[int, ...], **settings: Any) -> Made:
+    inputs = {key: tensor(*shape)}
+    if settings.get("num_classes"):
+        inputs["class_labels"] = labels(settings["num_classes"])
+    return cls(**settings), inputs
+
+
+def denoiser(**settings: Any) -> Made:
+    inputs = {"sample": tensor(2), "timestep": times()}
+    if settings:
+        inputs["class_labels"] = labels(3)
+    return hfgen.MLPDenoiser(hidden=16, layers=2, time_embedding_dim=16, **settings), inputs
+
+
+def patches(condition: int, **settings: Any) -> Made:
+    inputs = {"x": tensor(3, 16, 16)}
+    if condition:
+        inputs["condition"] = tensor(condition, 16, 16)
+    net = hfgen.PatchDiscriminator(condition_channels=condition, width=4, layers=1, **settings)
+    return net, inputs
+
+
+def vae(cls: Any, **settings: Any) -> Made:
+    net = cls(**{"resolution": 8, **settings})
+    inputs: dict[str, Any] = {"x": tensor(*net.shape).sign(), "eps": net.normals(BATCH, 2)}
+    if settings.get("num_classes"):
+        inputs["class_labels"] = labels(settings["num_classes"])
+    return net, inputs
+
+
+IMAGE: dict[str, Any] = {"resolution": 8, "channels": 1, "width": 4}
+WIDE: dict[str, Any] = {**IMAGE, "resolution": (8, 16)}
+NOISE: dict[str, Any] = {**IMAGE, "latent_dim": 6}
+MLP: dict[str, Any] = {"hidden": 8, "layers": 2}
+PIXELS = (1, 8, 8)
+
+VARIANTS: dict[str, Callable[[], Made]] = {
+    # autoencoders
+    "Autoencoder, mlp": partial(one, hfgen.Autoencoder, PIXELS, resolution=8, hidden=(12,), latent_dim=3),
+    "Autoencoder, conv": partial(one, hfgen.Autoencoder, PIXELS, resolution=8, body="conv", hidden=(4,), latent_dim=3,
+                                 code_activation="sigmoid"),
+    "VAE, mlp": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3),
+    "VAE, conv with classes": partial(vae, hfgen.VAE, body="conv", hidden=(4, 6), latent_dim=3, num_classes=3),
+    "VAE, points": partial(vae, hfgen.VAE, dim=2, hidden=(8,), likelihood="gaussian", learned_sigma=True),
+    "HierarchicalVAE": partial(vae, hfgen.HierarchicalVAE, hidden=((12,), (6, 5)), latent_dims=(4, 2),
+                               likelihood="discretised_logistic"),
+    # a classifier and denoisers of points
+    "Classifier": partial(one, hfgen.Classifier, PIXELS, resolution=8, width=4),
+    "Classifier, dropout": partial(one, hfgen.Classifier, (3, 28, 20), resolution=(28, 20), channels=3, width=4,
+                                   dropout=0.5),
+    "MLPDenoiser": denoiser,
+    "MLPDenoiser, classes": partial(denoiser, num_class_embeds=3),
+    # adversarial networks
+    "DCGANGenerator, batch": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE),
+    "DCGANGenerator, layer": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE, norm="layer"),
+    "DCGANGenerator, spectral, classes": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE, norm="spectral",
+                                                 num_classes=3),
+    "DCGANDiscriminator, batch": partial(gan, hfgen.DCGANDiscriminator, "x", PIXELS, **IMAGE),
+    "DCGANDiscriminator, spectral, pack": partial(gan, hfgen.DCGANDiscriminator, "x", (1, 8, 16), **WIDE,
+                                                  norm="spectral", pack=2),
+    "DCGANDiscriminator, deviation, classes": partial(gan, hfgen.DCGANDiscriminator, "x", PIXELS, **IMAGE,
+                                                      norm="none", minibatch_stddev=2, num_classes=3),
+    "MLPGenerator": partial(gan, hfgen.MLPGenerator, "z", (16,), **MLP),
+    "MLPGenerator, batch, classes": partial(gan, hfgen.MLPGenerator, "z", (16,), **MLP, norm="batch", num_classes=3),
+    "MLPDiscriminator, waves": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, frequencies=4),
+    "MLPDiscriminator, spectral, deviation": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, norm="spectral",
+                                                     minibatch_stddev=2),
+    # translators
+    "ResNetTranslator": partial(one, hfgen.ResNetTranslator, (3, 16, 16), width=4, blocks=2),
+    "ResNetTranslator, layer, dropout": partial(one, hfgen.ResNetTranslator, (3, 16, 16), out_channels=1, width=4,
+                                                blocks=1, norm="layer", dropout=0.5),
+    "UNetTranslator": partial(one, hfgen.UNetTranslator, (3, 16, 16), width=4, depth=3),
+    "UNetTranslator, one stage": partial(one, hfgen.UNetTranslator, (3, 16, 16), width=4, depth=1, norm="none"),
+    "PatchDiscriminator, condition": partial(patches, 1),
+    "PatchDiscriminator, spectral": partial(patches, 0, norm="spectral"),
+}  # fmt: skip
+for name, changes in test_unet.VARIANTS.items():
+    VARIANTS[f"UNet, {name}"] = partial(unet, **changes)
+for name, changes in test_conditional_unet.VARIANTS.items():
+    VARIANTS[f"ConditionalUNet, {name}"] = partial(conditional_unet, **changes)
+VARIANTS["ConditionalUNet, classes without a text"] = partial(
+    conditional_unet, cross_attention_dim=None, num_class_embeds=5
+)
+for name, changes in test_autoencoder_kl.VARIANTS.items():
+    VARIANTS[f"AutoencoderKL, {name}"] = partial(autoencoder_kl, **changes)
+
+QUICK = (
+    "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
+    "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
+    "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
+    "ResNetTranslator", "UNetTranslator", "PatchDiscriminator, spectral",
+)  # fmt: skip
+
+
+def every_variant() -> list[Any]:
+    """Return parameters for pytest: all variants, those that are not quick marked slow."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
