@@ -22,7 +22,7 @@ Rooms          hfgen.data          load_dataset: digits, shapes, toy sets, folde
                hfgen.training      the recipes; hfgen.evaluation, hfgen.sampling, hfgen.hub, hfgen.cards
                hfgen.logging       set_verbosity_error, disable_progress_bar; hfgen.errors: what is raised
 
-Command line   hfgen train RECIPE, sample, evaluate, compare, publish; --help after each
+Command line   hfgen train RECIPE, sample, evaluate, compare, publish, script; --help after each
 
 Names are imported at first use, so that `import hfgen` is fast.
 """

@@ -1,4 +1,4 @@
-"""The command line: `hfgen train`, `sample`, `evaluate`, `compare` and `publish`.
+"""The command line: `hfgen train`, `sample`, `evaluate`, `compare`, `publish` and `script`.
 
 Each command is a dataclass, whose fields are the options and whose field docstrings are the help texts; tyro parses it.
 Libraries that load slowly are imported when a command runs.
@@ -87,6 +87,8 @@ class Publish:
     """Make the repository public. Default: private."""
     message: str | None = None
     """First line of the commit."""
+    license: str | None = None
+    """Licence of the weights, by its name on the Hub, such as apache-2.0. Default: that of the card."""
     source: Annotated[str | None, arg(metavar="URL|REQUIREMENT")] = None
     """Source from which pip installs hfgen, as card and shims name it. Default: HFGEN_SOURCE (no source if it is not
     set, since the name on PyPI is not ours)."""
@@ -107,11 +109,35 @@ class Publish:
             if is_dataset(self.model):
                 print(dataset_to_folder(self.model, self.repo_id))
             else:
-                print(publish_to_folder(self.model, self.repo_id, source=self.source))
+                print(publish_to_folder(self.model, self.repo_id, source=self.source, licence=self.license))
         elif is_dataset(self.model):
             print(push_dataset(self.model, self.repo_id, public=self.public, message=self.message))
         else:
-            print(publish(self.model, self.repo_id, public=self.public, message=self.message, source=self.source))
+            more = {"message": self.message, "source": self.source, "licence": self.license}
+            print(publish(self.model, self.repo_id, public=self.public, **more))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """Write a recipe as one file that installs hfgen itself (PEP 723), for `hf jobs uv run FILE --FIELD VALUE ...`."""
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")]
+    output: Annotated[Path | None, arg(aliases=("-o",))] = None
+    """FILE.py. Default: train_RECIPE.py in this folder."""
+    source: Annotated[str | None, arg(metavar="URL|REQUIREMENT")] = None
+    """Source from which uv installs hfgen. Default: HFGEN_SOURCE."""
+
+    def check(self) -> None:
+        """Raise an error for a recipe that does not exist."""
+        recipe_name(self.recipe)
+
+    def run(self) -> None:
+        """Write the file, and print its name."""
+        from hfgen.hub.script import write_script
+
+        path = self.output or Path(f"train_{self.recipe}.py")
+        write_script(self.recipe, path, self.source)
+        print(f"written to {path}: hf jobs uv run {path} --output-dir run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +200,7 @@ Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Sample, subcommand("sample")]
     | Annotated[Publish, subcommand("publish")]
+    | Annotated[Script, subcommand("script")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Compare, subcommand("compare")]
 )

@@ -67,7 +67,7 @@ def test_import_and_help_are_quick_and_import_nothing_heavy() -> None:
     assert shown <= 0.4                                        # CPU seconds, more on a busy machine
 
 
-COMMANDS = ("sample", "publish", "evaluate", "compare")
+COMMANDS = ("sample", "publish", "script", "evaluate", "compare")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -18,6 +18,7 @@ from hfgen.cards.markdown import markdown
 from hfgen.errors import ConfigError
 
 CARD = "README.md"
+LICENCE = "license"
 BEGIN, END = "<!-- hfgen:begin -->", "<!-- hfgen:end -->"
 MARKS = re.compile(rf"^(?:{BEGIN}|{END})(?=\r?$)", re.MULTILINE)
 WRITTEN = re.compile(r"^<!-- hfgen:head(?P<digests>(?: [\w-]+=[0-9a-f]+)*) -->\r?$", re.MULTILINE)
@@ -57,6 +58,12 @@ def update_card(path: Path, ours: dict[str, Any], title: str, section: list[str]
         with path.open("w", encoding="utf-8", newline="") as file:
             file.write(content)
     return path
+
+
+def has_licence(path: Path) -> bool:
+    """Return whether the head of a card names a licence."""
+    _, head, _ = _split(path, _read(path))
+    return bool(head.get(LICENCE))
 
 
 def _read(path: Path) -> str:
@@ -109,10 +116,12 @@ def merged(old: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -
 
     A field keeps its place and, unless hfgen wrote its value, its value. `model-index` joins both.
     """
-    # join the metrics, keep the fields of users
+    # join the metrics, keep the fields of users; a licence that is named now replaces another
     index = _others(old.get("model-index")) + ours.get("model-index", [])
     kept = {key: value for key, value in old.items() if written.get(key) != digest(value)}
     fields = {**ours, **kept, "model-index": index}
+    if LICENCE in ours:
+        fields[LICENCE] = ours[LICENCE]
     if not index:
         del fields["model-index"]
     # in the order of the old head
@@ -120,8 +129,11 @@ def merged(old: dict[str, Any], ours: dict[str, Any], written: dict[str, str]) -
 
 
 def digests(ours: dict[str, Any], head: dict[str, Any]) -> dict[str, str]:
-    """Return `{key: digest}`, sorted, of the values of `ours` that are in `head`, without `model-index`."""
-    same = sorted(key for key in ours if key != "model-index" and head[key] == ours[key])
+    """Return `{key: digest}`, sorted, of the values of `ours` that are in `head`, without `model-index`.
+
+    A licence is the user's own; later cards keep it.
+    """
+    same = sorted(key for key in ours if key not in ("model-index", LICENCE) and head[key] == ours[key])
     return {key: digest(ours[key]) for key in same}
 
 

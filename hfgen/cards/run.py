@@ -14,7 +14,7 @@ from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
 from hfgen.given import is_name_of_object
 
-HERE_ONLY = {"output_dir", "config", "resume", "tracker", "publish_to"}
+HERE_ONLY = {"output_dir", "config", "resume", "tracker", "tracker_public", "device", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}
 """Settings of output and logging, which do not change the result of a run."""
 
@@ -91,6 +91,13 @@ class RunSummary:
         elif self.settings.get("eval_split"):
             datasets.append(self.data("evaluation", "dataset", "eval_split"))
         return datasets
+
+    @property
+    def base_model(self) -> str | None:
+        """Return the Hub id of the model whose weights training started from; None if it is not on the Hub."""
+        if "start_from" not in self.record.get("hub", ()):
+            return None
+        return str(self.settings["start_from"])
 
     def domains(self) -> list[Data]:
         """Return the training data of domains A and B, and last their evaluation data if they differ."""

@@ -10,9 +10,10 @@ from typing import Any
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import EvalResult, ModelCardData
 
+from hfgen.cards.emissions import emissions_of
 from hfgen.cards.families import Model, diffusers_code, hfgen_code, read_model
 from hfgen.cards.markdown import LIMITS, code, last_name, literal, markdown, plain, table
-from hfgen.cards.metadata import CARD, update_card
+from hfgen.cards.metadata import CARD, LICENCE, update_card
 from hfgen.cards.run import Number, RunSummary, read_run
 from hfgen.hub.source import checked_source, install_lines
 from hfgen.registry import SHIM, saved_name
@@ -26,13 +27,18 @@ NOT_RECORDED = "not recorded"
 
 
 def write_card(
-    folder: Path, run: Path | None = None, repo_id: str | None = None, source: str | None = None
+    folder: Path,
+    run: Path | None = None,
+    repo_id: str | None = None,
+    source: str | None = None,
+    licence: str | None = None,
 ) -> Path:
     """Return the path of the card of the pipeline in `folder`, `README.md`, written or updated.
 
     `run`: run folder of the pipeline; without one the card says that the training is not known. `repo_id`: name in the
     card's code. Default: the name of the folder. `source`: where pip installs hfgen from. Default: HFGEN_SOURCE (no
-    install line if it is not set). The same model gives the same bytes. Raises ConfigError as `update_card` and
+    install line if it is not set). `licence` of the weights, by its name on the Hub. The same model gives the same
+    bytes. Raises ConfigError as `update_card` and
     `checked_source`; the card is then unchanged.
     """
     source = checked_source(source)
@@ -46,7 +52,12 @@ def write_card(
     # head and section
     picture = (folder / PICTURE).is_file()
     section = _section(model, name, summary, picture, source)
-    return update_card(folder / CARD, _head(model, title, summary), title, section)
+    head = _head(model, title, summary, picture)
+    if licence is not None:
+        head[LICENCE] = licence
+    if run is not None and (emissions := emissions_of(run, "base_model" in head)) is not None:
+        head["co2_eq_emissions"] = emissions
+    return update_card(folder / CARD, head, title, section)
 
 
 def write_component_card(folder: Path, cls: type, repo_id: str, source: str | None) -> Path:
@@ -72,10 +83,15 @@ def write_component_card(folder: Path, cls: type, repo_id: str, source: str | No
     return update_card(folder / CARD, head, repo_id, lines)
 
 
-def _head(model: Model, name: str, run: RunSummary | None) -> dict[str, Any]:
+def _head(model: Model, name: str, run: RunSummary | None, picture: bool) -> dict[str, Any]:
     """Return the YAML head of the card of a model called `name`, as the Hub reads it, without fields of users."""
     datasets: list[str] = []
     results: list[EvalResult] = []
+    more: dict[str, Any] = {}
+    if picture:
+        more["widget"] = [{"text": "samples", "output": {"url": PICTURE}}]
+    if run is not None and (base := run.base_model) is not None:
+        more |= {"base_model": base, "base_model_relation": "finetune"}
     if run is not None:
         datasets = list(dict.fromkeys(data.hub_id for data in run.datasets() if data.hub))
         results = [_eval_result(model, number) for number in run.numbers() if _is_indexed(number)]
@@ -86,6 +102,7 @@ def _head(model: Model, name: str, run: RunSummary | None) -> dict[str, Any]:
         tags=["hfgen", *model.family.tags],
         model_name=plain(name) if results else None,
         eval_results=results or None,
+        **more,
     )
     head: dict[str, Any] = data.to_dict()
     return head
@@ -134,7 +151,7 @@ def _section(model: Model, name: str, run: RunSummary | None, picture: bool, sou
     # description and use
     lines = [model.family.description, ""]
     if picture:
-        lines += [f"![Samples of the model]({PICTURE})", ""]
+        lines += ["<Gallery />", "", f"![Samples of the model]({PICTURE})", ""]
     lines += ["## Use", "", *install_lines(source), "", *_fenced("python", hfgen_code(model, name)), ""]
     if model.stock:
         lines += [f"In plain diffusers, without hfgen, it is a `{model.stock}`:", ""]

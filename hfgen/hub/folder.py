@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 from hfgen import runs
 from hfgen.cards.metadata import CARD
-from hfgen.cards.write import write_card
 from hfgen.errors import ConfigError
 from hfgen.hub.package import is_published, package
+from hfgen.hub.publish import described
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import TEMPORARY, compare, files_of, refuse_token
 from hfgen.loading import components
@@ -22,12 +22,15 @@ def is_folder(name: str) -> bool:
     return name.startswith((".", "/", "~")) or Path(name).is_absolute()
 
 
-def publish_to_folder(model: str | Path, folder: str | Path, *, source: str | None = None) -> str:
+def publish_to_folder(
+    model: str | Path, folder: str | Path, *, source: str | None = None, licence: str | None = None
+) -> str:
     """Return a text on the files of `model` that are written to `folder`: those of `hfgen publish`, card included.
 
     `model`: a run folder, a pipeline folder or a Hub id. A model published there before is replaced, all other files
     and users' text in its card stay. The files are loaded from there and compared bit for bit. `source`: where pip
-    installs hfgen from. Default: HFGEN_SOURCE. Raises ConfigError for a folder that holds anything else.
+    installs hfgen from. Default: HFGEN_SOURCE. `licence`: as in `publish`. Raises ConfigError for a folder
+    that holds anything else.
     """
     # check the target
     source, target = checked_source(source), Path(folder).expanduser()
@@ -43,7 +46,7 @@ def publish_to_folder(model: str | Path, folder: str | Path, *, source: str | No
         package(resolve(model), staged, run, source)
         if (target / CARD).is_file():
             shutil.copyfile(target / CARD, staged / CARD)
-        write_card(staged, run, target.resolve().name, source)
+        described(staged, run, target.resolve().name, source, licence)
         # write them, load and compare
         names = files_of(staged)
         copy_files(staged, names, target, old)

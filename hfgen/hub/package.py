@@ -4,6 +4,7 @@ They are `model_index.json`, the files that the class of each component reads, t
 picture. No other file is read, and none is written into the pipeline folder.
 """
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,6 +45,7 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     # index and shim
     staged.mkdir()
     link(index, staged / components.INDEX)
+    write_marker(staged)
     if isinstance(read_json(index)["_class_name"], list):
         (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
     # files of the components
@@ -57,6 +59,17 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     for file, path in ((CARD, folder / CARD), (PICTURE, grid or folder / PICTURE)):
         if path.is_file():
             shutil.copyfile(path, staged / file)
+
+
+def write_marker(staged: Path) -> None:
+    """Write `config.json` beside the index of a pipeline that diffusers does not have.
+
+    The Hub counts a download where a client fetches `config.json`, or the index for models of diffusers.
+    """
+    index = read_json(staged / components.INDEX)
+    if isinstance(index["_class_name"], list):
+        marker = {"library_name": "hfgen", "pipeline": index["_class_name"][1]}
+        (staged / CONFIG).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
 
 
 def _package_component(home: Path, staged: Path, cls: Any) -> None:
@@ -86,7 +99,7 @@ def component_files(home: Path, cls: Any) -> list[str]:
 def is_published(file: str, parts: Iterable[str]) -> bool:
     """Return whether `package` writes `file` for a pipeline with the components `parts`; False for the card."""
     part, _, name = file.partition("/")
-    return file == f"{PIPELINE_SHIM}.py" or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
+    return file in (f"{PIPELINE_SHIM}.py", CONFIG) or (part in parts and COMPONENT_FILE.fullmatch(name) is not None)
 
 
 def link(source: Path, target: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import hfgen
 from hfgen import runs
+from hfgen.cards.metadata import has_licence
 from hfgen.cards.write import write_card
 from hfgen.checks import check_repo_id
 from hfgen.errors import HfgenError
-from hfgen.hub.package import is_published, package
+from hfgen.hub.package import is_published, package, write_marker
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import (
     TEMPORARY,
@@ -31,14 +32,21 @@ logger = get_logger("hub")
 
 
 def publish(
-    model: str | Path, repo_id: str, *, public: bool = False, message: str | None = None, source: str | None = None
+    model: str | Path,
+    repo_id: str,
+    *,
+    public: bool = False,
+    message: str | None = None,
+    source: str | None = None,
+    licence: str | None = None,
 ) -> Published:
     """Return the published commit of `model`: a run folder, a pipeline folder or a Hub id.
 
     An unchanged model makes no commit. The repository is created if it does not exist, private unless `public`. The
     published files are downloaded at their commit, loaded, and compared bit for bit. Card and shims name `source`, from
-    which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set). Every HfgenError names the
-    command to retry.
+    which pip installs hfgen. Default: HFGEN_SOURCE (no install line if it is not set). `licence` of the weights, by its
+    name on the Hub, such as "apache-2.0". Default: that of the card; a card without one is warned of. Every HfgenError
+    names the command to retry.
     """
     check_repo_id(repo_id)
     source = checked_source(source)
@@ -46,7 +54,7 @@ def publish(
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
         package(folder, Path(temporary, "model"), run, source)
         with adding_to_errors(on_disk(model, repo_id, public, message, source)):
-            return _push(Path(temporary), Destination(repo_id, public), message, source, run)
+            return _push(Path(temporary), Destination(repo_id, public), message, source, run, licence)
 
 
 def push_pipeline(
@@ -61,6 +69,7 @@ def push_pipeline(
     source = checked_source(source)
     with TemporaryDirectory(prefix=TEMPORARY) as temporary:
         pipeline.save_pretrained(Path(temporary, "model"), variant=variant, source=source)
+        write_marker(Path(temporary, "model"))
         return _push(Path(temporary), place, message, source)
 
 
@@ -75,7 +84,12 @@ def publish_finished(run: Path, repo_id: str) -> None:
 
 
 def _push(
-    temporary: Path, place: Destination, message: str | None, source: str | None, run: Path | None = None
+    temporary: Path,
+    place: Destination,
+    message: str | None,
+    source: str | None,
+    run: Path | None = None,
+    licence: str | None = None,
 ) -> Published:
     """Return the published commit, at `place`, of the pipeline in the folder `temporary / "model"`."""
     staged = temporary / "model"
@@ -84,10 +98,19 @@ def _push(
         temporary,
         place,
         message=message or f"{name} of hfgen {hfgen.__version__}",
-        describe=lambda folder: write_card(folder, run, place.repo_id, source),
+        describe=lambda folder: described(folder, run, place.repo_id, source, licence),
         stale=lambda repository: _replaced(repository, staged, temporary / "cache"),
         load=lambda folder, variant: components.pipeline_class(folder).from_pretrained(folder, variant=variant),
     )
+
+
+def described(folder: Path, run: Path | None, name: str, source: str | None, licence: str | None) -> Path:
+    """Return the path of the card of the pipeline in `folder`, and warn if it names no licence."""
+    path = write_card(folder, run, name, source, licence)
+    if not has_licence(path):
+        logger.warning("the card names no licence, so nobody may use the weights: publish again with --license NAME, "
+                       "such as apache-2.0, mit, cc-by-4.0 or openrail")  # fmt: skip
+    return path
 
 
 def _replaced(repository: Repository, staged: Path, cache: Path) -> list[str]:
