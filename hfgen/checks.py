@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import ConfigError, ConfigTypeError, DataError
+from hfgen.given import is_name_of_object
 from hfgen.registry import DATA_SUFFIXES, DATASETS, IMAGE_SUFFIXES
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
@@ -97,9 +98,12 @@ def check_repo_id(name: str) -> None:
 
 
 def check_model(model: str | Path) -> None:
-    """Raise ConfigError for a model that is neither on disk nor named like a repository; the Hub is not asked."""
+    """Raise ConfigError for a model that is neither on disk nor named like a repository; the Hub is not asked.
+
+    Names of Python objects are left alone.
+    """
     path = Path(model).expanduser()
-    if path.exists():
+    if path.exists() or is_name_of_object(model):
         return
     hint = _neighbour(path)
     if hint or not HUB_ID.fullmatch(str(model)):

@@ -207,8 +207,12 @@ Command = (
 
 
 def check_evaluated(model: str) -> None:
-    """Raise ConfigError for a model that cannot be, with or without `stock:` before its name."""
-    check_model(model.removeprefix(STOCK))
+    """Raise ConfigError for a model that cannot be, with or without `stock:` before its name.
+
+    Patterns of files of samples are left alone.
+    """
+    if not set(model) & set("*?["):
+        check_model(model.removeprefix(STOCK))
 
 
 def print_text(text: str) -> None:

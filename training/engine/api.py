@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from hfgen import runs
 from hfgen.checks import nearest
 from hfgen.errors import ConfigError
 from hfgen.given import named
+from hfgen.logging import get_logger
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.registry import RECIPES
@@ -31,6 +31,8 @@ from hfgen.training.engine import run
 from hfgen.training.engine.callback import Callback
 from hfgen.training.engine.record import NAMED
 from hfgen.training.engine.settings import settings_from
+
+logger = get_logger("training")
 
 
 def train(
@@ -93,7 +95,7 @@ def temporary_folder(recipe: str, resume: bool) -> Path:
         raise ConfigError("output_dir must be given, the folder of the run, to resume it and on several processes")
     folder = Path(tempfile.mkdtemp(prefix=f"hfgen-{recipe}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tqdm.write(f"run folder {folder}: deleted with the pipeline; output_dir=... keeps it")
+    logger.info(f"run folder {folder}: deleted with the pipeline; output_dir=... keeps it")
     return folder
 
 

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
 import hfgen
 from hfgen.errors import CheckpointError, ConfigError
+from hfgen.images import to_pil
 from tests import command_line
 from tests.training import tiny
 from tests.training.runs import LAUNCH_TWO, ROOT, environment
@@ -213,6 +215,32 @@ def test_a_file_of_arrays_trains_on_the_command_line(tmp_path: Path) -> None:
         done = command_line.hfgen("train", "vae", "--dataset", str(tmp_path / name), "--output-dir", str(out), *common)
         assert done.exit_code == 0, done.output
         assert json.loads((out / "run.json").read_text(encoding="utf-8"))["data"]["shape"] == shape
+
+
+def test_datasets_of_hugging_face_and_lists_of_files_are_trained_on(tmp_path: Path) -> None:
+    pictures = to_pil(digits()[0] * 2 - 1)
+    for i, picture in enumerate(pictures[:40]):
+        picture.save(tmp_path / f"{i:02d}.png")
+    table = datasets.Dataset.from_dict({"image": pictures, "label": digits()[1].tolist()})
+    table = table.cast_column("label", datasets.ClassLabel(10))
+    both = datasets.DatasetDict({"train": table, "validation": table.select(range(40))})
+    given: dict[str, Any] = {
+        "files": sorted(tmp_path.glob("*.png")), "dict": both, "stream": table.to_iterable_dataset(), "list": pictures,
+    }  # fmt: skip
+    for kind, dataset in given.items():
+        split = "validation" if kind == "dict" else "train"
+        pipe: Any = hfgen.train("gan", dataset=dataset, split=split, **fields_of("gan"))
+        items = {"files": 40, "dict": 40, "stream": None, "list": 200}[kind]
+        assert json.loads((pipe.run_folder / "run.json").read_text(encoding="utf-8"))["data"]["items"] == items
+
+
+def test_the_card_of_a_run_on_an_object_says_so_beside_its_command(tmp_path: Path) -> None:
+    pipe: Any = hfgen.train("gan", dataset=digits(), **fields_of("gan"))
+    done = command_line.hfgen("publish", pipe.run_folder, str(tmp_path / "shared"))
+    assert done.exit_code == 0, done.output
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert "&#60;dataset&#62; in the place of a name: a Python object was given to `hfgen.train`." in card
+    assert "datasets:" not in card.split("---")[1]
 
 
 SCRIPT = """
