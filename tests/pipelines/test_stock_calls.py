@@ -88,6 +88,11 @@ def test_codes_are_the_latents_of_pipelines_that_have_them_and_the_others_say_so
     np.testing.assert_array_equal(pipe(images, output_type="numpy").images, pipe(images, output_type="np").images)
     from_array = pipe(images.permute(0, 2, 3, 1).numpy(), output_type="np").images
     np.testing.assert_allclose(from_array, pipe(images, output_type="np").images, atol=1e-6)
+    listed = [list(images), list(images.split(1)), list(images.permute(0, 2, 3, 1).numpy())]
+    for given in listed:
+        np.testing.assert_allclose(pipe(given, output_type="np").images, from_array, atol=1e-5)
+    with pytest.raises(ConfigError, match="images must be of one shape in a list"):
+        pipe([images[0], images[0, :, :4]])
     if family == "translation":
         with pytest.raises(ConfigError, match="output_type must be one of pil, np, numpy, pt, got 'latent'"):
             pipe(images, output_type="latent")
