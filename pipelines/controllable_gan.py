@@ -20,6 +20,7 @@ from hfgen.pipelines.base import ClassLabels, Generators, check_labels, output_o
 from hfgen.pipelines.gan import GANPipeline, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
+from hfgen.pipelines.step_end import LATENTS, Callback, StepEnd
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
 
 
@@ -90,6 +91,8 @@ class ControllableGANPipeline(GANPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         num_inference_steps: int | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> ControllableOutput | tuple[Any, ...]:
         """Return `batch_size` samples with the feature `target`, a `ControllableOutput`.
 
@@ -97,7 +100,9 @@ class ControllableGANPipeline(GANPipeline):
         log p(target | G(z)) - prior_weight |z|^2 / 2. An image stops as soon as p >= `threshold`, in (0, 1); a
         classifier trained with label smoothing may never reach it. `num_steps` (`num_inference_steps` in diffusers):
         maximal number of steps, >= 1. Default: 100. `target`: an int for all samples, or one for each; a class, or a
-        label of a multi-label classifier. Other arguments as in `GANPipeline`.
+        label of a multi-label classifier. `callback_on_step_end`: function(pipeline, step, step, tensors) after each
+        step; it returns the tensors that it replaces ("latents", z) and may set `pipeline._interrupt = True` to stop.
+        Other arguments as in `GANPipeline`.
 
         Prior. `prior_weight`: >= 0; larger values keep latents likely, and 1 ascends the posterior under z ~ N(0, I).
         `exploration`: s in [0, 1); step k of N mixes noise n into z, sqrt(1 - s_k^2) z + s_k n with s_k = s k / N. This
@@ -111,6 +116,7 @@ class ControllableGANPipeline(GANPipeline):
         goal, way = self._way(
             batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
             step_size, threshold, exploration, prior_weight, generator,
+            StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, [LATENTS]),
         )  # fmt: skip
         first = last = next(way)
         for last in way:  # noqa: B007
@@ -138,6 +144,8 @@ class ControllableGANPipeline(GANPipeline):
         prior_weight: float = 0.0,
         generator: Generators = None,
         num_inference_steps: int | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the images before the first and after each step, each (B, C, H, W) in [-1, 1].
 
@@ -147,13 +155,14 @@ class ControllableGANPipeline(GANPipeline):
         _, way = self._way(
             batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
             step_size, threshold, exploration, prior_weight, generator,
+            StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, [LATENTS]),
         )  # fmt: skip
         return (moment.x for moment in way)
 
     def _way(
         self, batch_size: int, target: ClassLabels, num_steps: int | None, class_labels: ClassLabels, latents: Any,
         truncation: float | None, step_size: float, threshold: float, exploration: float, prior_weight: float,
-        generator: Generators,
+        generator: Generators, end: StepEnd | None = None,
     ) -> tuple[torch.Tensor, Iterator[Moment]]:
         """Return the targets (B,) and the states of the ascent; all arguments are checked."""
         # check the numbers
@@ -171,11 +180,12 @@ class ControllableGANPipeline(GANPipeline):
         goal = goal.to(z.device)
         # share of noise in each step
         noise = [exploration * k / steps for k in range(steps)]
-        return goal, self._climb(z, labels, goal, step_size, math.log(threshold), noise, prior_weight, generator)
+        self._interrupt, self._num_timesteps = False, steps
+        return goal, self._climb(z, labels, goal, step_size, math.log(threshold), noise, prior_weight, generator, end)
 
     def _climb(
         self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, step_size: float, log_threshold: float,
-        noise: list[float], prior_weight: float, generator: Generators,
+        noise: list[float], prior_weight: float, generator: Generators, end: StepEnd | None,
     ) -> Iterator[Moment]:
         """Yield the state of the ascent before the first and after each step; `noise`: s_k of each step."""
         # state before the first step
@@ -183,8 +193,8 @@ class ControllableGANPipeline(GANPipeline):
         reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
         steps = torch.zeros_like(goal)
         yield Moment(z, x, logits, reached, steps)
-        for s in self.progress_bar(noise):
-            if reached.all():
+        for k, s in enumerate(self.progress_bar(noise)):
+            if reached.all() or self._interrupt:
                 return
             # along the gradient, then noise
             moved = z + step_size * F.normalize(ascent - prior_weight * z, dim=1)       # (B, D)
@@ -194,6 +204,8 @@ class ControllableGANPipeline(GANPipeline):
             # images that have reached the target stay
             z = torch.where(reached[:, None], z, moved)
             steps = steps + ~reached
+            if end is not None:
+                z = end.changed(self, k, torch.tensor(k, device=z.device), {LATENTS: z})[LATENTS]
             x, logits, ascent = self._evaluate(z, labels, goal)
             reached = reached | (self._log_probability(logits, goal) >= log_threshold)
             yield Moment(z, x, logits, reached, steps)

@@ -54,9 +54,7 @@ class DenoisingPipeline(GenerativePipeline):
 
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  (as diffusers declares it)
-    _interrupt = False
     _guidance_scale = 1.0
-    _num_timesteps = 0
     default_steps: int | None = None
     """Number of steps of the pipeline's own scheduler if the caller gives none. None: all T steps of training."""
 
@@ -217,16 +215,6 @@ class DenoisingPipeline(GenerativePipeline):
     def do_classifier_free_guidance(self) -> bool:
         """Return whether the current or last call is guided."""
         return self._guidance_scale > 1
-
-    @property
-    def num_timesteps(self) -> int:
-        """Return the number of timesteps of the current or last call: evaluations, of which some methods take two."""
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        """Return whether a callback has stopped the current or last call."""
-        return self._interrupt
 
     @property
     def _callback_tensor_inputs(self) -> list[str]:

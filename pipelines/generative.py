@@ -19,6 +19,8 @@ class GenerativePipeline(Pipeline):
     """
 
     model_cpu_offload_seq: str | None = None
+    _interrupt = False
+    _num_timesteps = 1
 
     def states(self, *args: Any, **settings: Any) -> Iterator[torch.Tensor]:
         """Return an iterator over x_T, ..., x_0 in model coordinates: images (B, C, H, W) in [-1, 1], points (B, dim).
@@ -56,6 +58,16 @@ class GenerativePipeline(Pipeline):
     def guidable(self) -> bool:
         """Return whether the network was also trained without its conditions, as guidance requires."""
         return False
+
+    @property
+    def num_timesteps(self) -> int:
+        """Return the number of timesteps of the current or last call: evaluations, of which some methods take two."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Return whether a callback has stopped the current or last call."""
+        return self._interrupt
 
 
 def with_arguments_of(states: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -21,11 +21,14 @@ def checked(images: Any, name: str = "images", noisy: bool = False) -> Given:
     """Return images as PIL images or a tensor (B, C, H, W); ConfigError or ConfigTypeError for anything else.
 
     `images`: a PIL image or a list of them, or a float tensor (B, C, H, W) or array (B, H, W, C) in [0, 1], of any
-    finite values if `noisy`. `name` is the argument in error messages.
+    finite values if `noisy`, or a list of tensors or arrays, of one image each. `name` is the argument in error
+    messages.
     """
-    # one image as a list, an array as a tensor
+    # one image as a list, a list as one tensor or array, an array as a tensor
     if isinstance(images, Image.Image):
         images = [images]
+    if isinstance(images, list) and images and isinstance(images[0], torch.Tensor | np.ndarray):
+        images = _joined(images, name)
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
     # a tensor, or PIL images; at least one
@@ -133,6 +136,16 @@ def checked_eta(eta: Any, scheduler: Any) -> dict[str, float]:
     if eta:
         raise ConfigError(f"eta is the noise of DDIM: {type(scheduler).__name__} has none; use sampler 'ddim'")
     return {}
+
+
+def _joined(images: list[Any], name: str) -> Any:
+    """Return tensors (C, H, W) or arrays (H, W, C), or each with a first dimension of 1, as one with all rows."""
+    kind, shape = type(images[0]), images[0].shape
+    if not all(type(image) is kind and image.shape == shape for image in images):
+        raise ConfigError(f"{name} must be of one shape in a list; call once for each shape")
+    if kind is np.ndarray:
+        return np.stack(images) if len(shape) == 3 else np.concatenate(images)
+    return torch.stack(images) if len(shape) == 3 else torch.cat(images)
 
 
 def _check_tensor(images: torch.Tensor, name: str, noisy: bool) -> None:

@@ -1,4 +1,4 @@
-"""The callback after each step of denoising, with the meaning that it has in diffusers."""
+"""The callback after each step of sampling, with the meaning that it has in diffusers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -55,16 +55,22 @@ class StepEnd:
         if TEXT in self.names:
             tensors[TEXT] = text_of(guide)
         scale = pipeline._guidance_scale
-        changed = self.function(pipeline, step, timestep, {name: tensors[name] for name in self.names}) or {}
-        # replace the tensors
-        latents = changed.get(LATENTS, x)
-        require(latents.shape == x.shape, LATENTS, tuple(latents.shape), f"of shape {tuple(x.shape)} in the callback")
-        if changed.get(TEXT, tensors.get(TEXT)) is not tensors.get(TEXT):
+        changed = self.changed(pipeline, step, timestep, tensors)
+        # replace the text
+        if changed.get(TEXT) is not tensors.get(TEXT):
             guide = with_text(guide, changed[TEXT], len(x))
         # change the scale
         if pipeline._guidance_scale != scale:
             guide = with_scale(guide, require_number("guidance_scale", pipeline._guidance_scale, 0, math.inf))
-        return latents.to(x), guide
+        return changed[LATENTS], guide
+
+    def changed(self, pipeline: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `tensors` after the callback. Raises ConfigError for a state of another shape."""
+        given = {name: tensors[name] for name in self.names}
+        merged = tensors | (self.function(pipeline, step, timestep, given) or {})
+        x, latents = tensors[LATENTS], merged[LATENTS]
+        require(latents.shape == x.shape, LATENTS, tuple(latents.shape), f"of shape {tuple(x.shape)} in the callback")
+        return merged | {LATENTS: latents.to(x)}
 
 
 def text_of(guide: Guide) -> Tensor:

@@ -244,7 +244,8 @@ def attributes_of(pipeline: Any) -> str | None:
     """
     if type(pipeline).__module__.partition(".")[0] in ("hfgen", "diffusers"):
         return hashlib.sha256().hexdigest()
-    known = {"_internal_dict", "_progress_bar_config", *pipeline.components}
+    last_call = {"_guidance_scale", "_interrupt", "_num_timesteps"}
+    known = {"_internal_dict", "_progress_bar_config", *last_call, *pipeline.components}
     try:
         own = {name: _comparable(value) for name, value in sorted(vars(pipeline).items()) if name not in known}
     except TypeError:

@@ -17,7 +17,7 @@ from hfgen.evaluation import evaluator
 from hfgen.evaluation.cache import Cache, key_of
 from hfgen.evaluation.generate import PROBES, SampleConditions, SampleGenerator, identity_of
 from hfgen.evaluation.metric_groups import METRICS
-from hfgen.evaluation.model import EvaluatedModel, fingerprint_of, load_model
+from hfgen.evaluation.model import EvaluatedModel, attributes_of, fingerprint_of, load_model
 from hfgen.evaluation.settings import GROUPS, EvaluationSettings, names_of
 from tests import command_line
 from tests.cards.helpers import MAKERS, make_run
@@ -177,7 +177,9 @@ def test_a_pipeline_that_differs_only_in_its_code_or_in_a_late_sample_has_its_ow
 
     Brighter.__name__ = "DDPMPipeline"
     plain, brighter = (cls(parts["unet"], parts["scheduler"]) for cls in (hfgen.DDPMPipeline, Brighter))
+    before = attributes_of(brighter)
     assert frechet_of(plain) != frechet_of(brighter) == frechet_of(brighter, cache=False)
+    assert "_num_timesteps" in vars(brighter) and attributes_of(brighter) == before
 
     class Late(Weightless):
         def __call__(self, batch_size: int = 1, generator: Any = None) -> tuple[torch.Tensor]:

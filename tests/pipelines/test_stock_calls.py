@@ -88,6 +88,11 @@ def test_codes_are_the_latents_of_pipelines_that_have_them_and_the_others_say_so
     np.testing.assert_array_equal(pipe(images, output_type="numpy").images, pipe(images, output_type="np").images)
     from_array = pipe(images.permute(0, 2, 3, 1).numpy(), output_type="np").images
     np.testing.assert_allclose(from_array, pipe(images, output_type="np").images, atol=1e-6)
+    listed = [list(images), list(images.split(1)), list(images.permute(0, 2, 3, 1).numpy())]
+    for given in listed:
+        np.testing.assert_allclose(pipe(given, output_type="np").images, from_array, atol=1e-5)
+    with pytest.raises(ConfigError, match="images must be of one shape in a list"):
+        pipe([images[0], images[0, :, :4]])
     if family == "translation":
         with pytest.raises(ConfigError, match="output_type must be one of pil, np, numpy, pt, got 'latent'"):
             pipe(images, output_type="latent")
@@ -209,6 +214,23 @@ def test_an_interrupted_call_returns_the_state_it_has_reached_and_the_next_is_wh
     assert steps == [0, 1] and pipe.interrupt and torch.equal(stopped, states[2])
     whole = called(pipe, family, output_type="latent").images
     assert not pipe.interrupt and torch.equal(whole, states[-1])
+
+
+def test_a_callback_sees_replaces_and_stops_the_ascent_in_the_latents_of_a_gan() -> None:
+    pipe, seen = make("controllable-gan"), []
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append((step, int(timestep)))
+        pipe._interrupt = step == 2
+        return {"latents": torch.full_like(tensors["latents"], step)}
+
+    words = {"target": 1, "threshold": 0.9999, "generator": seed(0)}
+    output = pipe(2, num_inference_steps=9, callback_on_step_end=callback, **words)
+    assert seen == [(0, 0), (1, 1), (2, 2)] and pipe.interrupt and pipe.num_timesteps == 9
+    assert (output.latents == 2).all() and torch.equal(pipe(2, num_steps=1, **words).steps, torch.tensor([1, 1]))
+    assert not pipe.interrupt
+    with pytest.raises(ConfigError, match="callback_on_step_end_tensor_inputs must be names among latents"):
+        pipe(target=1, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
 def test_a_callback_reads_and_replaces_the_text_features() -> None:
