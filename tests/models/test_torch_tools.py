@@ -38,7 +38,7 @@ def assert_equal(found: Any, expected: Any, atol: float = 0.0) -> None:
         torch.testing.assert_close(a, b, atol=atol, rtol=min(atol, 1e-6))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@EVERY
 def test_a_network_can_be_pickled_and_copied_before_and_after_a_training_step(name: str) -> None:
     net, inputs = made(name)
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_spawned_workers_take_every_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")              # attention on CPUs, in stock's too
-@pytest.mark.parametrize("name", VARIANTS)
+@EVERY
 def test_an_ensemble_runs_under_vmap(name: str) -> None:
     nets, inputs = [made(name, seed)[0] for seed in range(3)], made(name)[1]
     params, buffers = stack_module_state(nets)
