@@ -70,7 +70,8 @@ def fill(
     _compare(path, files, net, rename(read_weights(files, shape_of)), tied)
     # read the tensors
     tensors = rename(read_weights(files, tensor_of))
-    precise = set(getattr(net, "_keep_in_fp32_modules", None) or ())
+    kept = getattr(net, "_keep_in_fp32_modules", None) or ()
+    precise = {kept} if isinstance(kept, str) else set(kept)
     cast = {key: _cast(x, torch.float32 if precise & set(key.split(".")) else dtype) for key, x in tensors.items()}
     net.load_state_dict(cast, strict=not tied, assign=True)
     if tied:

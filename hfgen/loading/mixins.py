@@ -16,6 +16,7 @@ from typing import Any, Self
 import diffusers
 import torch
 from diffusers import ConfigMixin
+from diffusers.configuration_utils import FrozenDict
 
 import hfgen
 from hfgen.cards.metadata import CARD
@@ -168,7 +169,11 @@ class Component:
     def to_json_string(self) -> str:
         """Return the settings as JSON without local paths; `_class_name` is the name in diffusers, if there is one."""
         stock: Any = super()
+        # diffusers adds keys to the object's own settings, where saving should change nothing
+        itself: Any = self
+        settings = FrozenDict(itself._internal_dict)
         config = json.loads(stock.to_json_string())
+        itself._internal_dict = settings
         config["_class_name"] = saved_name(type(self).__name__)[1]
         config.pop("_name_or_path", None)
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
