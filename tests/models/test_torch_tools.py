@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
-from tests.models.variants import VARIANTS, every_variant
+from tests.models.variants import FEW, VARIANTS, every_variant
 
 EVERY = pytest.mark.parametrize("name", every_variant())
 
@@ -112,7 +112,7 @@ def test_an_export_with_a_dynamic_batch_takes_other_batches(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@EVERY
+@pytest.mark.parametrize("name", every_variant(FEW))
 def test_torchs_own_onnx_export_agrees_in_onnxruntime(name: str, tmp_path: Path) -> None:
     net, inputs = made(name)
     path = tmp_path / "net.onnx"
