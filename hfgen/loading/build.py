@@ -61,15 +61,19 @@ def fill(
 ) -> Any:
     """Return `net`, built without memory, with the tensors of `files` and in evaluation mode.
 
-    `rename`: maps keys of the files to keys of the network. Buffers that are computed, not stored, are taken from
-    `make()`. Raises ConfigError or CheckpointError before any allocation if the files do not fit the network.
+    `rename`: maps keys of the files to keys of the network. Modules in `_keep_in_fp32_modules` stay float32. Buffers
+    that are computed, not stored, are taken from `make()`. Raises ConfigError or CheckpointError before any allocation
+    if the files do not fit the network.
     """
     # compare the headers
     tied = getattr(net, "all_tied_weights_keys", {})                 # second names of tensors, stored once
     _compare(path, files, net, rename(read_weights(files, shape_of)), tied)
     # read the tensors
     tensors = rename(read_weights(files, tensor_of))
-    net.load_state_dict({key: _cast(tensor, dtype) for key, tensor in tensors.items()}, strict=not tied, assign=True)
+    kept = getattr(net, "_keep_in_fp32_modules", None) or ()
+    precise = {kept} if isinstance(kept, str) else set(kept)
+    cast = {key: _cast(x, torch.float32 if precise & set(key.split(".")) else dtype) for key, x in tensors.items()}
+    net.load_state_dict(cast, strict=not tied, assign=True)
     if tied:
         net.tie_weights()
     # compute the buffers that are not stored

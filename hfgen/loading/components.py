@@ -43,6 +43,9 @@ LARGEST = {"num_train_timesteps": 10**6, "sample_size": 2**14}
 OLD_SCHEDULER_KEYS = {"tensor_format": ("pt", "np"), "timestep_values": (None,), "predict_epsilon": (True,)}
 """Settings of early diffusers, and their values that today's diffusers always uses."""
 
+EMA_SETTINGS = ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
+"""Settings that `EMAModel.save_pretrained` of diffusers writes beside those of a network."""
+
 
 def read_index(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the hfgen pipeline that loads `folder` and the entries of its index: components and plain settings."""
@@ -183,7 +186,8 @@ def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, A
     settings = {}
     # keep the keys that it knows
     for key, value in config.items():
-        if key.startswith("_") or value in old.get(key, ()):
+        averages = key in EMA_SETTINGS and key not in parameters
+        if key.startswith("_") or averages or value in old.get(key, ()):
             continue
         if key not in parameters and key not in _keys_of_relatives(cls):
             raise ConfigError(f"{path}: unknown key {key!r}; {cls.__name__} has {', '.join(list(parameters)[1:])}")

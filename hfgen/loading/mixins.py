@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.models import modeling_utils
 from diffusers.schedulers import scheduling_utils
 
@@ -201,10 +201,14 @@ class Component:
     def to_json_string(self) -> str:
         """Return the settings as JSON without local paths; `_class_name` is the name in diffusers, if there is one."""
         stock: Any = super()
+        # diffusers adds keys to the object's own settings, where saving should change nothing
+        itself: Any = self
+        settings = FrozenDict(itself._internal_dict)
         config = json.loads(stock.to_json_string())
+        itself._internal_dict = settings
         # settings of the class of diffusers
-        if (settings := self.stock_settings()) is not None:
-            config = {key: value for key, value in config.items() if key.startswith("_")} | settings
+        if (converted := self.stock_settings()) is not None:
+            config = {key: value for key, value in config.items() if key.startswith("_")} | converted
         # names
         config["_class_name"] = self.saved_as()[1]
         config.pop("_name_or_path", None)

@@ -27,6 +27,8 @@ class Autoencoder(ModelMixin):
     ConfigError, naming the field, for impossible values.
     """
 
+    _no_split_modules: tuple[str, ...] = ()
+
     @register_to_config
     def __init__(
         self,

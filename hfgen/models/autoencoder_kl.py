@@ -76,6 +76,7 @@ class AutoencoderKL(ModelMixin):
 
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("norm",)
+    _no_split_modules = ("ResnetBlock", "Attention")
 
     @register_to_config
     def __init__(

@@ -41,6 +41,9 @@ class Classifier(ModelMixin):
     for the pipeline. Raises ConfigError, naming the field, for impossible values.
     """
 
+    _no_split_modules = ("ConvBlock",)
+    _repeated_blocks = ("ConvBlock",)
+
     @register_to_config
     def __init__(
         self,

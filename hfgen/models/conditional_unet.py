@@ -151,6 +151,8 @@ class ConditionalUNet(ModelMixin):
 
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("norm",)
+    _no_split_modules = ("ResnetBlock", "SpatialTransformer", "UpLevel", "AttentionPooling")
+    _repeated_blocks = ("TransformerBlock",)
 
     @register_to_config
     def __init__(

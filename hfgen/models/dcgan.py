@@ -20,7 +20,7 @@ from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import Norm
 from hfgen.models.outputs import LogitsOutput, SampleOutput
-from hfgen.models.spectral import spectral_norm
+from hfgen.models.spectral import SPECTRAL_LAYERS, spectral_norm
 
 NORMS = ("batch", "layer", "none", "spectral")
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -106,6 +106,8 @@ class DCGANGenerator(ModelMixin):
     weights, Miyato et al. 2018). Raises ConfigError, naming the field, for impossible values.
     """
 
+    _no_split_modules = SPECTRAL_LAYERS
+
     @register_to_config
     def __init__(
         self,
@@ -161,6 +163,8 @@ class DCGANDiscriminator(ModelMixin):
     of the groups of consecutive samples whose variation is an input of the last layer (Karras et al. 2018, section 3);
     0 for none. Raises ConfigError, naming the field, for impossible values.
     """
+
+    _no_split_modules = SPECTRAL_LAYERS
 
     @register_to_config
     def __init__(

@@ -16,7 +16,7 @@ from hfgen.models.blocks import SinusoidalFeatures, TimestepEmbedding, as_timest
 from hfgen.models.choices import Norm
 from hfgen.models.dcgan import check_parts, packed, with_classes, with_deviation
 from hfgen.models.outputs import LogitsOutput, SampleOutput
-from hfgen.models.spectral import spectral_norm
+from hfgen.models.spectral import SPECTRAL_LAYERS, spectral_norm
 
 
 class ResidualBlock(nn.Module):
@@ -41,6 +41,9 @@ class MLPDenoiser(ModelMixin):
     to data coordinates: x_data = data_std * x + data_mean. They are stored for the pipeline; `forward` does not use
     them. Raises ConfigError, naming the field, for impossible values.
     """
+
+    _no_split_modules = ("ResidualBlock",)
+    _repeated_blocks = ("ResidualBlock",)
 
     @register_to_config
     def __init__(
@@ -127,6 +130,8 @@ class MLPGenerator(ModelMixin):
     `MLPDenoiser`. Raises ConfigError, naming the field, for impossible values.
     """
 
+    _no_split_modules = SPECTRAL_LAYERS
+
     @register_to_config
     def __init__(
         self,
@@ -170,6 +175,8 @@ class MLPDiscriminator(ModelMixin):
     cos(w.x) joined to the input, |w| log-uniform from 1/2 to `max_frequency`. Without them an MLP learns fine structure
     slowly (Tancik et al. 2020). Raises ConfigError, naming the field, for impossible values.
     """
+
+    _no_split_modules = SPECTRAL_LAYERS
 
     @register_to_config
     def __init__(

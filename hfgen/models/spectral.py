@@ -47,6 +47,10 @@ SPECTRAL: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+SPECTRAL_LAYERS = tuple(kind.__name__ for kind in SPECTRAL.values())
+"""Names of layers whose tensors must be on one device."""
+
+
 def spectral_norm(layer: Layer) -> Layer:
     """Return the layer, changed in place, with its weight divided by torch's estimate of its spectral norm."""
     kind: Any = SPECTRAL[type(layer)]

@@ -12,7 +12,7 @@ from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import GeneratorNorm, PatchNorm
 from hfgen.models.outputs import LogitsOutput, SampleOutput
-from hfgen.models.spectral import spectral_norm
+from hfgen.models.spectral import SPECTRAL_LAYERS, spectral_norm
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
 NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -81,6 +81,9 @@ class ResNetTranslator(ModelMixin):
     Raises ConfigError, naming the field, for impossible values.
     """
 
+    _no_split_modules = ("ResidualBlock",)
+    _repeated_blocks = ("ResidualBlock",)
+
     @register_to_config
     def __init__(
         self,
@@ -129,6 +132,15 @@ class ResNetTranslator(ModelMixin):
         return SampleOutput(sample=sample)
 
 
+class UpStage(nn.Sequential):
+    """One stage of the decoder of pix2pix; it joins the skip connection, which is on the device of the encoder."""
+
+    def forward(self, h: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Return features (B, C', 2h, 2w) of h (B, C, h, w) and, except in the first stage, of `skip` (B, C, h, w)."""
+        joined = h if skip is None else torch.cat([h, skip], 1)                           # (B, 2 C, h, w)
+        return super().forward(joined)
+
+
 class UNetTranslator(ModelMixin):
     """Generator of pix2pix: images (B, C', H, W) in [-1, 1] from images (B, C, H, W), by an encoder-decoder with skips.
 
@@ -137,6 +149,8 @@ class UNetTranslator(ModelMixin):
     `dropout`: of the first three layers of the decoder, in training only (the paper also uses it in sampling, as
     noise). Sides must be divisible by 2^depth. Raises ConfigError, naming the field, for impossible values.
     """
+
+    _no_split_modules = ("UpStage",)
 
     @register_to_config
     def __init__(
@@ -163,10 +177,10 @@ class UNetTranslator(ModelMixin):
             inputs = widths[i] * (1 if number == 0 else 2)
             conv_up = nn.ConvTranspose2d(inputs, widths[i - 1], 4, 2, 1, bias=bias)
             regular = dropout_or_none(dropout if number < 3 else 0.0)
-            self.up.append(nn.Sequential(nn.ReLU(), *layers(conv_up, norm, None), *regular))
+            self.up.append(UpStage(nn.ReLU(), *layers(conv_up, norm, None), *regular))
         # image
         out = nn.ConvTranspose2d(width * (1 if depth == 1 else 2), out_channels, 4, 2, 1)
-        self.up.append(nn.Sequential(nn.ReLU(), *layers(out, "none", None)))
+        self.up.append(UpStage(nn.ReLU(), *layers(out, "none", None)))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -188,7 +202,7 @@ class UNetTranslator(ModelMixin):
         # decoder
         h = self.up[0](skips.pop())
         for stage in self.up[1:]:
-            h = stage(torch.cat([h, skips.pop()], 1))                                     # (B, c / 2, 2h, 2w)
+            h = stage(h, skips.pop())                                                     # (B, c / 2, 2h, 2w)
         sample = torch.tanh(h)                                                            # (B, C', H, W)
         if not return_dict:
             return (sample,)
@@ -204,6 +218,8 @@ class PatchDiscriminator(ModelMixin):
     normalisation. `condition_channels`: channels of the image that was translated, an input next to its translation; 0
     for none. Raises ConfigError, naming the field, for impossible values.
     """
+
+    _no_split_modules = SPECTRAL_LAYERS
 
     @register_to_config
     def __init__(

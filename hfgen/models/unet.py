@@ -44,6 +44,9 @@ class UNet(ModelMixin):
 
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("norm",)
+    _no_split_modules = ("ResnetBlock", "Attention", "UpBlock", "SkipDownBlock", "SkipUpBlock")
+    _repeated_blocks = ("Attention",)
+    _keep_in_fp32_modules = ("time_proj",)
 
     @register_to_config
     def __init__(
@@ -68,7 +71,7 @@ class UNet(ModelMixin):
         dropout: float = 0.0,
         act_fn: str = "silu",
         attention_head_dim: int | None = 8,
-        norm_num_groups: int = 32,
+        norm_num_groups: int | None = 32,
         attn_norm_num_groups: int | None = None,
         norm_eps: float = 1e-5,
         resnet_time_scale_shift: str = "default",
@@ -185,9 +188,9 @@ class UNet(ModelMixin):
         # output; with Fourier features t is sigma, and the score is divided by it
         out = self.conv_out(F.silu(self.conv_norm_out(h))).contiguous()                  # (B, C_out, H, W)
         if image is not None:
-            out = out + image
+            out = out + image.to(out.device)
         if self.config["time_embedding_type"] == "fourier":
-            out = (out / t[:, None, None, None]).to(out.dtype)
+            out = (out / t.to(out.device)[:, None, None, None]).to(out.dtype)
         return UNet2DOutput(sample=out) if return_dict else (out,)
 
     def _encode(self, h: torch.Tensor, temb: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

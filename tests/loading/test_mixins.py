@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 import hfgen
@@ -232,3 +233,25 @@ def test_a_stock_pipeline_holds_our_network_and_saves_and_loads_it_by_our_code(t
     assert pipe.unet is net and pipe.scheduler is steps
     net.save_pretrained(tmp_path)
     assert diffusers.UNet2DModel.from_pretrained(tmp_path).num_parameters() == net.num_parameters()
+
+
+def test_saving_leaves_the_settings_of_an_object_as_they_were(tmp_path: Path) -> None:
+    for component in (hfgen.DDPMScheduler(beta_start=0.001), hfgen.Autoencoder(resolution=8, hidden=[6], latent_dim=2)):
+        before = dict(component.config)
+        component.save_pretrained(tmp_path)
+        assert dict(component.config) == before
+        loaded = type(component).from_pretrained(tmp_path).config
+        assert dict(loaded) == {key: value for key, value in before.items() if key != "_use_default_values"}
+
+
+@pytest.mark.filterwarnings("ignore:It is deprecated to pass a pretrained model name")       # stock's own call
+def test_diffusers_average_of_weights_is_saved_and_loaded_with_a_network(tmp_path: Path) -> None:
+    net = hfgen.Autoencoder(resolution=8, hidden=[6], latent_dim=2)
+    average = EMAModel(net.parameters(), decay=0.5, model_cls=hfgen.Autoencoder, model_config=net.config)
+    for _ in range(3):
+        average.step(net.parameters())
+    average.save_pretrained(tmp_path)
+    loaded = EMAModel.from_pretrained(tmp_path, model_cls=hfgen.Autoencoder)
+    assert (loaded.decay, loaded.optimization_step) == (0.5, 3)
+    for found, expected in zip(loaded.shadow_params, average.shadow_params, strict=True):
+        assert torch.equal(found, expected)

@@ -7,7 +7,9 @@ import torch
 from accelerate.utils.operations import convert_to_fp32
 from diffusers.utils import BaseOutput
 
-from tests.models.variants import VARIANTS
+from tests.models.variants import VARIANTS, every_variant
+
+EVERY = pytest.mark.parametrize("name", every_variant())
 
 
 def leaves(value: Any) -> list[Any]:
@@ -19,7 +21,7 @@ def leaves(value: Any) -> list[Any]:
     return [value.mean, value.std]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@EVERY
 def test_the_tuple_holds_the_values_of_the_dictionary(name: str) -> None:
     torch.manual_seed(0)
     net, inputs = VARIANTS[name]()
@@ -34,7 +36,7 @@ def test_the_tuple_holds_the_values_of_the_dictionary(name: str) -> None:
     assert found[0] is found[first] is getattr(found, first)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@EVERY
 def test_accelerate_converts_an_output_of_bfloat16(name: str) -> None:
     net, inputs = VARIANTS[name]()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
-from tests.models.variants import VARIANTS, every_variant
+from tests.models.variants import FEW, VARIANTS, every_variant
 
 EVERY = pytest.mark.parametrize("name", every_variant())
 
@@ -38,7 +38,7 @@ def assert_equal(found: Any, expected: Any, atol: float = 0.0) -> None:
         torch.testing.assert_close(a, b, atol=atol, rtol=min(atol, 1e-6))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@EVERY
 def test_a_network_can_be_pickled_and_copied_before_and_after_a_training_step(name: str) -> None:
     net, inputs = made(name)
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_spawned_workers_take_every_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")              # attention on CPUs, in stock's too
-@pytest.mark.parametrize("name", VARIANTS)
+@EVERY
 def test_an_ensemble_runs_under_vmap(name: str) -> None:
     nets, inputs = [made(name, seed)[0] for seed in range(3)], made(name)[1]
     params, buffers = stack_module_state(nets)
@@ -112,7 +112,7 @@ def test_an_export_with_a_dynamic_batch_takes_other_batches(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@EVERY
+@pytest.mark.parametrize("name", every_variant(FEW))
 def test_torchs_own_onnx_export_agrees_in_onnxruntime(name: str, tmp_path: Path) -> None:
     net, inputs = made(name)
     path = tmp_path / "net.onnx"

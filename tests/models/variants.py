@@ -1,9 +1,9 @@
 """Tiny networks of every class and kind, each with inputs for a batch: `VARIANTS[name]() -> (network, inputs)`.
 
-`QUICK` names one or two networks of each family, for tests that take a second each.
+`QUICK` names one or two networks of each family, for tests that take a second each; `FEW` is for longer ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -154,6 +154,10 @@ QUICK = (
 )  # fmt: skip
 
 
-def every_variant() -> list[Any]:
-    """Return parameters for pytest: all variants, those that are not quick marked slow."""
-    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+FEW = ("UNet, one level", "AutoencoderKL, one level", "VAE, mlp", "MLPDenoiser, classes",
+       "MLPGenerator, batch, classes", "PatchDiscriminator, spectral")  # fmt: skip
+
+
+def every_variant(quick: Collection[str] = QUICK) -> list[Any]:
+    """Return parameters for pytest: all variants, those that are not `quick` marked slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in VARIANTS]
