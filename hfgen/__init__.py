@@ -28,6 +28,7 @@ Names are imported at first use, so that `import hfgen` is fast.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfgen.registry import MODULES, ROOMS
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
     from hfgen.pipelines.vae import VAEPipeline
     from hfgen.schedulers.ddpm import DDPMScheduler
     from hfgen.schedulers.vp_sde import VPSDEScheduler
+
+if not Path(__file__).with_name("pipelines").is_dir():            # a source archive, or a clone without symbolic links
+    __path__.append(str(Path(__file__).parents[1]))               # has pipelines/ and training/ beside this folder
 
 __version__ = "0.1.0"
 
