@@ -38,7 +38,7 @@ Ask = Callable[..., Any]
 def worker(hub: Standin, home: Path) -> Iterator[Ask]:
     """Yield `ask(task, token=TOKEN, code=0)`, which runs `task` where `hub` is the Hub and `home` the cache.
 
-    `task`: words after `hfgen`, whose output it returns, errors included; they must end with `code`, and an error must
+    `task`: words after `hfgen`, whose output it returns, errors and warnings included; they must end with `code`, and an error must
     be one line, the last. Or code in Python, whose `answer` it returns. Nowhere may the token be printed.
     """
     with open(home / "stderr", "w", encoding="utf-8") as stderr:
@@ -60,7 +60,8 @@ def worker(hub: Standin, home: Path) -> Iterator[Ask]:
         assert answer["code"] == code, f"{answer}\n{(home / 'stderr').read_text()}"
         errors = [line for line in answer["err"].splitlines() if line.startswith("error:")]
         assert len(errors) == (code != 0) and (not code or answer["err"].splitlines()[-1] == errors[0]), answer["err"]
-        return answer["out"] + "".join(errors)
+        warnings = [line for line in answer["err"].splitlines() if line.startswith("warning:")]
+        return answer["out"] + "\n".join([*warnings, *errors])
 
     with process:
         yield ask
