@@ -91,9 +91,12 @@ def check_repo_id(name: str) -> None:
 
 
 def check_model(model: str | Path) -> None:
-    """Raise ConfigError for a model that is neither on disk nor named like a repository; the Hub is not asked."""
+    """Raise ConfigError for a model that is neither on disk nor named like a repository.
+
+    The Hub is not asked. Names of Python objects, such as `<autoencoder>`, are left alone.
+    """
     path = Path(model).expanduser()
-    if path.exists():
+    if path.exists() or str(model).startswith("<"):
         return
     hint = _neighbour(path)
     if hint or not HUB_ID.fullmatch(str(model)):
@@ -113,7 +116,7 @@ def check_dataset(name: str) -> None:
     # accept a Hub id
     near = difflib.get_close_matches(name, DATASETS, 1, cutoff=0.75)
     hint = f"did you mean {near[0]!r}?" if near else _neighbour(path)
-    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet")
+    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet", ".npy", ".npz")
     if DATASET_ID.fullmatch(name) and not looks_like_path and not hint:
         return
     raise DataError(

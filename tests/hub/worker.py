@@ -38,8 +38,8 @@ Ask = Callable[..., Any]
 def worker(hub: Standin, home: Path) -> Iterator[Ask]:
     """Yield `ask(task, token=TOKEN, code=0)`, which runs `task` where `hub` is the Hub and `home` the cache.
 
-    `task`: words after `hfgen`, whose output it returns, errors and warnings included; they must end with `code`, and an error must
-    be one line, the last. Or code in Python, whose `answer` it returns. Nowhere may the token be printed.
+    `task`: words after `hfgen`, whose output it returns, with errors and warnings. They must end with `code`, and an
+    error must be one line, the last. Or code in Python, whose `answer` it returns. Nowhere may the token be printed.
     """
     with open(home / "stderr", "w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
