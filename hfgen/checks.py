@@ -116,7 +116,8 @@ def check_dataset(name: str) -> None:
     # accept a Hub id
     near = difflib.get_close_matches(name, DATASETS, 1, cutoff=0.75)
     hint = f"did you mean {near[0]!r}?" if near else _neighbour(path)
-    looks_like_path = name.startswith(("/", ".", "~")) or path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet", ".npy", ".npz")
+    of_a_file = path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet", ".npy", ".npz")
+    looks_like_path = of_a_file or name.startswith(("/", ".", "~"))
     if DATASET_ID.fullmatch(name) and not looks_like_path and not hint:
         return
     raise DataError(
