@@ -28,6 +28,7 @@ Names are imported at first use, so that `import hfgen` is fast.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import filterwarnings
 
@@ -75,6 +76,9 @@ if TYPE_CHECKING:
     from hfgen.training.engine.api import train
 
 filterwarnings("ignore", message="IProgress not found")          # tqdm in a notebook without ipywidgets: bars are text
+
+if not Path(__file__).with_name("pipelines").is_dir():            # a source archive, or a clone without symbolic links
+    __path__.append(str(Path(__file__).parents[1]))               # has pipelines/ and training/ beside this folder
 
 __version__ = "0.1.0"
 

@@ -5,18 +5,20 @@
 `FIGURES` is the table of names. A new figure is a function from keyword arguments to a PIL image, and an entry there.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+import tyro
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from tyro.conf import Positional, arg
 
+from hfgen.checks import require_choice
 from hfgen.data import load_dataset
 from hfgen.data.order import derive_seed, stretch
 from hfgen.errors import ConfigError, exit_code_of
@@ -267,29 +269,36 @@ def labelled_rows(rows: list[tuple[list[str], list[Image.Image]]], size: int = 1
 FIGURES: dict[str, Callable[..., Image.Image]] = {"first_attempts": first_attempts}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code of `python -m hfgen.figures NAME -o FILE` with `arguments` (sys.argv by default)."""
-    # parse
-    parser = argparse.ArgumentParser(
-        "python -m hfgen.figures", description="Make a figure.", argument_default=argparse.SUPPRESS
-    )
-    parser.add_argument("figure", choices=FIGURES, help="name of the figure")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="picture, such as a.png")
-    parser.add_argument("--dataset", help="digits, or another dataset of hfgen train")
-    parser.add_argument("--steps", type=int, help="training steps of each model")
-    parser.add_argument("--seed", type=int, help="seed of weights, batches and noise")
-    options = vars(parser.parse_args(arguments))
-    figure, output = FIGURES[options.pop("figure")], options.pop("output")
+@dataclass(frozen=True, kw_only=True)
+class FigureRequest:
+    """Make a figure."""
 
-    # draw and save
-    def command() -> int:
-        if output.suffix not in GRID_SUFFIXES:
-            raise ConfigError(f"-o {output}: must end in one of {', '.join(GRID_SUFFIXES)}")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure(**options).save(output)
+    figure: Annotated[Positional[str], arg(metavar="FIGURE", help=f"One of {', '.join(FIGURES)}.")]
+    output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")]
+    """Picture, such as a.png."""
+    dataset: str | None = None
+    """Images. Default: digits."""
+    steps: int | None = None
+    """Training steps of each model. Default: those of the figure."""
+    seed: int | None = None
+    """Seed of weights, batches and noise. Default: 0."""
+
+    def run(self) -> int:
+        """Draw and save the figure; return 0. Raises ConfigError for another figure or suffix."""
+        # check the request
+        require_choice("FIGURE", self.figure, FIGURES)
+        if self.output.suffix not in GRID_SUFFIXES:
+            raise ConfigError(f"-o {self.output}: must end in one of {', '.join(GRID_SUFFIXES)}")
+        # draw and save
+        given = {"dataset": self.dataset, "steps": self.steps, "seed": self.seed}
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        FIGURES[self.figure](**{name: value for name, value in given.items() if value is not None}).save(self.output)
         return 0
 
-    return exit_code_of(command)
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code of `python -m hfgen.figures NAME -o FILE` with `arguments` (sys.argv by default)."""
+    return exit_code_of(tyro.cli(FigureRequest, args=arguments, prog="python -m hfgen.figures").run)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def _saved(name: str, path: Path, reading: Reading) -> Dataset:
 
 def _toy(name: str, split: Split, spec: ImageSpec) -> Toy:
     """Return a toy set. Raises ConfigError for slices and for options of images."""
-    if split.stretches:
+    if split.sliced:
         raise ConfigError(f"{name}: {split.text!r} is a slice, and a toy set has none; its sample(n, seed) draws anew")
     options = {"resolution": spec.resolution, "channels": spec.channels, "flip": spec.flip or None}
     for option, value in options.items():

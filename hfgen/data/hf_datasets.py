@@ -38,7 +38,7 @@ def load_given(name: str, value: Any, reading: Reading) -> Dataset:
         table = value
     # read a stream
     if isinstance(table, datasets.IterableDataset):
-        if part.stretches or table.features is None:
+        if part.sliced or table.features is None:
             raise ConfigError(f"{name}: is a stream, which must have features (cast it) and has no slices")
         return StreamImages(name, table, find_columns(name, table.features, **reading.columns), reading.spec)
     # read a table

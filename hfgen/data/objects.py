@@ -229,7 +229,7 @@ def load_items(name: str, items: Any, reading: Reading) -> Dataset:
     # check the split and the first items
     part = Split.parse(name, reading.split)
     require_split(name, part, ["train"])
-    if part.stretches:
+    if part.sliced:
         raise ConfigError(f"{name}: {part.text!r} is a slice; give a list, or a Subset, of the items instead")
     if not len(items):
         raise DataError(f"{name}: it holds no images")

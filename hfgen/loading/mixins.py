@@ -218,6 +218,9 @@ class Component:
 class ModelMixin(Component, modeling_utils.ModelMixin, ConfigMixin):  # type: ignore[misc]
     """diffusers' `ModelMixin` with the loading, saving and publishing of `Component`: the base of every network."""
 
+    _keep_in_fp32_modules: Any = None
+    _no_split_modules: Any = None
+    _repeated_blocks: Any = ()
     _skip_layerwise_casting_patterns: Any = None
 
 

@@ -43,7 +43,7 @@ def test_what_is_no_split_is_refused_with_examples(text):
 
 
 def test_percentages_beyond_all_are_refused():
-    with pytest.raises(ConfigError, match="beyond 100%"):
+    with pytest.raises(ConfigError, match=r"cannot read the split 'train\[:101%\]' \(Percent slice boundaries"):
         Split.parse("it", "train[:101%]")
 
 

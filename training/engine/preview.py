@@ -12,6 +12,7 @@ from torch import nn
 
 from hfgen import images
 from hfgen.data.dataset import Dataset
+from hfgen.logging import is_progress_bar_enabled
 from hfgen.pipelines.base import Pipeline
 from hfgen.training.engine.distributed import StopSignal
 from hfgen.training.engine.loop import Engine
@@ -107,5 +108,6 @@ def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) 
     if engine.recipe.preview is None:
         return None
     pipeline = engine.recipe.pipeline(nets)
-    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not (progress and sys.stderr.isatty()))
+    shown = progress and sys.stderr.isatty() and is_progress_bar_enabled()
+    pipeline.set_progress_bar_config(desc="preview", leave=False, disable=not shown)
     return engine.recipe.preview(pipeline)
