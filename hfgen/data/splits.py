@@ -42,7 +42,7 @@ class Split:
     @property
     def sliced(self) -> bool:
         """Return whether the text has a slice, or several parts."""
-        return self.text != self.name
+        return self.text not in ("", self.name)
 
     def indices(self, where: str, n: int) -> Ints | None:
         """Return the indices of the selection among `n` items, in order; None for all.
