@@ -9,6 +9,7 @@ saving, networks, pipelines, data, settings, training and sampling. `--bound` tr
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -72,7 +73,8 @@ def suite(python: Path) -> tuple[dict[str, int], str]:
     counts, output = Counter[str](), ""
     for file in SUITE:
         command = [python, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
-        done = subprocess.run([*command, file], cwd=ROOT, capture_output=True, text=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*command, file], cwd=ROOT, env=environment, capture_output=True, text=True)
         last = (done.stdout.strip().splitlines() or ["nothing"])[-1]
         found = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", last)}
         counts.update(found or {"crashed": 1})
