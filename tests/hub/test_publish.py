@@ -244,7 +244,8 @@ def test_public_is_asked_for_and_an_existing_repository_stays_what_it_is(gan, as
     hub.put("user/closed", {"notes.md": b"mine"}, private=True)
     assert "exists and is private" in ask(["publish", gan, "user/closed", "--public"], code=2)
     ask(["publish", gan, "user/closed"])
-    assert hub.repo("user/closed").private and names_of(hub, "user/closed") == GAN_FILES | {"config.json", "README.md", "notes.md"}
+    assert hub.repo("user/closed").private
+    assert names_of(hub, "user/closed") == GAN_FILES | {"config.json", "README.md", "notes.md"}
 
 
 def test_the_source_that_a_publisher_names_stands_in_card_and_shims_and_the_bare_name_reaches_no_network(
