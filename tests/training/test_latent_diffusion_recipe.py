@@ -203,7 +203,7 @@ def test_the_help_says_what_is_recommended(
     monkeypatch.setenv("COLUMNS", "1000")                          # so that nothing is hyphenated or wrapped
     with pytest.raises(SystemExit):
         main(latent_diffusion.RECIPE, ["--help"])
-    _, _, found = " ".join(capsys.readouterr().out.split()).partition("--block-out-channels")
+    _, _, found = " ".join(capsys.readouterr().out.replace("│", " ").split()).partition("--block-out-channels")
     for side in (4, 16, 32):
         data: Any = SimpleNamespace(shape=(4, side, side))
         widths = recommended(LatentDiffusionSettings(output_dir=Path(), autoencoder=""), data).block_out_channels
