@@ -200,14 +200,14 @@ def test_settings_that_no_run_can_use_are_refused_by_name_and_leave_no_trace(
 def test_the_help_says_what_is_recommended(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")                          # so that nothing is hyphenated or wrapped
+    monkeypatch.setenv("COLUMNS", "110")                           # one column of boxes
     with pytest.raises(SystemExit):
         main(latent_diffusion.RECIPE, ["--help"])
     _, _, found = " ".join(capsys.readouterr().out.replace("│", " ").split()).partition("--block-out-channels")
     for side in (4, 16, 32):
         data: Any = SimpleNamespace(shape=(4, side, side))
         widths = recommended(LatentDiffusionSettings(output_dir=Path(), autoencoder=""), data).block_out_channels
-        assert " ".join(map(str, widths)) in found[:300], found[:300]
+        assert " ".join(map(str, widths)) in found[:400], found[:400]
 
 
 @pytest.mark.parametrize(("side", "layers"), [(4, 2), (7, 2), (8, 1), (16, 1), (31, 1), (32, 2)])
