@@ -52,6 +52,14 @@ def record(run: Path) -> dict[str, Any]:
     return _optional(run / RECORD)
 
 
+def class_names(run: Path) -> list[str]:
+    """Return the names of the classes in the training data of a run; [] without names."""
+    data = record(run).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
+        return []
+    return list(map(str, data["class_names"]))
+
+
 def evaluation(run: Path) -> dict[str, Any]:
     """Return the evaluation of a run's model; {} if there is none."""
     return _optional(run / EVALUATION)

@@ -6,13 +6,14 @@ picture. No other file is read, and none is written into the pipeline folder.
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hfgen import runs
+from hfgen.cards.families import read_model
 from hfgen.cards.metadata import CARD
 from hfgen.cards.write import PICTURE
 from hfgen.errors import ConfigError
@@ -45,7 +46,7 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
     # index and shim
     staged.mkdir()
     link(index, staged / components.INDEX)
-    write_marker(staged)
+    write_marker(staged, runs.class_names(run) if run and read_model(folder).labelled else [])
     if isinstance(read_json(index)["_class_name"], list):
         (staged / f"{PIPELINE_SHIM}.py").write_text(shim(name, source), encoding="utf-8")
     # files of the components
@@ -61,14 +62,16 @@ def package(folder: Path, staged: Path, run: Path | None = None, source: str | N
             shutil.copyfile(path, staged / file)
 
 
-def write_marker(staged: Path) -> None:
-    """Write `config.json` beside the index of a pipeline that diffusers does not have.
+def write_marker(staged: Path, class_names: Sequence[str] = ()) -> None:
+    """Write `config.json` beside the index of a pipeline that diffusers does not have, with the names of its classes.
 
     The Hub counts a download where a client fetches `config.json`, or the index for models of diffusers.
     """
     index = read_json(staged / components.INDEX)
     if isinstance(index["_class_name"], list):
-        marker = {"library_name": "hfgen", "pipeline": index["_class_name"][1]}
+        marker: dict[str, Any] = {"library_name": "hfgen", "pipeline": index["_class_name"][1]}
+        if class_names:
+            marker["id2label"] = {str(i): name for i, name in enumerate(class_names)}
         (staged / CONFIG).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,9 @@ from hfgen.cards.markdown import last_name
 from hfgen.data.order import derive_seed
 from hfgen.devices import available_device, best_device
 from hfgen.errors import ConfigError
+from hfgen.loading.files import read_json
+from hfgen.loading.resolve import resolve
+from hfgen.loading.transformers_models import CONFIG
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.generative import GenerativePipeline
@@ -69,16 +72,18 @@ def num_classes(pipeline: Pipeline) -> int | None:
     return pipeline.num_classes if isinstance(pipeline, GenerativePipeline) else None
 
 
-def class_names(model: str, known: int | None) -> list[str] | None:
-    """Return the names of the `known` classes from the record of the model's run; None if it has no such names."""
-    # read the record of the run
+def class_names(model: str | Path, known: int | None) -> list[str] | None:
+    """Return the names of the `known` classes, from the model's run or its published files; None without such names."""
+    # read the record of the run, or the published names
     run = runs.find(model)
-    data = {} if run is None else runs.record(run).get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("class_names"), list):
-        return None
+    if run is not None:
+        names = runs.class_names(run)
+    else:
+        path = resolve(model) / CONFIG
+        published = read_json(path).get("id2label") if path.is_file() else None
+        names = list(map(str, published.values())) if isinstance(published, dict) else []
     # take names that are unique
-    names = list(map(str, data["class_names"]))
-    return names if len(set(names)) == known else None
+    return names if names and len(set(names)) == known else None
 
 
 def label_of(request: SampleRequest, pipeline: Pipeline) -> int | None:

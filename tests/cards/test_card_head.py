@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hfgen import AutoPipeline
 from hfgen.cards.write import write_card
 from hfgen.errors import ConfigError
 from hfgen.hub.folder import publish_to_folder
+from hfgen.sampling.generate import label_of
+from hfgen.sampling.request import SampleRequest
 from tests.training import runs
 
 
@@ -68,3 +71,19 @@ def test_measured_emissions_are_summed_in_grams(run: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="CodeCarbon"):
         write_card(tmp_path / "shared", run)
     (run / "emissions.csv").unlink()
+
+
+def test_a_published_model_knows_its_classes_by_name(tmp_path: Path) -> None:
+    runs.train_here("gan", tmp_path / "mine", "--max-steps", "2", "--class-conditional")
+    record = json.loads((tmp_path / "mine" / "run.json").read_text())
+    names = [f"digit {i}" for i in range(10)]
+    record["data"]["class_names"] = names
+    (tmp_path / "mine" / "run.json").write_text(json.dumps(record))
+    publish_to_folder(tmp_path / "mine", tmp_path / "shared")
+    marker = json.loads((tmp_path / "shared" / "config.json").read_text())
+    assert marker["id2label"] == {str(i): name for i, name in enumerate(names)}
+    pipeline = AutoPipeline.from_pretrained(tmp_path / "shared")
+    request = SampleRequest(model=str(tmp_path / "shared"), label="digit 7")
+    assert label_of(request, pipeline) == 7
+    with pytest.raises(ConfigError, match="did you mean 'digit 8'"):
+        label_of(SampleRequest(model=str(tmp_path / "shared"), label="digit8"), pipeline)
