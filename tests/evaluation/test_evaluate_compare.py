@@ -108,7 +108,7 @@ def large() -> Any:
     (MAKERS["GANPipeline of classes"], {}, "second makes 3 classes, digits has 10"),
     (MAKERS["DDPMPipeline of text"], {}, "second reads captions, and digits gives none"),
     (MAKERS["DDPMPipeline"], {"num_steps": 9, "sampler": "ddpm"}, "second: num_steps must be an int in .1, 5., got 9"),
-    (MAKERS["DDPMPipeline"], {"sampler": "euler"}, "second: sampler must be one of ddpm, "),
+    (MAKERS["DDPMPipeline"], {"sampler": "euler"}, "sampler must be one of ddpm, "),
     (MAKERS["DDPMPipeline of points"], {}, "second makes 2, digits is 1x8x8"),
     (MAKERS["LatentDiffusionPipeline"], {}, "second makes 3x8x8, digits is 1x8x8; load .* --resolution 8 --channels 3"),
     (lambda: hfgen.VAEPipeline(hfgen.VAE((4, 8), 1)), {}, "second makes 1x4x8, .* --resolution 4 8 --channels 1"),
