@@ -58,14 +58,17 @@ def test_grey_floats_keep_16_bits_and_bool_is_black_and_white() -> None:
     assert load_dataset(x[:, 0] > 0.5).tensor().unique().tolist() == [-1.0, 1.0]
 
 
+RAMP = torch.linspace(0, 1, 270).view(9, 5, 6)
+
+
 @pytest.mark.parametrize(("given", "message"), [
     (np.zeros((9, 3, 5, 3), np.uint8), "9x3x5x3: both axis 1 and axis 3 can be the channels, which are 1, 3 or 4"),
     (np.zeros((9, 5, 6, 7), np.uint8), "9x5x6x7: neither axis 1 nor axis 3 can be the channels"),
     (np.zeros((32, 32, 3), np.uint8), "32x32x3 may be one image"),
     (torch.zeros(3, 32, 32), "3x32x32 may be one image"),
     (np.zeros((9, 5, 6), np.int64), "pixels of type int64 have no known range; convert them to uint8"),
-    (torch.linspace(0, 255, 270).view(9, 5, 6), r"float pixels are in \[.*\], which is neither \[0, 1\] nor \[-1, 1\]; scale them"),
-    (torch.linspace(-0.01, 0.99, 270).view(9, 5, 6), r"images in \[-1, 1\] have pixels below -0.5, .* clip them to \[0, 1\]"),
+    (RAMP * 255, r"float pixels are in \[.*\], which is neither \[0, 1\] nor \[-1, 1\]; scale them"),
+    (RAMP - 0.01, r"images in \[-1, 1\] have pixels below -0.5, .* clip them to \[0, 1\]"),
     (torch.full((9, 5, 6), torch.nan), "holds NaN or infinite values"),
     (np.zeros((9, 7), np.float32), "9x7 are no images; .* points are"),
     (np.zeros((9, 2), np.int64), r"points must be finite floats \(N, 2\), got int64"),
