@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import ConfigError, ConfigTypeError, DataError
-from hfgen.given import is_name_of_object
 from hfgen.registry import DATA_SUFFIXES, DATASETS, IMAGE_SUFFIXES
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
@@ -95,6 +94,11 @@ def check_repo_id(name: str) -> None:
     if not HUB_ID.fullmatch(name):
         raise ConfigError(f"{name!r} is no repository on the Hub; it must be user/name or organisation/name, each of "
                           "letters, digits, '-', '_' and '.', without '--' and '..'")
+
+
+def is_name_of_object(value: Any) -> bool:
+    """Return whether a value is the name of a Python object, such as `<dataset>`."""
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
 def check_model(model: str | Path) -> None:

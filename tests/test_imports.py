@@ -10,7 +10,7 @@ from tests.imports import circles, import_graph, imported, sources
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    {"errors", "checks", "devices", "given", "images", "logging", "memory", "registry", "losses"},
+    {"errors", "checks", "images", "logging", "memory", "registry", "losses"},
     {"data", "loading", "runs"},
     {"cards", "hub", "loading.mixins"},
     {"models", "schedulers"},

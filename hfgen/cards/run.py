@@ -10,9 +10,9 @@ from typing import Any
 
 from hfgen import runs
 from hfgen.cards.markdown import last_name, literal, plain, shell
+from hfgen.checks import is_name_of_object
 from hfgen.data import BUILT_IN
 from hfgen.errors import ConfigError
-from hfgen.given import is_name_of_object
 
 HERE_ONLY = {"output_dir", "config", "resume", "tracker", "tracker_public", "device", "publish_to"}
 HERE_ONLY |= {"log_every", "save_every", "sample_every", "keep_checkpoints"}

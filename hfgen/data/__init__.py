@@ -20,7 +20,7 @@ from hfgen.data.source import NO_LABELS, FileSource
 from hfgen.data.splits import Split, require_split
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError, DataError
-from hfgen.given import object_of
+from hfgen.loading.given import object_of
 from hfgen.registry import DATASETS, DRAWN
 
 __all__ = ["Batch", "Dataset", "derive_seed", "load_dataset", "permutation", "require_batch", "stretch", "uniforms"]

@@ -18,10 +18,10 @@ from torch import nn
 from hfgen import runs
 from hfgen.cards.markdown import last_name
 from hfgen.data.dataset import Dataset
-from hfgen.devices import best_device
 from hfgen.errors import ConfigError
 from hfgen.evaluation.samples import GivenSamples, is_path_of_samples, load_samples
 from hfgen.evaluation.settings import STOCK
+from hfgen.loading.devices import best_device
 from hfgen.loading.hashing import hash_of_weights
 from hfgen.metrics.cost import networks_of
 from hfgen.pipelines.base import Pipeline

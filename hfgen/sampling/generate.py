@@ -12,8 +12,8 @@ import torch
 from hfgen import images, runs
 from hfgen.cards.markdown import last_name
 from hfgen.data.order import derive_seed
-from hfgen.devices import available_device, best_device
 from hfgen.errors import ConfigError
+from hfgen.loading.devices import available_device, best_device
 from hfgen.loading.files import read_json
 from hfgen.loading.resolve import resolve
 from hfgen.loading.transformers_models import CONFIG

@@ -22,7 +22,7 @@ from accelerate import PartialState
 from hfgen import runs
 from hfgen.checks import nearest
 from hfgen.errors import ConfigError
-from hfgen.given import named
+from hfgen.loading.given import named
 from hfgen.logging import get_logger
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.pipelines.base import Pipeline

@@ -19,8 +19,8 @@ from accelerate.utils import GradientAccumulationPlugin, LoggerType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hfgen.devices import available_device
 from hfgen.errors import ConfigError
+from hfgen.loading.devices import available_device
 from hfgen.training.engine.settings import Precision, Settings
 
 INTERRUPTED = 75

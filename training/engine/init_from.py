@@ -7,7 +7,7 @@ from torch import nn
 
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
-from hfgen.given import object_of
+from hfgen.loading.given import object_of
 from hfgen.pipelines.auto import AutoPipeline
 from hfgen.training.engine.loop import Build
 from hfgen.training.engine.phase import Recipe

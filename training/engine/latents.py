@@ -18,8 +18,8 @@ from torch import Tensor
 from hfgen.data.dataset import Batch, Dataset, fingerprint_of
 from hfgen.data.order import Ints, uniforms
 from hfgen.errors import CheckpointError, ConfigError
-from hfgen.given import object_of
 from hfgen.loading import components
+from hfgen.loading.given import object_of
 from hfgen.loading.resolve import resolve_component
 from hfgen.logging import warn
 from hfgen.models.autoencoder_kl import AutoencoderKL

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from hfgen.devices import widest
+from hfgen.loading.devices import widest
 from hfgen.logging import get_logger, is_progress_bar_enabled
 from hfgen.runs import complete_lines
 

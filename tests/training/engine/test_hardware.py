@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hfgen import AutoPipeline
-from hfgen.devices import available_device
 from hfgen.errors import ConfigError
+from hfgen.loading.devices import available_device
 from hfgen.training.engine.distributed import CHOSEN_DEVICE, REDUCED
 from hfgen.training.engine.loss_scale import FIRST, LossScale
 from tests.training import runs

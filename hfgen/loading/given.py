@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from hfgen.checks import is_name_of_object
 from hfgen.errors import ConfigError
 
 _OBJECTS: ContextVar[Mapping[str, Any] | None] = ContextVar("objects", default=None)
@@ -23,11 +24,6 @@ def named(objects: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield names
     finally:
         _OBJECTS.reset(token)
-
-
-def is_name_of_object(value: Any) -> bool:
-    """Return whether a value is the name of an object, such as `<dataset>`."""
-    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
 def object_of(name: Any) -> Any:
