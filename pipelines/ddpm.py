@@ -28,7 +28,7 @@ class DDPMPipeline(DenoisingPipeline):
         null_condition: bool = False,
     ) -> None:
         super().__init__()
-        self._register(unet, text_encoder, tokenizer, null_condition, scheduler=scheduler)
+        self._register_unet(unet, text_encoder, tokenizer, null_condition, scheduler=scheduler)
 
     def stock_twin(self) -> str | None:
         """Return "DDPMPipeline" for an unconditional U-Net of diffusers and a scheduler of diffusers, else None."""

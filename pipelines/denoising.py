@@ -13,24 +13,17 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen.checks import check_int
-from hfgen.errors import ConfigError, ConfigTypeError
+from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
-from hfgen.models.text import token_ids
-from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels
-from hfgen.pipelines.generative import GenerativePipeline, merge_steps, with_arguments_of
-from hfgen.pipelines.guidance import Guide, check_guidance, guided, scale_at
+from hfgen.pipelines.base import ClassLabels, Generators, check_generator
+from hfgen.pipelines.conditional import EVERYWHERE, ConditionalPipeline, Interval, Prompt, first_argument
+from hfgen.pipelines.generative import merge_steps, with_arguments_of
+from hfgen.pipelines.guidance import Guide, guided, scale_at
 from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, prepared_mask, repeated, share_of
 from hfgen.pipelines.outputs import decode, in_plane
-from hfgen.pipelines.step_end import LATENTS, TEXT, Callback, StepEnd
+from hfgen.pipelines.step_end import Callback, StepEnd
 from hfgen.schedulers.samplers import SAMPLERS, make_sampler
 from hfgen.schedulers.traits import traits_of
-
-GUIDANCE = 3.0
-"""Default guidance scale of images for a model that can be guided."""
-
-Prompt = str | list[str] | None
-Interval = tuple[float, float]
-EVERYWHERE: Interval = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -45,35 +38,24 @@ class InitialState:
     mask: Tensor | None = None
 
 
-class DenoisingPipeline(GenerativePipeline):
-    """Base of the pipelines that denoise: any scheduler, conditioned on classes or texts, from noise or an image.
+class DenoisingPipeline(ConditionalPipeline):
+    """Base of the pipelines that denoise: any scheduler, conditioned on classes or texts, from noise or an image."""
 
-    `null_condition`: whether the network was also trained without its conditions, as guidance requires: with the empty
-    text, and with the null class, the last of the unet's `num_class_embeds`.
-    """
-
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  (as diffusers declares it)
-    _guidance_scale = 1.0
+    model_cpu_offload_seq: str | None = "text_encoder->unet"
     default_steps: int | None = None
     """Number of steps of the pipeline's own scheduler if the caller gives none. None: all T steps of training."""
 
-    def _register(
+    def _register_unet(
         self, unet: Any, text_encoder: CLIPTextModel | None, tokenizer: CLIPTokenizer | None, null_condition: bool,
         **parts: Any,
     ) -> None:  # fmt: skip
-        """Register the components; ConfigError if they do not fit together."""
-        # check the conditions
         text = unet.config.get("cross_attention_dim") is not None
-        if text != (text_encoder is not None) or text != (tokenizer is not None):
-            raise ConfigError("text_encoder and tokenizer must be given exactly if the unet has a cross_attention_dim")
-        classes = unet.config.get("num_class_embeds")
-        if null_condition and (classes == 1 or not (classes or text)):
-            raise ConfigError("null_condition needs a unet that is conditioned on texts, or on classes followed by the "
-                              f"null class; this one has {classes or 'none'}")  # fmt: skip
-        # keep the components
-        self.register_modules(unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, **parts)
-        self.register_to_config(null_condition=null_condition)
+        self._register("unet", unet, text, text_encoder, tokenizer, null_condition, **parts)
+
+    @property
+    def conditioned(self) -> Any:
+        """Return the U-Net, or the network of points, that predicts the noise."""
+        return self.unet
 
     def states(
         self,
@@ -108,7 +90,7 @@ class DenoisingPipeline(GenerativePipeline):
         diffusion, whose `decode` returns the images of a state. `__call__` explains the arguments; all are checked
         before the first state.
         """
-        batch_size, prompt = _first_argument(first, batch_size, prompt)
+        batch_size, prompt = first_argument(first, batch_size, prompt)
         # steps
         scheduler = self.scheduler if sampler is None else make_sampler(sampler, self.scheduler)
         number = merge_steps(num_steps, num_inference_steps)
@@ -189,36 +171,6 @@ class DenoisingPipeline(GenerativePipeline):
     def points(self) -> bool:
         """Return whether the unet denoises points in the plane."""
         return in_plane(self.unet)
-
-    @property
-    def num_classes(self) -> int | None:
-        """Return the number of classes without the null class; None without classes."""
-        classes = self.unet.config.get("num_class_embeds")
-        return None if not classes else int(classes) - bool(self.config["null_condition"])
-
-    @property
-    def reads_text(self) -> bool:
-        """Return whether the unet is conditioned on texts."""
-        return self.text_encoder is not None
-
-    @property
-    def guidable(self) -> bool:
-        """Return whether the unet was also trained without its conditions."""
-        return bool(self.config["null_condition"])
-
-    @property
-    def guidance_scale(self) -> float:
-        """Return the guidance scale of the current or last call; a callback changes it as `_guidance_scale`."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Return whether the current or last call is guided."""
-        return self._guidance_scale > 1
-
-    @property
-    def _callback_tensor_inputs(self) -> list[str]:
-        return [LATENTS, TEXT] if self.reads_text else [LATENTS]
 
     @torch.no_grad()
     def _denoise(
@@ -311,74 +263,6 @@ class DenoisingPipeline(GenerativePipeline):
         pairs = zip(times.tolist() if on_cpu else times, times.to(self._execution_device), strict=True)
         return list(pairs)[left_out:]
 
-    def _guide(
-        self, prompt: Prompt, negative: Prompt, labels: Any, B: int, scale: float | None, interval: Any, rescale: Any
-    ) -> Guide:
-        """Return conditions and guidance for B samples, checked."""
-        # scale
-        null = self.config["null_condition"]
-        if scale is None:
-            scale = GUIDANCE if null and not self.points else 1.0
-        check_guidance(scale, interval, rescale)
-        if scale != 1 and not null:
-            raise ConfigError(f"guidance_scale must be 1: this model was not trained without conditions, got {scale}")
-        if prompt is None and self.text_encoder is not None and not null:
-            raise ConfigError("prompt must be given: this model was not trained without texts")
-        if negative is not None and scale == 1 and self.text_encoder is not None:
-            hint = "" if null else ", which this model, never trained without conditions, cannot have"
-            raise ConfigError(f"negative_prompt: needs a guidance_scale other than 1{hint}; got {negative!r}")
-        if prompt is None and negative is None and labels is None:
-            scale = 1.0                                                # c = u, so u + w (c - u) = u in one evaluation
-        # conditions, and their replacements in the unconditional prediction
-        cond: dict[str, Tensor | None] = {}
-        uncond: dict[str, Tensor | None] = {}
-        if (classes := self._labels(labels, B)) is not None:
-            cond["class_labels"] = classes
-            uncond["class_labels"] = self._labels(None, B) if null else None
-        if (text := self._text("prompt", prompt, B)) is not None:
-            cond["encoder_hidden_states"] = text
-        if scale != 1 or negative is not None:
-            uncond["encoder_hidden_states"] = self._text("negative_prompt", negative, B)
-        return Guide(cond, uncond, float(scale), tuple(interval), float(rescale))
-
-    def _labels(self, labels: Any, B: int) -> Tensor | None:
-        """Return labels (B,) int64 on the network's device; None for a network without classes.
-
-        The labels None are the null class if the network was trained with it. Labels of a network with a
-        `class_embed_type` are timesteps or embeddings; the network checks them.
-        """
-        config = self.unet.config
-        classes = config["num_class_embeds"]
-        if config.get("class_embed_type") is None:
-            if labels is None and classes is not None and self.config["null_condition"]:
-                labels = torch.full((B,), classes - 1)
-            else:
-                labels = check_labels(labels, self.num_classes, B)
-        if labels is None:
-            return None
-        return torch.as_tensor(labels).to(self._execution_device)
-
-    @torch.no_grad()
-    def _text(self, name: str, texts: Prompt, B: int) -> Tensor | None:
-        """Return text features (B, L, F), those of one text repeated; None for a model without texts.
-
-        `name` is the argument in error messages. `texts`: one text, B texts in a list, or None for the empty text.
-        """
-        # texts
-        if self.text_encoder is None:
-            if texts is not None:
-                raise ConfigError(f"{name} must be None, this model is not conditioned on texts; got {texts!r}")
-            return None
-        listed = [texts or ""] * B if texts is None or isinstance(texts, str) else texts
-        if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-            raise ConfigTypeError(f"{name} must be a text or a list of texts, got {texts!r}")
-        if len(listed) not in (1, B):
-            raise ConfigError(f"{name} must be one text or {B} of them, got {len(listed)}")
-        # features
-        ids = token_ids(self.tokenizer, listed, self._execution_device)
-        features: Tensor = self.text_encoder(input_ids=ids).last_hidden_state.to(self.unet.dtype)
-        return features.expand(B, -1, -1)
-
     def _noise(self, latents: Any, B: int, generator: Generators) -> Tensor:
         """Return x_T for B samples, `latents` or a draw from N(0, I), in float32 or a wider dtype of the network."""
         shape, device = (B, *self._shape()), self._execution_device
@@ -432,22 +316,3 @@ def _only_one(given: dict[str, Any]) -> str:
     if len(names) > 1:
         raise ConfigError(f"give one of {', '.join(given)}; got {' and '.join(names)}")
     return names[0]
-
-
-def _first_argument(first: Any, batch_size: int, prompt: Prompt) -> tuple[int, Prompt]:
-    """Return `batch_size` and `prompt`; one of them may be the first argument: a text or a list is the prompt.
-
-    Raises ConfigTypeError if the same argument is also given by its keyword.
-    """
-    if first is None:
-        return batch_size, prompt
-    if isinstance(first, str | list):
-        _check_given_once("prompt", first, prompt, default=None)
-        return batch_size, first
-    _check_given_once("batch_size", first, batch_size, default=1)
-    return first, prompt
-
-
-def _check_given_once(name: str, first: Any, keyword: Any, default: Any) -> None:
-    if keyword != default:
-        raise ConfigTypeError(f"{name} must be given once; the first argument is {first!r}, the keyword {keyword!r}")

@@ -41,7 +41,7 @@ class LatentDiffusionPipeline(DenoisingPipeline):
         if vae.config["latent_channels"] != unet.config["in_channels"]:
             raise ConfigError(f"unet takes {unet.config['in_channels']} channels, the latents of the vae have "
                               f"{vae.config['latent_channels']}")  # fmt: skip
-        self._register(unet, text_encoder, tokenizer, null_condition, vae=vae, scheduler=scheduler)
+        self._register_unet(unet, text_encoder, tokenizer, null_condition, vae=vae, scheduler=scheduler)
 
     def stock_twin(self) -> str | None:
         """Return "StableDiffusionPipeline" for a model of texts that it samples alike, else None.

@@ -36,8 +36,8 @@ from hfgen.metrics.likelihood import (
     variational_bound,
 )
 from hfgen.metrics.likelihood.bound import stretches
+from hfgen.pipelines.conditional import EVERYWHERE
 from hfgen.pipelines.ddpm import DDPMPipeline
-from hfgen.pipelines.denoising import EVERYWHERE
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.pipelines.vae import VAEPipeline
