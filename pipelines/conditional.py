@@ -28,6 +28,7 @@ class ConditionalPipeline(GenerativePipeline):
     text, and with the null class, the last of the network's `num_class_embeds`.
     """
 
+    model_cpu_offload_seq: str | None = None
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  (as diffusers declares it)
     _guidance_scale = 1.0
     default_guidance = GUIDANCE

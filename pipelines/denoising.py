@@ -41,7 +41,7 @@ class InitialState:
 class DenoisingPipeline(ConditionalPipeline):
     """Base of the pipelines that denoise: any scheduler, conditioned on classes or texts, from noise or an image."""
 
-    model_cpu_offload_seq: str | None = "text_encoder->unet"
+    model_cpu_offload_seq = "text_encoder->unet"
     default_steps: int | None = None
     """Number of steps of the pipeline's own scheduler if the caller gives none. None: all T steps of training."""
 
