@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from hfgen.models.classifier import Classifier
     from hfgen.models.conditional_unet import ConditionalUNet
     from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
+    from hfgen.models.image_transformer import ImageTransformer
     from hfgen.models.mlp import MLPDenoiser, MLPDiscriminator, MLPGenerator
     from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
     from hfgen.models.unet import UNet
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from hfgen.pipelines.auto import AutoPipeline
     from hfgen.pipelines.autoencoder import AutoencoderPipeline
     from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
+    from hfgen.pipelines.autoregressive import AutoregressivePipeline
     from hfgen.pipelines.classifier import ClassifierPipeline
     from hfgen.pipelines.controllable_gan import ControllableGANPipeline
     from hfgen.pipelines.ddpm import DDPMPipeline
@@ -83,9 +85,11 @@ if not Path(__file__).with_name("pipelines").is_dir():            # a source arc
 __version__ = "0.1.0"
 
 __all__ = [
-    "VAE", "AutoPipeline", "Autoencoder", "AutoencoderKL", "AutoencoderKLPipeline", "AutoencoderPipeline", "Classifier",
+    "VAE", "AutoPipeline", "Autoencoder", "AutoencoderKL", "AutoencoderKLPipeline", "AutoencoderPipeline",
+    "AutoregressivePipeline", "Classifier",
     "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator",
-    "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "LatentDiffusionPipeline", "MLPDenoiser",
+    "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer",
+    "LatentDiffusionPipeline", "MLPDenoiser",
     "MLPDiscriminator", "MLPGenerator", "PatchDiscriminator", "ResNetTranslator", "TranslationPipeline", "UNet",
     "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "__version__", "compare", "evaluate",
     "train",

@@ -21,6 +21,7 @@ MODULES: dict[str, str] = {
     "AutoencoderKL": "hfgen.models.autoencoder_kl",
     "AutoencoderKLPipeline": "hfgen.pipelines.autoencoder_kl",
     "AutoencoderPipeline": "hfgen.pipelines.autoencoder",
+    "AutoregressivePipeline": "hfgen.pipelines.autoregressive",
     "Classifier": "hfgen.models.classifier",
     "ClassifierPipeline": "hfgen.pipelines.classifier",
     "ConditionalUNet": "hfgen.models.conditional_unet",
@@ -31,6 +32,7 @@ MODULES: dict[str, str] = {
     "DDPMScheduler": "hfgen.schedulers.ddpm",
     "GANPipeline": "hfgen.pipelines.gan",
     "HierarchicalVAE": "hfgen.models.vae",
+    "ImageTransformer": "hfgen.models.image_transformer",
     "LatentDiffusionPipeline": "hfgen.pipelines.latent_diffusion",
     "MLPDenoiser": "hfgen.models.mlp",
     "MLPDiscriminator": "hfgen.models.mlp",
@@ -54,6 +56,7 @@ FUNCTIONS: tuple[str, ...] = ("compare", "evaluate", "train")
 RECIPES: dict[str, str] = {
     "autoencoder": "hfgen.training.autoencoder",
     "autoencoder_kl": "hfgen.training.autoencoder_kl",
+    "autoregressive": "hfgen.training.autoregressive",
     "classifier": "hfgen.training.classifier",
     "ddpm": "hfgen.training.ddpm",
     "gan": "hfgen.training.gan",
@@ -73,6 +76,7 @@ ROOMS: tuple[str, ...] = (
 PIPELINES: dict[str, str | None] = {
     "AutoencoderKLPipeline": None,
     "AutoencoderPipeline": None,
+    "AutoregressivePipeline": None,
     "ClassifierPipeline": None,
     "ControllableGANPipeline": None,
     "DDPMPipeline": "DDPMPipeline",

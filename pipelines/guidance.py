@@ -42,24 +42,24 @@ def guided(
     if scale == 1:
         return predict(x, **cond)
     # both predictions
-    both = {name: _joined(uncond[name], value) for name, value in cond.items()}
+    both = {name: joined(uncond[name], value) for name, value in cond.items()}
     u, whole = predict(torch.cat([x, x]), **both).chunk(2)
     u, c, variance = u[:, : x.shape[1]], whole[:, : x.shape[1]], whole[:, x.shape[1] :]
     # their mixture
-    mixed = u + scale * (c - u)
+    mixture = mixed(u, c, scale)
     if rescale != 0:
-        mixed = rescaled(mixed, c, rescale)
-    return torch.cat([mixed, variance], 1)
+        mixture = rescaled(mixture, c, rescale)
+    return torch.cat([mixture, variance], 1)
 
 
-def rescaled(mixed: Tensor, c: Tensor, rescale: float) -> Tensor:
-    """Return phi mixed std(c) / std(mixed) + (1 - phi) mixed, phi = `rescale` (Lin et al. 2023, eq. 15 and 16).
+def rescaled(mixture: Tensor, c: Tensor, rescale: float) -> Tensor:
+    """Return phi m std(c) / std(m) + (1 - phi) m, m = `mixture`, phi = `rescale` (Lin et al. 2023, eq. 15 and 16).
 
-    phi is in [0, 1]. `mixed` and `c` (B, ...) have one shape; standard deviations are those of each sample.
+    phi is in [0, 1]. `mixture` and `c` (B, ...) have one shape; standard deviations are those of each sample.
     """
     dims = tuple(range(1, c.ndim))
-    ratio = c.std(dims, keepdim=True) / mixed.std(dims, keepdim=True).clamp_min(1e-12)
-    return mixed * (rescale * ratio + (1 - rescale))
+    ratio = c.std(dims, keepdim=True) / mixture.std(dims, keepdim=True).clamp_min(1e-12)
+    return mixture * (rescale * ratio + (1 - rescale))
 
 
 def scale_at(scale: float, interval: tuple[float, float], t: float, T: int) -> float:
@@ -83,5 +83,11 @@ def check_guidance(scale: Any, interval: Any, rescale: Any) -> None:
     require(ordered, "guidance_interval", interval, "(low, high) with 0 <= low <= high <= 1")
 
 
-def _joined(uncond: Tensor | None, cond: Tensor | None) -> Tensor | None:
+def mixed(u: Tensor, c: Tensor, scale: float) -> Tensor:
+    """Return u + w (c - u), w = `scale`, of an unconditional and a conditional prediction of one shape."""
+    return u + scale * (c - u)
+
+
+def joined(uncond: Tensor | None, cond: Tensor | None) -> Tensor | None:
+    """Return the rows of `uncond`, then those of `cond`, (2 B, ...); None if one of them is None."""
     return None if cond is None or uncond is None else torch.cat([uncond, cond])

@@ -111,12 +111,13 @@ class Conditions:
 
         `class_labels`: (B,) int64 from 0 on, the null class being the last; `encoder_hidden_states`: (B, L, width).
         """
-        # choose samples without a condition
+        return self.of(nets, batch, noise.uniform("condition") < self.settings.condition_dropout)
+
+    def of(self, nets: Mapping[str, nn.Module], batch: Batch, left_out: Tensor) -> dict[str, Tensor]:
+        """Return the conditions of a batch, but none of the samples `left_out` (B,), which are bool."""
         s, conditions = self.settings, {}
-        left_out = noise.uniform("condition") < s.condition_dropout                     # (B,)
-        # look up classes, and encode captions
         if s.class_conditional:
-            conditions["class_labels"] = torch.where(left_out, self.classes, batch["label"])
+            conditions["class_labels"] = torch.where(left_out, self.classes, batch["label"].to(left_out.device))
         if s.captions:
             ids = token_ids(self.tokenizer, batch["caption"], left_out.device)
             ids = torch.where(left_out[:, None], self.nothing.to(ids.device), ids)       # (B, L)

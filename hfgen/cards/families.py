@@ -46,6 +46,13 @@ FAMILIES: dict[str, Family] = {
          "It repairs only the kind of corruption that it was trained on, which the configuration names."),
         TO_IMAGES,
     ),
+    "AutoregressivePipeline": Family(
+        "An autoregressive model (van den Oord et al. 2016): an image is drawn entry by entry, each conditioned on all "
+        "before it.",
+        GENERATION, ("autoregressive",),
+        ("Each sample takes as many passes through the network as it has entries.",
+         "An early draw that is unlikely changes all that follows it."),
+    ),
     "ClassifierPipeline": Family(
         "A small convolutional classifier of images.",
         "image-classification", ("classifier",),
@@ -134,7 +141,8 @@ class Model:
     def labelled(self) -> bool:
         """Return whether a sample needs a class."""
         keys = [("unet", "num_class_embeds"), ("unet", "class_embed_type"), ("generator", "num_classes")]
-        return any(self.setting(*key) is not None for key in [*keys, ("vae", "num_classes")])
+        keys += [("vae", "num_classes"), ("network", "num_class_embeds")]
+        return any(self.setting(*key) is not None for key in keys)
 
     def has(self, part: str) -> bool:
         """Return whether the pipeline has a component of this name."""

@@ -36,6 +36,7 @@ from hfgen.metrics.likelihood import (
     variational_bound,
 )
 from hfgen.metrics.likelihood.bound import stretches
+from hfgen.pipelines.autoregressive import AutoregressivePipeline
 from hfgen.pipelines.conditional import EVERYWHERE
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.gan import GANPipeline
@@ -48,6 +49,9 @@ from hfgen.schedulers.vp_sde import VPSDEScheduler
 
 VAE_ITEMS, BATCH_SIZE = 1000, 16
 """Number of items whose likelihood under a VAE is computed, and of items in one batch of a diffusion model."""
+
+EXACT_ITEMS, EXACT_BATCH = 1000, 50
+"""Default number of items whose exact likelihood is computed, and of items in one batch."""
 
 ODE_EVALUATIONS = 150
 """Approximate number of evaluations of the network that the ODE takes."""
@@ -84,6 +88,54 @@ def likelihood(context: MetricContext) -> MetricResult:
 def family_likelihood(pipeline: Any, context: MetricContext, items: ReferenceData) -> MetricResult:
     """Return the likelihoods of items under a pipeline, or the reason why its family has none."""
     return _no_likelihood(f"how {type(pipeline).__name__} makes its samples is not known")
+
+
+@family_likelihood.register(AutoregressivePipeline)
+def exact_likelihood(pipeline: AutoregressivePipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
+    """Return the exact log-likelihood of items in nats, also in bits per dimension.
+
+    Default: as many of 1,000 items as `likelihood_seconds` allow; with `likelihood_images` all those items.
+    """
+    # leave out models without a likelihood of pixels
+    if pipeline.autoencoder is not None:
+        return _no_likelihood("the likelihood of this model is of codes; through its decoder there is none on images")
+    if missing := _missing(context, items):
+        return _no_likelihood(missing)
+    # take the items, as the model was trained on them
+    images, seed = context.settings.likelihood_images, derive_seed(context.settings.seed, "likelihood")
+    number = min(images or EXACT_ITEMS, items.count)
+    x, of = pixels_of(pipeline, items, number, seed)
+    labels, captions = _labels(context, items, number), None
+    if context.generator.conditions.captions is not None:
+        captions = items.captions(number)
+    # sum the log-probabilities of their entries, as long as there is time
+    clock = Clock(None if images else context.settings.likelihood_seconds)
+    parts: list[Tensor] = []
+    for first in range(0, number, EXACT_BATCH):
+        rows = slice(first, min(first + EXACT_BATCH, number))
+        if parts and not clock.allows(rows):
+            break
+        context.progress.tick(max(first / number, min(1.0, clock.spent)))
+        prompt = None if captions is None else captions[rows]
+        parts.append(pipeline.log_likelihood(x[rows], None if labels is None else labels[rows], prompt))
+    # make a row
+    values = torch.cat(parts)
+    row = _interval(values, context) | {"unit": "nats", "of": of, "count": len(values), "exact": True}
+    row["bits_per_dim"] = bits_per_dim(row["value"], math.prod(items.data.shape))
+    return MetricResult({"log_likelihood": row})
+
+
+def pixels_of(
+    pipeline: AutoregressivePipeline, items: ReferenceData, number: int, seed: int
+) -> tuple[Tensor, str]:
+    """Return the first items (number, C, H, W) in [0, 1], binarised if the model's data were; and a description."""
+    x, levels = items(range(number)), pipeline.config["levels"]
+    of = f"pixels at {levels} levels"
+    if pipeline.config["binarised"]:
+        x, of = binarised(x, torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))), "binarised pixels"
+    elif levels != items.data.top + 1:
+        of = f"pixels rounded to {levels} levels"
+    return x / 2 + 0.5, of
 
 
 @family_likelihood.register(GANPipeline)

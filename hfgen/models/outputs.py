@@ -19,9 +19,17 @@ class SampleOutput(BaseOutput):
 
 @dataclass
 class LogitsOutput(BaseOutput):
-    """Logits in `logits`: of a discriminator (B / pack,) or of its patches (B, 1, h, w), of a classifier (B, K)."""
+    """Logits in `logits`: of a discriminator (B / pack,) or of its patches (B, 1, h, w), of a classifier (B, K), of
+    the entries of images (B, n, V)."""
 
     logits: Tensor
+
+
+@dataclass
+class LogProbOutput(BaseOutput):
+    """Log-probabilities of the entries of images, `log_prob` (B, n) <= 0, in nats."""
+
+    log_prob: Tensor
 
 
 @dataclass

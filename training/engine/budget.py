@@ -143,21 +143,22 @@ def sample_grid(
     The largest of which two fit in the `allowed` seconds, else of which one does, else none, in no time. A recipe whose
     grid has no size draws it as it is.
     """
-    if not _fields(settings, PROBE):
+    drawn = _fields(settings, PROBE)
+    if not drawn:
         return probe, {}
-    # list sizes of grids; a plot has a fixed number of points
-    images, steps = (getattr(settings, name) for name in PROBE)
+    # list sizes of grids; a plot has a fixed number of points, and some recipes have a fixed number of steps
+    images, steps = cast(Any, settings).preview_images, getattr(settings, "preview_steps", 1)
     in_plane = len(dataset.shape) == 1
-    unit, sizes = probe / PROBE["preview_steps"], [(images, steps)]
+    unit, sizes = probe / drawn.get("preview_steps", 1), [(images, steps)]
     if not in_plane:
         unit /= PROBE["preview_images"]
-        sizes += [(i, s) for i, s in GRIDS if i <= images and s <= steps]
+        sizes += [(i, min(s, steps)) for i, s in GRIDS if i <= images and (s <= steps or steps == 1)]
     costs = [(unit * s * (bool(i) if in_plane else i), i, s) for i, s in sizes]
     # take the largest that fits
     for together in (2, 1):
         for seconds, i, s in costs:
             if together * seconds <= allowed:
-                return seconds, {"preview_images": i, "preview_steps": s}
+                return seconds, _fields(settings, {"preview_images": i, "preview_steps": s})
     return 0.0, {"preview_images": 0}
 
 
@@ -182,7 +183,9 @@ def notes(usual: Settings, chosen: Settings) -> Iterator[str]:
     elif any(getattr(usual, name) != getattr(chosen, name) for name in ("sample_every", *_fields(usual, PROBE))):
         size, often = "", "at the end only"
         if images:
-            size = f" of {images} images in {steps} denoising steps"
+            size = f" of {images} images"
+        if images and steps:
+            size += f" in {steps} denoising steps"
         if chosen.sample_every:
             often = f"every {chosen.sample_every:,} steps"
         yield f"sample grids{size}, {often}: more does not fit in {usual.budget}"

@@ -22,11 +22,15 @@ def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
     if settings.eval_dataset is None and settings.eval_split is None:
         return None
     names = ("image_column", "label_column", "background", "skip_bad_images")
+    caption_column = None
+    if dataset.captions is not None:
+        caption_column = settings.caption_column or "caption"
     return load_dataset(
         settings.eval_dataset or settings.dataset,
         split=settings.eval_split or "train",
         resolution=cast(tuple[int, int], dataset.shape[1:]),
         channels=dataset.shape[0],
+        caption_column=caption_column,
         **values_of(settings, names),
     )
 

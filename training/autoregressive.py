@@ -1,0 +1,182 @@
+"""Autoregressive models: the distribution of an image as a product over its entries, each conditioned on all before.
+
+    hfgen train autoregressive --dataset digits --output-dir runs/transformer
+    hfgen train autoregressive --dataset data/mnist-train.parquet --binarise --output-dir runs/pixelcnn
+
+Entries are levels of pixels, patches of few levels, or the codes of a discrete autoencoder. The likelihood is exact.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfgen.checks import require_int, require_number
+from hfgen.data.dataset import Dataset
+from hfgen.errors import ConfigError
+from hfgen.losses.elbo import binarised
+from hfgen.metrics.likelihood import bits_per_dim
+from hfgen.models.autoregressive import AutoregressiveNetwork
+from hfgen.models.entries import PixelEntries
+from hfgen.models.image_transformer import ImageTransformer
+from hfgen.pipelines.autoregressive import AutoregressivePipeline
+from hfgen.training.denoiser import Conditions, open_dataset
+from hfgen.training.engine.evaluation import batches_of, held_out
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.phase import Batch, Phase, Recipe
+from hfgen.training.engine.preview import preview
+from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.run import main
+from hfgen.training.settings.autoregressive import SPEC, AutoregressiveSettings
+
+BETAS = (0.9, 0.95)
+"""Adam's decay rates (Chen et al. 2020, section 3.3)."""
+
+EVAL_ROWS = 64
+"""Images that the likelihood is computed of at once."""
+
+
+def build(s: AutoregressiveSettings, dataset: Dataset) -> Recipe:
+    """Return the networks, the one phase and the pipeline of an autoregressive model of `dataset`."""
+    # build the networks
+    check_autoregressive(s, dataset)
+    conditions = Conditions(s, dataset)
+    entries = pixel_entries(s, dataset)
+    net: Any = network(s, dataset, entries, conditions)
+    nets: dict[str, nn.Module] = {"network": net, **conditions.nets}
+    trained = ("network", *conditions.trained)
+    # evaluate on held-out data
+    evaluation = held_out(s, dataset)
+    loss = AutoregressiveLoss(s, entries, conditions)
+
+    def pipeline(nets: Mapping[str, Any]) -> AutoregressivePipeline:
+        parts = conditions.parts(nets)
+        return AutoregressivePipeline(
+            nets["network"], image_shape=entries.shape, levels=entries.levels, patch_size=entries.patch_size,
+            binarised=s.binarise, **parts,
+        )  # fmt: skip
+
+    # assemble the recipe
+    drawn = partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional, count=s.preview_images)
+    return Recipe(
+        nets=nets,
+        phases=[Phase("autoregressive", optimizer(s, nets), trained, loss)],
+        pipeline=pipeline,
+        preview=drawn if s.preview_images else None,
+        averaged=trained,
+        evaluate=None if evaluation is None else lambda nets: evaluate(nets, evaluation, loss),
+        usage=f"hfgen sample {{run}}{conditions.words()} -n 64 --seed 0 -o grid.png",
+    )
+
+
+class AutoregressiveLoss:
+    """The loss of the one phase: - log p(x|y) / n, a mean over entries and images, in nats.
+
+    log p(x|y) = sum_i log p(x_i | x_1, ..., x_(i-1), y) (van den Oord et al. 2016, eq. 1).
+    """
+
+    def __init__(self, settings: AutoregressiveSettings, entries: PixelEntries, conditions: Conditions) -> None:
+        self.settings, self.entries, self.conditions = settings, entries, conditions
+
+    def __call__(
+        self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the batch in nats for each entry, and bits per dimension: scalars >= 0.
+
+        `batch["x"]`: images (B, C, H, W) in [-1, 1].
+        """
+        # round pixels to levels, or draw them
+        x = batch["x"]
+        if self.settings.binarise:
+            x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
+        entries = self.entries.encode(x)                                                 # (B, n)
+        # compute the probabilities of all entries at once
+        conditions = self.conditions(nets, batch, noise)
+        log_p = nets["network"](entries, **conditions, log_prob=True).log_prob           # (B, n)
+        loss = -log_p.mean()
+        bits = bits_per_dim(-loss.detach() * log_p.shape[1], math.prod(self.entries.shape))
+        return loss, {"loss": loss.detach(), "bits_per_dim": bits}
+
+
+def check_autoregressive(s: AutoregressiveSettings, dataset: Dataset) -> None:
+    """Raise ConfigError, naming the field, for settings that no run can use."""
+    # check the data
+    if len(dataset.shape) != 3:
+        raise ConfigError(f"--dataset {s.dataset}: autoregressive models are for images, these are points")
+    # check fields that exclude each other
+    if s.binarise and s.levels is not None:
+        raise ConfigError(f"--levels {s.levels}: leave it out with --binarise, whose pixels have 2")
+    if s.network == "pixel_cnn" and s.patch_size > 1:
+        raise ConfigError(f"--patch-size {s.patch_size} needs --network transformer; pixel_cnn predicts single pixels")
+    # check the sizes
+    for name in ("width", "layers", "attention_head_dim"):
+        require_int(f"--{name.replace('_', '-')}", getattr(s, name))
+    require_number("--dropout", s.dropout, 0, 1, "[)")
+
+
+def pixel_entries(s: AutoregressiveSettings, dataset: Dataset) -> PixelEntries:
+    """Return the entries of the images of a dataset."""
+    levels = s.levels or dataset.top + 1
+    if s.binarise:
+        levels = 2
+    channels, height, width = dataset.shape
+    return PixelEntries((channels, height, width), levels, s.patch_size)
+
+
+def network(
+    s: AutoregressiveSettings, dataset: Dataset, entries: PixelEntries, conditions: Conditions
+) -> AutoregressiveNetwork:
+    """Return the network that predicts the entries."""
+    choices: dict[str, Any] = {
+        "width": s.width, "layers": s.layers, "dropout": s.dropout, "num_class_embeds": conditions.num_class_embeds,
+        "text_width": conditions.width,
+    }  # fmt: skip
+    return ImageTransformer(
+        vocab_size=entries.vocab_size, grid=entries.grid, heads=max(1, s.width // s.attention_head_dim),
+        positions=s.positions, tie_weights=s.tie_weights, **choices,
+    )  # fmt: skip
+
+
+def optimizer(s: AutoregressiveSettings, nets: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
+    """Return AdamW for everything in the networks that is trained; vectors, such as gains and biases, do not decay."""
+    matrices, vectors = list[nn.Parameter](), list[nn.Parameter]()
+    for net in nets.values():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [{"params": matrices, "weight_decay": s.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=s.learning_rate, betas=BETAS, fused=True)
+
+
+@torch.no_grad()
+def evaluate(nets: Mapping[str, Any], dataset: Dataset, loss: AutoregressiveLoss) -> dict[str, float]:
+    """Return the mean of - log p(x) over the items of a dataset: `eval_nats`, and `eval_bits_per_dim`.
+
+    Binarised pixels are drawn once, with a fixed seed. Conditional models are conditioned on the items' conditions.
+    """
+    # sum over batches
+    net, total = nets["network"], 0.0
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches_of(dataset):
+        x = batch["x"]
+        if loss.settings.binarise:
+            x = binarised(x, torch.rand(x.shape, generator=generator))
+        conditions = loss.conditions.of(nets, batch, torch.zeros(len(x), dtype=torch.bool, device=net.device))
+        for rows in torch.arange(len(x)).split(EVAL_ROWS):
+            some = {name: value[rows.to(value.device)] for name, value in conditions.items()}
+            log_p = net.log_probabilities(loss.entries.encode(x[rows]).to(net.device), **some)
+            total -= float(log_p.double().sum())
+    # scale to one image, and to one dimension
+    nats = total / len(dataset)
+    return {"eval_nats": nats, "eval_bits_per_dim": bits_per_dim(-nats, math.prod(loss.entries.shape))}
+
+
+RECIPE = RecipeSpec(SPEC, build, open_dataset)
+
+if __name__ == "__main__":
+    from hfgen.training import autoregressive
+
+    raise SystemExit(main(autoregressive.RECIPE))
