@@ -13,6 +13,7 @@ from hfgen import (
     AutoencoderKL,
     AutoencoderKLPipeline,
     AutoencoderPipeline,
+    AutoregressivePipeline,
     Classifier,
     ClassifierPipeline,
     ConditionalUNet,
@@ -23,6 +24,7 @@ from hfgen import (
     DDPMScheduler,
     GANPipeline,
     HierarchicalVAE,
+    ImageTransformer,
     LatentDiffusionPipeline,
     MLPDenoiser,
     MLPDiscriminator,
@@ -47,6 +49,11 @@ def unet(**changes: Any) -> UNet:
         "layers_per_block": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), **changes,
     })  # fmt: skip
+
+
+def image_transformer() -> ImageTransformer:
+    """Return a small transformer over 16 entries of 3 values."""
+    return ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2)
 
 
 def autoencoder_kl() -> AutoencoderKL:
@@ -107,6 +114,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "vae": lambda: VAEPipeline(VAE(8, hidden=(10,), latent_dim=3)),
     "hierarchical-vae": lambda: VAEPipeline(HierarchicalVAE(8, hidden=((10,), (5,)), latent_dims=(4, 2))),
     "autoencoder": lambda: AutoencoderPipeline(Autoencoder(8, 1, "mlp", (16,), 6)),
+    "autoregressive": lambda: AutoregressivePipeline(image_transformer(), image_shape=(1, 4, 4), levels=3),
     "autoencoder-kl": lambda: AutoencoderKLPipeline(autoencoder_kl()),
     "translation": lambda: TranslationPipeline(*(ResNetTranslator(*ends, 4, blocks=1) for ends in ((1, 3), (3, 1)))),
     "latent-diffusion": lambda: latent_diffusion({"null_condition": True}, num_class_embeds=4),
@@ -126,6 +134,7 @@ COMPONENTS: dict[str, Callable[[], Any]] = {
     "DCGANGenerator": lambda: DCGANGenerator(8, 1, 4, 6, num_classes=3),
     "DDPMScheduler": lambda: DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2"),
     "HierarchicalVAE": lambda: HierarchicalVAE(8, hidden=((10,), (5,)), latent_dims=(4, 2)),
+    "ImageTransformer": image_transformer,
     "MLPDenoiser": plane,
     "MLPDiscriminator": lambda: MLPDiscriminator(hidden=8, layers=1),
     "MLPGenerator": lambda: MLPGenerator(hidden=8, layers=1),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import hfgen
-from tests.models import test_autoencoder_kl, test_conditional_unet, test_unet
+from tests.models import test_autoencoder_kl, test_conditional_unet, test_image_transformer, test_unet
 
 BATCH = 4
 Made = tuple[Any, dict[str, Any]]
@@ -82,6 +82,16 @@ def patches(condition: int, **settings: Any) -> Made:
     return net, inputs
 
 
+def transformer(**changes: Any) -> Made:
+    net = hfgen.ImageTransformer(**{**test_image_transformer.SMALL, **changes})
+    inputs: dict[str, Any] = {"entries": torch.randint(0, 5, (BATCH, net.num_entries))}
+    if net.config["num_class_embeds"]:
+        inputs["class_labels"] = labels(3)
+    if net.config["text_width"]:
+        inputs["encoder_hidden_states"] = tensor(4, net.config["text_width"])
+    return net, inputs
+
+
 def vae(cls: Any, **settings: Any) -> Made:
     net = cls(**{"resolution": 8, **settings})
     inputs: dict[str, Any] = {"x": tensor(*net.shape).sign(), "eps": net.normals(BATCH, 2)}
@@ -146,11 +156,14 @@ VARIANTS["ConditionalUNet, classes without a text"] = partial(
 for name, changes in test_autoencoder_kl.VARIANTS.items():
     VARIANTS[f"AutoencoderKL, {name}"] = partial(autoencoder_kl, **changes)
 
+for name, changes in test_image_transformer.VARIANTS.items():
+    VARIANTS[f"ImageTransformer, {name}"] = partial(transformer, **changes)
+
 QUICK = (
     "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
     "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
-    "ResNetTranslator", "UNetTranslator", "PatchDiscriminator, spectral",
+    "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PatchDiscriminator, spectral",
 )  # fmt: skip
 
 

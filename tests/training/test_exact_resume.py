@@ -97,9 +97,10 @@ def test_two_processes_give_the_losses_of_one_and_there_were_two(tmp_path: Path,
     [
         ("vae", "--importance-samples 3 --latent-dim 6 3"),
         ("autoencoder", "--split train[:80%] --eval-split train[80%:]"),
+        ("autoregressive", "--preview-images 0 --eval-split train[:100]"),
     ],
 )
-def test_two_processes_train_and_evaluate_autoencoders_as_one_does(
+def test_two_processes_train_and_evaluate_as_one_does(
     tmp_path: Path, train: Train, recipe: str, arguments: str
 ) -> None:
     words = ["--max-steps", "12", "--save-every", "0", *arguments.split()]

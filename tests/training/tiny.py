@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from hfgen import AutoencoderKL, AutoencoderKLPipeline
 from hfgen.data import load_dataset
-from hfgen.training import autoencoder_kl, ddpm, gan, latent_diffusion, score_sde, translation, vae
+from hfgen.training import autoencoder_kl, autoregressive, ddpm, gan, latent_diffusion, score_sde, translation, vae
 from hfgen.training.engine.loop import Build, Engine
 from hfgen.training.engine.recipe import RecipeSpec
 
@@ -39,6 +39,10 @@ STEADY = {"batch_size": 16, "warmup_steps": 0, "lr_schedule": "constant"}
 AUTOENCODER_KL = Tiny(autoencoder_kl.RECIPE, {
     **STEADY, "block_out_channels": (8, 16), "latent_channels": 2, "discriminator_width": 8, "adversarial_start": 0,
     "adversarial_weight": 0.5, "kl_weight": 1e-3,
+})  # fmt: skip
+AUTOREGRESSIVE = Tiny(autoregressive.RECIPE, {
+    **STEADY, "network": "transformer", "width": 16, "layers": 1, "attention_head_dim": 8, "learning_rate": 1e-3,
+    "text_width": 16, "text_layers": 1,
 })  # fmt: skip
 DDPM = Tiny(ddpm.RECIPE, {**DENOISER, "num_train_timesteps": 100})
 GAN = Tiny(gan.RECIPE, {**STEADY, "width": 8})

@@ -1,0 +1,128 @@
+"""The recipe of autoregressive models: the loss, conditions, binarised pixels, exact runs, refusals, learning."""
+
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hfgen import AutoPipeline, AutoregressivePipeline
+from hfgen.errors import ConfigError
+from hfgen.losses.elbo import binarised
+from hfgen.training.engine.noise import Noise
+from tests.training import runs
+from tests.training.test_exact_resume import wait_for_step
+from tests.training.tiny import AUTOREGRESSIVE, run, state
+
+Train = Callable[..., subprocess.CompletedProcess]
+engine = AUTOREGRESSIVE.engine
+
+
+def noise() -> Noise:
+    return Noise((0, 0, "autoregressive", 0), 16, slice(16))
+
+
+def test_the_loss_is_the_negated_log_probability_of_all_entries_and_bits_are_those_of_a_pixel() -> None:
+    e = engine()
+    batch = next(e.dataset.batches(seed=0, batch_size=16))
+    loss, scalars = e.recipe.phases[0].loss(e.nets, batch, noise(), {})
+    levels = ((batch["x"] + 1) * 8).round().long().flatten(1)
+    logits = e.nets["network"](levels).logits
+    log_p = logits.log_softmax(-1).gather(2, levels[..., None])
+    assert loss.item() == pytest.approx(-log_p.mean().item(), abs=1e-6)
+    assert scalars["bits_per_dim"].item() == pytest.approx(loss.item() / math.log(2), abs=1e-6)
+    assert logits.shape == (16, 64, 17)
+
+
+def test_an_untrained_model_costs_the_logarithm_of_the_levels() -> None:
+    e = engine()
+    loss, _ = e.recipe.phases[0].loss(e.nets, next(e.dataset.batches(seed=0, batch_size=16)), noise(), {})
+    assert loss.item() == pytest.approx(math.log(17), abs=0.05)
+
+
+def test_bits_of_patches_are_those_of_their_pixels() -> None:
+    e = engine(levels=2, patch_size=2)
+    _, scalars = e.recipe.phases[0].loss(e.nets, next(e.dataset.batches(seed=0, batch_size=16)), noise(), {})
+    assert e.nets["network"].vocab_size == 16
+    assert scalars["bits_per_dim"].item() == pytest.approx(1, abs=0.05)
+    assert scalars["loss"].item() == pytest.approx(math.log(16), abs=0.2)
+
+
+def test_binarised_pixels_are_drawn_anew_at_each_step() -> None:
+    e = engine(binarise=True)
+    batch = next(e.dataset.batches(seed=0, batch_size=16))
+    seen: list[torch.Tensor] = []
+    nets: Any = {"network": lambda entries, **k: seen.append(entries) or e.nets["network"](entries, **k)}
+    for step in (0, 1):
+        e.recipe.phases[0].loss(nets, batch, Noise((0, step, "a", 0), 16, slice(16)), {})
+    expected = binarised(batch["x"], Noise((0, 1, "a", 0), 16, slice(16)).uniform("pixels", 1, 8, 8))
+    assert torch.equal(seen[1], (expected.flatten(1) > 0).long())
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_classes_are_left_out_at_random_for_guidance() -> None:
+    e = engine(class_conditional=True, condition_dropout=0.4)
+    batch = next(e.dataset.batches(seed=0, batch_size=16))
+    given: list[torch.Tensor] = []
+    nets: Any = {"network": lambda entries, class_labels, **k: given.append(class_labels) or e.nets["network"](
+        entries, class_labels=class_labels, **k)}  # fmt: skip
+    e.recipe.phases[0].loss(nets, batch, noise(), {})
+    out = noise().uniform("condition") < 0.4
+    assert 0 < out.sum() < 16
+    assert torch.equal(given[0], torch.where(out, 10, batch["label"]))
+
+
+def test_vectors_do_not_decay() -> None:
+    e = engine(weight_decay=0.1)
+    for group in e.recipe.phases[0].optimizer.param_groups:
+        matrix = {parameter.ndim > 1 for parameter in group["params"]}
+        assert matrix == {group["weight_decay"] > 0}
+
+
+def test_a_run_in_micro_batches_takes_the_steps_of_a_whole_one() -> None:
+    whole, parts = engine(class_conditional=True), engine(class_conditional=True, micro_batch_size=4)
+    losses = [[line["loss"] for line in run(e, 5)] for e in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for key, value in state(whole.nets["network"]).items():
+        torch.testing.assert_close(parts.nets["network"].state_dict()[key], value, atol=1e-4, rtol=0)
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bits(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], train: Train
+) -> None:
+    words = ("--max-steps", "14", "--save-every", "5", "--preview-images", "0")
+    train(tmp_path / "whole", *words, recipe="autoregressive")
+    process = start(tmp_path / "killed", *words, recipe="autoregressive")
+    wait_for_step(tmp_path / "killed", 7, process)
+    process.kill()
+    process.communicate()
+    train(tmp_path / "killed", "--resume", recipe="autoregressive")
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_the_finished_run_samples_completes_and_says_its_likelihood(tmp_path: Path) -> None:
+    lines = runs.train_here("autoregressive", tmp_path / "run", "--max-steps", "60", "--eval-split", "train[:100]",
+                            "--preview-images", "4")  # fmt: skip
+    pipe = AutoPipeline.from_pretrained(tmp_path / "run")
+    assert isinstance(pipe, AutoregressivePipeline)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(2, class_labels=3, output_type="pt").images
+    assert pipe.complete(images, rows=4, class_labels=3, output_type="pt").images.shape == (2, 1, 8, 8)
+    nats = -pipe.log_likelihood(images, class_labels=3)
+    assert (nats > 0).all()
+    evaluated = [line for line in lines if "eval_nats" in line]
+    assert evaluated[-1]["eval_bits_per_dim"] == pytest.approx(evaluated[-1]["eval_nats"] / 64 / math.log(2), rel=1e-6)
+    assert evaluated[-1]["eval_bits_per_dim"] < math.log2(17)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"dataset": "ring8"}, "are for images"), ({"binarise": True, "levels": 4}, "--levels 4"),
+    ({"patch_size": 3, "levels": 2}, "patch_size"), ({"patch_size": 2}, "65,536 values"),
+    ({"width": 0}, "--width"), ({"dropout": 1.0}, "--dropout"),
+])  # fmt: skip
+def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        engine(**changes)
