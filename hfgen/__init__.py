@@ -8,10 +8,10 @@
 
 Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, LatentDiffusionPipeline, GANPipeline,
                ControllableGANPipeline, VAEPipeline, AutoencoderPipeline, AutoencoderKLPipeline, TranslationPipeline,
-               ClassifierPipeline
+               ClassifierPipeline, AutoregressivePipeline
 Networks       UNet, ConditionalUNet, AutoencoderKL, Autoencoder, VAE, HierarchicalVAE, Classifier, MLPDenoiser,
                DCGANGenerator, DCGANDiscriminator, MLPGenerator, MLPDiscriminator, ResNetTranslator, UNetTranslator,
-               PatchDiscriminator
+               PatchDiscriminator, ImageTransformer
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 

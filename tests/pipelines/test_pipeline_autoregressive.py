@@ -17,7 +17,9 @@ from tests.pipelines.helpers import TOKENIZER, last
 SHAPE, LEVELS = (1, 4, 4), 3
 
 
-def make(grid: Any = (4, 4, 1), vocab_size: int = LEVELS, null: bool = False, text: bool = False, **changes: Any) -> Any:
+def make(
+    grid: Any = (4, 4, 1), vocab_size: int = LEVELS, null: bool = False, text: bool = False, **changes: Any
+) -> Any:
     """Return a pipeline of a tiny transformer whose draws are far from uniform."""
     torch.manual_seed(0)
     settings = {key: changes.pop(key) for key in ("image_shape", "levels", "patch_size", "binarised") if key in changes}
@@ -189,5 +191,5 @@ def test_num_steps_may_be_the_number_of_entries() -> None:
 
 @pytest.mark.parametrize("settings", [{"levels": 4}, {"image_shape": (1, 4, 5)}, {"image_shape": None}])
 def test_a_network_of_other_entries_than_the_images_is_refused(settings: Any) -> None:
-    with pytest.raises(ConfigError, match="entries|image_shape"):
+    with pytest.raises(ConfigError, match=r"entries|image_shape"):
         make(**settings)
