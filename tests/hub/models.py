@@ -34,6 +34,8 @@ from hfgen import (
     UNetTranslator,
     VAEPipeline,
     VPSDEScheduler,
+    VQAutoencoder,
+    VQAutoencoderPipeline,
 )
 from hfgen.models.text import build_text_encoder, build_tokenizer
 
@@ -47,6 +49,14 @@ def unet(**changes: Any) -> UNet:
         "layers_per_block": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), **changes,
     })  # fmt: skip
+
+
+def vq_autoencoder() -> VQAutoencoder:
+    """Return a small discrete autoencoder for images (1, 8, 8)."""
+    return VQAutoencoder(
+        in_channels=1, out_channels=1, block_out_channels=(4, 8), norm_num_groups=2, sample_size=8,
+        num_vq_embeddings=8, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
 
 
 def autoencoder_kl() -> AutoencoderKL:
@@ -108,6 +118,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "hierarchical-vae": lambda: VAEPipeline(HierarchicalVAE(8, hidden=((10,), (5,)), latent_dims=(4, 2))),
     "autoencoder": lambda: AutoencoderPipeline(Autoencoder(8, 1, "mlp", (16,), 6)),
     "autoencoder-kl": lambda: AutoencoderKLPipeline(autoencoder_kl()),
+    "vq-autoencoder": lambda: VQAutoencoderPipeline(vq_autoencoder()),
     "translation": lambda: TranslationPipeline(*(ResNetTranslator(*ends, 4, blocks=1) for ends in ((1, 3), (3, 1)))),
     "latent-diffusion": lambda: latent_diffusion({"null_condition": True}, num_class_embeds=4),
     "latent-diffusion-text": lambda: latent_diffusion(texts(), cross_attention_dim=8),
@@ -132,6 +143,7 @@ COMPONENTS: dict[str, Callable[[], Any]] = {
     "PatchDiscriminator": lambda: PatchDiscriminator(channels=1, width=4),
     "ResNetTranslator": lambda: ResNetTranslator(1, 3, 4, blocks=1),
     "UNet": unet,
+    "VQAutoencoder": vq_autoencoder,
     "UNetTranslator": lambda: UNetTranslator(in_channels=1, out_channels=1, width=4, depth=2),
     "VAE": lambda: VAE(8, hidden=(10,), latent_dim=3),
     "VPSDEScheduler": lambda: VPSDEScheduler(num_train_timesteps=STEPS),
