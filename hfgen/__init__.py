@@ -7,11 +7,11 @@
     print(hfgen.evaluate(pipe, "digits").table())
 
 Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, LatentDiffusionPipeline, GANPipeline,
-               ControllableGANPipeline, VAEPipeline, AutoencoderPipeline, AutoencoderKLPipeline, TranslationPipeline,
-               ClassifierPipeline, AutoregressivePipeline
-Networks       UNet, ConditionalUNet, AutoencoderKL, Autoencoder, VAE, HierarchicalVAE, Classifier, MLPDenoiser,
-               DCGANGenerator, DCGANDiscriminator, MLPGenerator, MLPDiscriminator, ResNetTranslator, UNetTranslator,
-               PatchDiscriminator, ImageTransformer
+               ControllableGANPipeline, VAEPipeline, AutoencoderPipeline, AutoencoderKLPipeline, VQAutoencoderPipeline,
+               AutoregressivePipeline, TranslationPipeline, ClassifierPipeline
+Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
+               HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
+               MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
     from hfgen.models.unet import UNet
     from hfgen.models.vae import VAE, HierarchicalVAE
+    from hfgen.models.vq_autoencoder import VQAutoencoder
     from hfgen.pipelines.auto import AutoPipeline
     from hfgen.pipelines.autoencoder import AutoencoderPipeline
     from hfgen.pipelines.autoencoder_kl import AutoencoderKLPipeline
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
     from hfgen.pipelines.translation import TranslationPipeline
     from hfgen.pipelines.vae import VAEPipeline
+    from hfgen.pipelines.vq_autoencoder import VQAutoencoderPipeline
     from hfgen.schedulers.ddpm import DDPMScheduler
     from hfgen.schedulers.vp_sde import VPSDEScheduler
     from hfgen.training.engine.api import train
@@ -91,8 +93,8 @@ __all__ = [
     "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer",
     "LatentDiffusionPipeline", "MLPDenoiser",
     "MLPDiscriminator", "MLPGenerator", "PatchDiscriminator", "ResNetTranslator", "TranslationPipeline", "UNet",
-    "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "__version__", "compare", "evaluate",
-    "train",
+    "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline",
+    "__version__", "compare", "evaluate", "train",
 ]  # fmt: skip
 
 

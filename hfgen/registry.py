@@ -45,6 +45,8 @@ MODULES: dict[str, str] = {
     "VAE": "hfgen.models.vae",
     "VAEPipeline": "hfgen.pipelines.vae",
     "VPSDEScheduler": "hfgen.schedulers.vp_sde",
+    "VQAutoencoder": "hfgen.models.vq_autoencoder",
+    "VQAutoencoderPipeline": "hfgen.pipelines.vq_autoencoder",
     "compare": "hfgen.evaluation.api",
     "evaluate": "hfgen.evaluation.api",
     "train": "hfgen.training.engine.api",
@@ -84,6 +86,7 @@ PIPELINES: dict[str, str | None] = {
     "LatentDiffusionPipeline": "StableDiffusionPipeline",
     "TranslationPipeline": None,
     "VAEPipeline": None,
+    "VQAutoencoderPipeline": None,
 }
 """Every pipeline of hfgen and the pipeline of diffusers whose folders it loads; None if there is none."""
 
@@ -107,7 +110,10 @@ SAVED_NAMES: dict[str, tuple[str, str]] = {
 }
 """Components that diffusers has too; every other one is saved as `("hfgen_shim", its own name)`."""
 
-CONVERTED_NAMES: dict[str, tuple[str, str]] = {"ConditionalUNet": ("diffusers", "UNet2DConditionModel")}
+CONVERTED_NAMES: dict[str, tuple[str, str]] = {
+    "ConditionalUNet": ("diffusers", "UNet2DConditionModel"),
+    "VQAutoencoder": ("diffusers", "VQModel"),
+}
 """Components that are saved with the settings of a class of diffusers where that has the same tensors."""
 
 STOCK_SCHEDULERS: tuple[str, ...] = (

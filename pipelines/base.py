@@ -342,12 +342,13 @@ def _fitting(part: Any) -> Any:
 
 
 def _own(part: Any) -> Any:
-    """Return hfgen's network for a KL-autoencoder or a conditional U-Net of diffusers, with the same tensors.
+    """Return hfgen's network for an autoencoder or a conditional U-Net of diffusers, with the same tensors.
 
     Other components are returned unchanged. Raises ConfigError for a U-Net whose settings hfgen does not reproduce.
     """
     name = type(part).__name__
-    if name not in ("AutoencoderKL", "UNet2DConditionModel") or not type(part).__module__.startswith("diffusers."):
+    converted = name in ("AutoencoderKL", "UNet2DConditionModel", "VQModel")
+    if not converted or not type(part).__module__.startswith("diffusers."):
         return part
     ours = str(class_for("diffusers", name))
     cls: Any = getattr(import_module(MODULES[ours]), ours)

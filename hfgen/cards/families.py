@@ -95,6 +95,13 @@ FAMILIES: dict[str, Family] = {
         GENERATION, ("vae",),
         ("Samples are means of p(x|z), smoother than the data.", "Only a lower bound of its likelihood is known."),
     ),
+    "VQAutoencoderPipeline": Family(
+        "A discrete autoencoder (van den Oord et al. 2017): it maps images to a grid of codes, and back.",
+        IMAGES, ("autoencoder", "vq-vae"),
+        (SMALL_CODES, "It makes no images from noise; an autoregressive model of its codes does that.",
+         "Trained with an adversarial loss, it may invent plausible texture."),
+        TO_IMAGES,
+    ),
 }  # fmt: skip
 
 SCORE_SDE = Family(

@@ -1,39 +1,23 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022): images to latents of a normal distribution, and back.
 
-Configuration keys, defaults and state-dict keys are those of diffusers' `AutoencoderKL`. The file has the model, then
-its encoder and decoder with their blocks, then the checks of its settings.
+Configuration keys, defaults and state-dict keys are those of diffusers' `AutoencoderKL`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
-from hfgen.checks import check_divisible, require, require_int, require_number, require_size
+from hfgen.checks import check_divisible, require, require_number
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
-from hfgen.models.blocks import (
-    ACTIVATIONS,
-    BlockSettings,
-    Downsample,
-    GroupNorm,
-    MidBlock,
-    ResnetBlock,
-    Upsample,
-    channels_last,
-    groups_of,
-)
-from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
-
-EPS = 1e-6
-KINDS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+from hfgen.models.encoder_decoder import Decoder, Encoder, check_blocks, require_switches, settings_of
 
 POSTERIOR_TENSORS = ("parameters", "mean", "logvar", "std", "var")
 
@@ -104,7 +88,7 @@ class AutoencoderKL(ModelMixin):
         check_config(self.config)
         # encoder, decoder, and the 1x1 convolutions in between
         widths, settings, attend = tuple(block_out_channels), settings_of(self.config), mid_block_add_attention
-        self.encoder = Encoder(in_channels, widths, layers_per_block, latent_channels, attend, settings)
+        self.encoder = Encoder(in_channels, widths, layers_per_block, 2 * latent_channels, attend, settings)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
         self.decoder = Decoder(latent_channels, widths, layers_per_block, out_channels, attend, settings)
@@ -220,148 +204,16 @@ class AutoencoderKL(ModelMixin):
         return like.new_full((), c["shift_factor"] or 0.0), like.new_full((), c["scaling_factor"])
 
 
-class Encoder(nn.Module):
-    """Encoder: images (B, C, H, W) to mean and log-variance, joined, (B, 2D, H / f, W / f), f = 2^(levels - 1)."""
-
-    def __init__(
-        self, in_channels: int, widths: Sequence[int], layers: int, latent_channels: int, attend: bool,
-        settings: BlockSettings,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList()
-        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
-            self.down_blocks.append(EncoderLevel(before, width, layers, i == len(widths), settings))
-        self.mid_block = MidBlock(widths[-1], attend, settings.groups, 1.0, settings)
-        self.conv_norm_out = GroupNorm(groups_of(widths[-1], settings.groups), widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return mean and log-variance of q(z|x), joined (B, 2D, h, w), of images x (B, C, H, W) in [-1, 1]."""
-        h = channels_last(self.conv_in(x))                                                    # (B, C_0, H, W)
-        for block in self.down_blocks:
-            h = block(h)                                                                 # (B, C_i, H/2^i, W/2^i)
-        h = self.mid_block(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))                              # (B, 2D, h, w)
-
-
-class Decoder(nn.Module):
-    """Decoder: latents (B, D, h, w) to images (B, C, h f, w f), f = 2^(levels - 1)."""
-
-    def __init__(
-        self, latent_channels: int, widths: Sequence[int], layers: int, out_channels: int, attend: bool,
-        settings: BlockSettings,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        widths = widths[::-1]
-        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], attend, settings.groups, 1.0, settings)
-        self.up_blocks = nn.ModuleList()
-        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False), 1):
-            self.up_blocks.append(DecoderLevel(before, width, layers + 1, i == len(widths), settings))
-        self.conv_norm_out = GroupNorm(groups_of(widths[-1], settings.groups), widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, C, h f, w f) on the scale [-1, 1], not clipped, from latents z (B, D, h, w)."""
-        return self.conv_out(self.features(z)).contiguous()                              # (B, C, H, W)
-
-    def features(self, z: Tensor) -> Tensor:
-        """Return the input (B, C_0, H, W) of the last layer, `conv_out`."""
-        h = self.mid_block(channels_last(self.conv_in(z)))
-        for block in self.up_blocks:
-            h = block(h)                                                                 # (B, C_i, h 2^i, w 2^i)
-        return F.silu(self.conv_norm_out(h))
-
-
-class Level(nn.Module):
-    """Residual blocks of one level; `EncoderLevel` and `DecoderLevel` add halving and doubling."""
-
-    def __init__(self, in_channels: int, channels: int, layers: int, settings: BlockSettings) -> None:
-        super().__init__()
-        widths = [in_channels, *[channels] * (layers - 1)]
-        self.resnets = nn.ModuleList()
-        for width in widths:
-            self.resnets.append(ResnetBlock(width, channels, settings))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return features (B, C', H, W) from h (B, C, H, W)."""
-        for resnet in self.resnets:
-            h = resnet(h)
-        return h
-
-
-class EncoderLevel(Level):
-    """Residual blocks, then halving with padding at the right and the bottom edge, unless it is the `last` level."""
-
-    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
-        super().__init__(in_channels, channels, layers, settings)
-        self.downsamplers = nn.ModuleList()
-        if not last:
-            self.downsamplers.append(Downsample(channels, settings.downsample_padding))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return features (B, C', H / 2, W / 2) from h (B, C, H, W); the last level keeps H and W."""
-        h = super().forward(h)
-        for downsample in self.downsamplers:
-            h = downsample(h)                                                            # (B, C, H/2, W/2)
-        return h
-
-
-class DecoderLevel(Level):
-    """Residual blocks, then doubling unless it is the `last` level."""
-
-    def __init__(self, in_channels: int, channels: int, layers: int, last: bool, settings: BlockSettings) -> None:
-        super().__init__(in_channels, channels, layers, settings)
-        self.upsamplers = nn.ModuleList()
-        if not last:
-            self.upsamplers.append(Upsample(channels))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return features (B, C', 2H, 2W) from h (B, C, H, W); the last level keeps H and W."""
-        h = super().forward(h)
-        for upsample in self.upsamplers:
-            h = upsample(h)                                                              # (B, C, 2H, 2W)
-        return h
-
-
-def settings_of(config: Any) -> BlockSettings:
-    """Return the settings of all blocks: no time, no dropout, one attention head over all channels."""
-    act = ACTIVATIONS[config["act_fn"].lower()]
-    return BlockSettings(None, config["norm_num_groups"], EPS, act, 0.0, False, None, downsample_padding=0)
-
-
 def check_config(config: Any) -> None:
     """Raise ConfigError, naming the field, for a value that is impossible or not reproduced."""
-    # levels
-    c = config
-    channels = c["block_out_channels"]
-    listed = isinstance(channels, list | tuple) and 1 <= len(channels) <= MAX_LEVELS
-    require(listed, "block_out_channels", channels, f"a list of 1 to {MAX_LEVELS} channel counts")
-    for field, kind in KINDS.items():
-        good = isinstance(c[field], list | tuple) and len(c[field]) == len(channels) and set(c[field]) == {kind}
-        require(good, field, c[field], f"{kind} for each of block_out_channels ({len(channels)})")
-    # channels
-    for field in ("in_channels", "out_channels", "latent_channels", "norm_num_groups"):
-        require_int(field, c[field])
-    for count in channels:
-        require_int("block_out_channels", count)
-        groups = c["norm_num_groups"]
-        require(count % groups == 0, "block_out_channels", count, f"multiples of norm_num_groups ({groups})")
-    # other settings
-    require_int("layers_per_block", c["layers_per_block"], high=MAX_LAYERS)
-    known = isinstance(c["act_fn"], str) and c["act_fn"].lower() in ACTIVATIONS
-    require(known, "act_fn", c["act_fn"], f"one of {tuple(ACTIVATIONS)}")
-    for field in SWITCHES:
-        require(isinstance(c[field], bool), field, c[field], "true or false")
-    require_size("sample_size", c["sample_size"], 2**24)
-    _check_scale(c)
+    check_blocks(config)
+    require_switches(config, SWITCHES)
+    _check_scale(config)
 
 
 def _check_scale(c: Any) -> None:
     """Raise ConfigError for impossible factors of the normalisation of latents."""
-    # factors of all channels
-    require_number("scaling_factor", c["scaling_factor"], 1e-6)
+    # shift of all channels
     if c["shift_factor"] is not None:
         require_number("shift_factor", c["shift_factor"], -1e6)
     # factors of each channel

@@ -75,6 +75,9 @@ MAKERS = {
     "VAEPipeline": lambda: hfgen.VAEPipeline(hfgen.VAE(resolution=8, hidden=(8,), latent_dim=2).eval()),
     "AutoencoderPipeline": lambda: hfgen.AutoencoderPipeline(hfgen.Autoencoder(8, 1, "mlp", (8,), 2).eval()),
     "AutoencoderKLPipeline": lambda: hfgen.AutoencoderKLPipeline(latent_diffusion(False).vae),
+    "VQAutoencoderPipeline": lambda: hfgen.VQAutoencoderPipeline(hfgen.VQAutoencoder(
+        1, 1, block_out_channels=(4,), norm_num_groups=2, sample_size=8, num_vq_embeddings=8,
+    ).eval()),
     "LatentDiffusionPipeline": lambda: latent_diffusion(False),
     "LatentDiffusionPipeline of text": lambda: latent_diffusion(True),
     "ClassifierPipeline": lambda: hfgen.ClassifierPipeline(classifier()),

@@ -44,6 +44,7 @@ assert type(shimmed["pipeline"]).__module__.startswith("hfgen.") and len(shimmed
 """
 TASKS = {
     "DDPMPipeline of points": None, "AutoencoderPipeline": "image-to-image", "AutoencoderKLPipeline": "image-to-image",
+    "VQAutoencoderPipeline": "image-to-image",
     "LatentDiffusionPipeline of text": "text-to-image", "DDPMPipeline of text": "text-to-image",
     "ClassifierPipeline": "image-classification",
     "TranslationPipeline": "image-to-image",

@@ -36,6 +36,8 @@ from hfgen import (
     UNetTranslator,
     VAEPipeline,
     VPSDEScheduler,
+    VQAutoencoder,
+    VQAutoencoderPipeline,
 )
 from hfgen.models.text import build_text_encoder, build_tokenizer
 
@@ -54,6 +56,14 @@ def unet(**changes: Any) -> UNet:
 def image_transformer() -> ImageTransformer:
     """Return a small transformer over 16 entries of 3 values."""
     return ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2)
+
+
+def vq_autoencoder() -> VQAutoencoder:
+    """Return a small discrete autoencoder for images (1, 8, 8)."""
+    return VQAutoencoder(
+        in_channels=1, out_channels=1, block_out_channels=(4, 8), norm_num_groups=2, sample_size=8,
+        num_vq_embeddings=8, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
 
 
 def autoencoder_kl() -> AutoencoderKL:
@@ -116,6 +126,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "autoencoder": lambda: AutoencoderPipeline(Autoencoder(8, 1, "mlp", (16,), 6)),
     "autoregressive": lambda: AutoregressivePipeline(image_transformer(), image_shape=(1, 4, 4), levels=3),
     "autoencoder-kl": lambda: AutoencoderKLPipeline(autoencoder_kl()),
+    "vq-autoencoder": lambda: VQAutoencoderPipeline(vq_autoencoder()),
     "translation": lambda: TranslationPipeline(*(ResNetTranslator(*ends, 4, blocks=1) for ends in ((1, 3), (3, 1)))),
     "latent-diffusion": lambda: latent_diffusion({"null_condition": True}, num_class_embeds=4),
     "latent-diffusion-text": lambda: latent_diffusion(texts(), cross_attention_dim=8),
@@ -141,6 +152,7 @@ COMPONENTS: dict[str, Callable[[], Any]] = {
     "PatchDiscriminator": lambda: PatchDiscriminator(channels=1, width=4),
     "ResNetTranslator": lambda: ResNetTranslator(1, 3, 4, blocks=1),
     "UNet": unet,
+    "VQAutoencoder": vq_autoencoder,
     "UNetTranslator": lambda: UNetTranslator(in_channels=1, out_channels=1, width=4, depth=2),
     "VAE": lambda: VAE(8, hidden=(10,), latent_dim=3),
     "VPSDEScheduler": lambda: VPSDEScheduler(num_train_timesteps=STEPS),

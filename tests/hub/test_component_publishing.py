@@ -169,7 +169,8 @@ answer = [load("UNet", "user/pickle"), load("UNet", "user/mixed", subfolder="une
 
 
 def test_where_hfgen_cannot_be_imported_plain_diffusers_loads_the_published_twins(ask, hub, tmp_path) -> None:
-    twins = {"UNet": "UNet2DModel", "AutoencoderKL": "AutoencoderKL", "DDPMScheduler": "DDPMScheduler"}
+    twins = {"UNet": "UNet2DModel", "AutoencoderKL": "AutoencoderKL", "VQAutoencoder": "VQModel",
+             "DDPMScheduler": "DDPMScheduler"}  # fmt: skip
     ask(f"""
 from tests.hub.models import make_component
 answer = [make_component(name, 8).push_to_hub("user/twin-" + name).changed for name in {list(twins)!r}]
@@ -188,7 +189,7 @@ answer = [make_component(name, 8).push_to_hub("user/twin-" + name).changed for n
     """
     run_client(hub, program, tmp_path, tmp_path / "found", token=TOKEN, without_hfgen=True)
     found = load_file(tmp_path / "found")
-    for name in ("UNet", "AutoencoderKL"):
+    for name in ("UNet", "AutoencoderKL", "VQAutoencoder"):
         expected = make_component(name, 8).state_dict()
         assert all(torch.equal(found[f"{name}/{key}"], tensor) for key, tensor in expected.items())
         assert sum(key.startswith(f"{name}/") for key in found) == len(expected)

@@ -44,5 +44,5 @@ def test_accelerate_converts_an_output_of_bfloat16(name: str) -> None:
     converted = convert_to_fp32(found)
     assert type(converted) is type(found) and list(converted) == list(found)
     for value in converted.values():
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.is_floating_point():              # codes are integers
             assert value.dtype == torch.float32

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 import hfgen
-from tests.models import test_autoencoder_kl, test_conditional_unet, test_image_transformer, test_unet
+from tests.models import (
+    test_autoencoder_kl,
+    test_conditional_unet,
+    test_image_transformer,
+    test_unet,
+    test_vq_autoencoder,
+)
 
 BATCH = 4
 Made = tuple[Any, dict[str, Any]]
@@ -53,6 +59,11 @@ def conditional_unet(**changes: Any) -> Made:
 
 def autoencoder_kl(**changes: Any) -> Made:
     net = hfgen.AutoencoderKL(**{**test_autoencoder_kl.SMALL, **changes})
+    return net, {"sample": tensor(net.config["in_channels"], 16, 16)}
+
+
+def vq_autoencoder(**changes: Any) -> Made:
+    net = hfgen.VQAutoencoder(**{**test_vq_autoencoder.SMALL, **changes})
     return net, {"sample": tensor(net.config["in_channels"], 16, 16)}
 
 
@@ -155,12 +166,15 @@ VARIANTS["ConditionalUNet, classes without a text"] = partial(
 )
 for name, changes in test_autoencoder_kl.VARIANTS.items():
     VARIANTS[f"AutoencoderKL, {name}"] = partial(autoencoder_kl, **changes)
+for name, changes in {**test_vq_autoencoder.VARIANTS, "a grid": test_vq_autoencoder.FSQ}.items():
+    VARIANTS[f"VQAutoencoder, {name}"] = partial(vq_autoencoder, **changes)
 
 for name, changes in test_image_transformer.VARIANTS.items():
     VARIANTS[f"ImageTransformer, {name}"] = partial(transformer, **changes)
 
 QUICK = (
     "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
+    "VQAutoencoder, one level", "VQAutoencoder, a grid",
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
     "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
     "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PatchDiscriminator, spectral",
