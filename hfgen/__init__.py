@@ -11,7 +11,7 @@ Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, Late
                AutoregressivePipeline, TranslationPipeline, ClassifierPipeline
 Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
                HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
-               MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator
+               MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
     from hfgen.models.image_transformer import ImageTransformer
     from hfgen.models.mlp import MLPDenoiser, MLPDiscriminator, MLPGenerator
+    from hfgen.models.pixel_cnn import PixelCNN
     from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
     from hfgen.models.unet import UNet
     from hfgen.models.vae import VAE, HierarchicalVAE
@@ -88,13 +89,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE", "AutoPipeline", "Autoencoder", "AutoencoderKL", "AutoencoderKLPipeline", "AutoencoderPipeline",
-    "AutoregressivePipeline", "Classifier",
-    "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator",
-    "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer",
-    "LatentDiffusionPipeline", "MLPDenoiser",
-    "MLPDiscriminator", "MLPGenerator", "PatchDiscriminator", "ResNetTranslator", "TranslationPipeline", "UNet",
-    "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline",
-    "__version__", "compare", "evaluate", "train",
+    "AutoregressivePipeline", "Classifier", "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline",
+    "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE",
+    "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser", "MLPDiscriminator", "MLPGenerator",
+    "PatchDiscriminator", "PixelCNN", "ResNetTranslator", "TranslationPipeline", "UNet", "UNetTranslator",
+    "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline", "__version__", "compare", "evaluate",
+    "train",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ MODULES: dict[str, str] = {
     "MLPDiscriminator": "hfgen.models.mlp",
     "MLPGenerator": "hfgen.models.mlp",
     "PatchDiscriminator": "hfgen.models.translator",
+    "PixelCNN": "hfgen.models.pixel_cnn",
     "ResNetTranslator": "hfgen.models.translator",
     "TranslationPipeline": "hfgen.pipelines.translation",
     "UNet": "hfgen.models.unet",

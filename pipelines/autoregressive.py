@@ -11,8 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hfgen.checks import check_int
 from hfgen.errors import ConfigError
 from hfgen.images import LATENT, as_output, check_output_type
-from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.image_transformer import ImageTransformer
+from hfgen.models.pixel_cnn import PixelCNN
+from hfgen.models.vq_autoencoder import VQAutoencoder
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator
 from hfgen.pipelines.categorical import Categorical, uniforms
 from hfgen.pipelines.conditional import EVERYWHERE, Prompt, first_argument
@@ -33,10 +34,10 @@ class AutoregressivePipeline(EntriesPipeline):
 
     def __init__(
         self,
-        network: ImageTransformer,
+        network: ImageTransformer | PixelCNN,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
-        autoencoder: AutoencoderKL | None = None,
+        autoencoder: VQAutoencoder | None = None,
         null_condition: bool = False,
         image_shape: tuple[int, int, int] | None = None,
         levels: int = 256,

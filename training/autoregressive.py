@@ -22,13 +22,14 @@ from hfgen.metrics.likelihood import bits_per_dim
 from hfgen.models.autoregressive import AutoregressiveNetwork
 from hfgen.models.entries import PixelEntries
 from hfgen.models.image_transformer import ImageTransformer
+from hfgen.models.pixel_cnn import PixelCNN
 from hfgen.pipelines.autoregressive import AutoregressivePipeline
 from hfgen.training.denoiser import Conditions, open_dataset
 from hfgen.training.engine.evaluation import batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.recipe import RecipeSpec
+from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.settings.autoregressive import SPEC, AutoregressiveSettings
 
@@ -134,6 +135,10 @@ def network(
         "width": s.width, "layers": s.layers, "dropout": s.dropout, "num_class_embeds": conditions.num_class_embeds,
         "text_width": conditions.width,
     }  # fmt: skip
+    if s.network == "pixel_cnn":
+        return PixelCNN(
+            channels=dataset.shape[0], sample_size=side_or_sides(dataset), levels=entries.levels, **choices
+        )
     return ImageTransformer(
         vocab_size=entries.vocab_size, grid=entries.grid, heads=max(1, s.width // s.attention_head_dim),
         positions=s.positions, tie_weights=s.tie_weights, **choices,
