@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hfgen.checks import require, require_choice, require_int, require_number
 from hfgen.loading.config import register_to_config
+from hfgen.models import stock_image_transformer
 from hfgen.models.attention import attend
 from hfgen.models.autoregressive import AutoregressiveNetwork
 
@@ -196,6 +197,24 @@ class ImageTransformer(AutoregressiveNetwork):
         self.ln_f = nn.RMSNorm(width, EPS)
         self.lm_head = None if tie_weights else nn.Linear(width, vocab_size, bias=False)
         self.init_weights()
+
+    def stock_settings(self) -> dict[str, Any] | None:
+        """Return the settings of the `ImageGPTForCausalImageModeling` with these logits; None if there is none."""
+        return stock_image_transformer.stock_settings(self.config)
+
+    @classmethod
+    def own_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the network's settings for those of transformers' class; ConfigError if there are none."""
+        return stock_image_transformer.own_settings(config)
+
+    def stock_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors under their names in transformers' class."""
+        return stock_image_transformer.stock_tensors(self.state_dict())
+
+    @classmethod
+    def own_tensors(cls, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors of transformers' class, or their shapes, under the names in this one."""
+        return stock_image_transformer.own_tensors(tensors)
 
     @property
     def grid(self) -> tuple[int, int, int]:                                              # type: ignore[override]

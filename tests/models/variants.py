@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import hfgen
-from tests.models import test_autoencoder_kl, test_conditional_unet, test_image_transformer, test_unet
+from tests.models import test_autoencoder_kl, test_conditional_unet, test_unet
 
 BATCH = 4
 Made = tuple[Any, dict[str, Any]]
@@ -90,17 +90,6 @@ def vae(cls: Any, **settings: Any) -> Made:
     return net, inputs
 
 
-def transformer(**changes: Any) -> Made:
-    net = hfgen.ImageTransformer(**{**test_image_transformer.SMALL, **changes})
-    c: Any = net.config
-    inputs = {"entries": torch.arange(BATCH * net.num_entries).view(BATCH, -1) * 7 % (net.vocab_size + (not c.causal))}
-    if c.num_class_embeds:
-        inputs["class_labels"] = labels(c.num_class_embeds)
-    if c.text_width:
-        inputs["encoder_hidden_states"] = tensor(5, c.text_width)
-    return net, inputs
-
-
 IMAGE: dict[str, Any] = {"resolution": 8, "channels": 1, "width": 4}
 WIDE: dict[str, Any] = {**IMAGE, "resolution": (8, 16)}
 NOISE: dict[str, Any] = {**IMAGE, "latent_dim": 6}
@@ -138,11 +127,6 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "MLPDiscriminator, waves": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, frequencies=4),
     "MLPDiscriminator, spectral, deviation": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, norm="spectral",
                                                      minibatch_stddev=2),
-    # autoregressive networks
-    "ImageTransformer": transformer,
-    "ImageTransformer, rotary, classes, text": partial(transformer, positions="rotary", grid=(2, 3, 2), dropout=0.5,
-                                                       num_class_embeds=3, text_width=6),
-    "ImageTransformer, masked, tied": partial(transformer, causal=False, tie_weights=True, num_class_embeds=3),
     # translators
     "ResNetTranslator": partial(one, hfgen.ResNetTranslator, (3, 16, 16), width=4, blocks=2),
     "ResNetTranslator, layer, dropout": partial(one, hfgen.ResNetTranslator, (3, 16, 16), out_channels=1, width=4,
@@ -165,7 +149,6 @@ for name, changes in test_autoencoder_kl.VARIANTS.items():
 QUICK = (
     "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
-    "ImageTransformer, rotary, classes, text", "ImageTransformer, masked, tied",
     "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
     "ResNetTranslator", "UNetTranslator", "PatchDiscriminator, spectral",
 )  # fmt: skip

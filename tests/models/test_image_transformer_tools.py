@@ -1,4 +1,4 @@
-"""The transformer over entries: causal by its gradients, with a cache as without, and checked before it is built."""
+"""The transformer over entries: first weights, checkpointing, and all that is refused before it is built or run."""
 
 from typing import Any
 
@@ -20,7 +20,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text": {"text_width": 6, "positions": "rotary"},
     "classes and text": {"num_class_embeds": 3, "text_width": 6},
 }
-EVERY = pytest.mark.parametrize("name", VARIANTS)
 
 
 def made(name: str, **changes: Any) -> tuple[Any, Tensor, dict[str, Tensor]]:
@@ -38,51 +37,6 @@ def made(name: str, **changes: Any) -> tuple[Any, Tensor, dict[str, Tensor]]:
     return net, entries, conditions
 
 
-def dependences(net: Any, entries: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-    """Return D (n, n): the norm of the gradient of the logits of entry i in the embedding of entry j."""
-    found = list[Tensor]()
-    hook = net.wte.register_forward_hook(lambda module, args, out: found.append(out.requires_grad_()))
-    logits = net(entries, **conditions).logits
-    hook.remove()
-    # the inputs, of which the start may be one, are the entries except the last if the network is causal
-    inputs = next(x for x in found if x.shape[1] == entries.shape[1] - net.causal)
-    norms = []
-    for row in logits.square().sum((0, 2)):
-        gradient, = torch.autograd.grad(row, inputs, retain_graph=True)
-        norms.append(gradient.norm(dim=(0, 2)))
-    D = torch.stack(norms)                                                               # (n, inputs)
-    return torch.nn.functional.pad(D, (0, entries.shape[1] - D.shape[1]))
-
-
-@EVERY
-def test_each_entry_depends_on_all_entries_before_it_and_on_no_other(name: str) -> None:
-    norms = dependences(*made(name))
-    assert torch.equal(norms > 0, torch.ones_like(norms).tril(-1) > 0)
-
-
-def test_without_causality_each_entry_depends_on_all_entries() -> None:
-    assert (dependences(*made("classes and text", causal=False)) > 0).all()
-
-
-@EVERY
-@pytest.mark.parametrize("first", [0, 5])
-def test_the_cache_gives_the_logits_of_the_whole_sequence(name: str, first: int) -> None:
-    net, entries, conditions = made(name)
-    cache, runs = net.new_cache(), list[int]()
-    hook = net.h[0].register_forward_pre_hook(lambda module, args: runs.append(args[0].shape[1]))
-    with torch.no_grad():
-        expected = net(entries, **conditions).logits
-        for i in range(first, net.num_entries):
-            torch.testing.assert_close(net.next_logits(entries[:, :i], **conditions), expected[:, i], atol=1e-5, rtol=0)
-            runs.clear()
-            found = net.next_logits(entries[:, :i], **conditions, cache=cache)
-            torch.testing.assert_close(found, expected[:, i], atol=1e-5, rtol=0)
-            # the first call runs all that comes before, each other one a single entry
-            before = 1 + 4 * ("encoder_hidden_states" in conditions)
-            assert runs == [before + first if i == first else 1]
-    hook.remove()
-
-
 def test_the_cache_refuses_another_batch_and_entries_that_it_has_seen() -> None:
     net, entries, _ = made("learned")
     cache = net.new_cache()
@@ -91,25 +45,6 @@ def test_the_cache_refuses_another_batch_and_entries_that_it_has_seen() -> None:
         net.next_logits(entries[:1, :4], cache=cache)
     with pytest.raises(ConfigError, match="cache must be one of fewer than 4 inputs"):
         net.next_logits(entries[:, :3], cache=cache)
-
-
-@EVERY
-def test_log_probabilities_are_those_of_a_distribution_over_the_values(name: str) -> None:
-    net, entries, conditions = made(name)
-    with torch.no_grad():
-        p = net(entries, **conditions).logits.softmax(-1)
-        log_p = net(entries, **conditions, log_prob=True).log_prob
-    assert log_p.dtype == torch.float32
-    torch.testing.assert_close(log_p.exp(), p.gather(2, entries[..., None])[..., 0], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_probabilities_of_all_images_of_two_by_two_pixels_sum_to_one(positions: str) -> None:
-    net, _, _ = made("learned", positions=positions, vocab_size=2, grid=(2, 2, 1))
-    images = torch.cartesian_prod(*[torch.arange(2)] * 4)                                # (16, 4)
-    with torch.no_grad():
-        total = net.double().log_probabilities(images).double().sum(1).exp().sum()
-    assert abs(total - 1) < 1e-6
 
 
 def test_masked_entries_are_seen_as_the_mask_and_every_entry_is_predicted() -> None:
