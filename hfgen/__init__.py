@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from hfgen.pipelines.ddpm import DDPMPipeline
     from hfgen.pipelines.gan import GANPipeline
     from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
+    from hfgen.pipelines.masked_generation import MaskedGenerationPipeline
     from hfgen.pipelines.translation import TranslationPipeline
     from hfgen.pipelines.vae import VAEPipeline
     from hfgen.schedulers.ddpm import DDPMScheduler
@@ -90,8 +91,9 @@ __all__ = [
     "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator",
     "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer",
     "LatentDiffusionPipeline", "MLPDenoiser",
-    "MLPDiscriminator", "MLPGenerator", "PatchDiscriminator", "ResNetTranslator", "TranslationPipeline", "UNet",
-    "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "__version__", "compare", "evaluate",
+    "MLPDiscriminator", "MLPGenerator", "MaskedGenerationPipeline", "PatchDiscriminator", "ResNetTranslator",
+    "TranslationPipeline",
+    "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "__version__", "compare", "evaluate",
     "train",
 ]  # fmt: skip
 

@@ -37,6 +37,7 @@ MODULES: dict[str, str] = {
     "MLPDenoiser": "hfgen.models.mlp",
     "MLPDiscriminator": "hfgen.models.mlp",
     "MLPGenerator": "hfgen.models.mlp",
+    "MaskedGenerationPipeline": "hfgen.pipelines.masked_generation",
     "PatchDiscriminator": "hfgen.models.translator",
     "ResNetTranslator": "hfgen.models.translator",
     "TranslationPipeline": "hfgen.pipelines.translation",
@@ -82,6 +83,7 @@ PIPELINES: dict[str, str | None] = {
     "DDPMPipeline": "DDPMPipeline",
     "GANPipeline": None,
     "LatentDiffusionPipeline": "StableDiffusionPipeline",
+    "MaskedGenerationPipeline": None,
     "TranslationPipeline": None,
     "VAEPipeline": None,
 }
