@@ -77,6 +77,13 @@ MAKERS = {
     "AutoencoderKLPipeline": lambda: hfgen.AutoencoderKLPipeline(latent_diffusion(False).vae),
     "LatentDiffusionPipeline": lambda: latent_diffusion(False),
     "LatentDiffusionPipeline of text": lambda: latent_diffusion(True),
+    "AutoregressivePipeline": lambda: hfgen.AutoregressivePipeline(
+        hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2).eval(), image_shape=(1, 4, 4), levels=3,
+    ),
+    "MaskedGenerationPipeline": lambda: hfgen.MaskedGenerationPipeline(
+        hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2, causal=False).eval(), image_shape=(1, 4, 4),
+        levels=3,
+    ),
     "ClassifierPipeline": lambda: hfgen.ClassifierPipeline(classifier()),
     "TranslationPipeline": lambda: hfgen.TranslationPipeline(translator(), translator()),
 }
