@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from hfgen.pipelines.ddpm import DDPMPipeline
     from hfgen.pipelines.gan import GANPipeline
     from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
+    from hfgen.pipelines.masked_generation import MaskedGenerationPipeline
     from hfgen.pipelines.translation import TranslationPipeline
     from hfgen.pipelines.vae import VAEPipeline
     from hfgen.pipelines.vq_autoencoder import VQAutoencoderPipeline
@@ -92,9 +93,9 @@ __all__ = [
     "AutoregressivePipeline", "Classifier", "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline",
     "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE",
     "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser", "MLPDiscriminator", "MLPGenerator",
-    "PatchDiscriminator", "PixelCNN", "ResNetTranslator", "TranslationPipeline", "UNet", "UNetTranslator",
-    "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline", "__version__", "compare", "evaluate",
-    "train",
+    "MaskedGenerationPipeline", "PatchDiscriminator", "PixelCNN", "ResNetTranslator", "TranslationPipeline", "UNet",
+    "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline", "__version__",
+    "compare", "evaluate", "train",
 ]  # fmt: skip
 
 

@@ -82,6 +82,13 @@ FAMILIES: dict[str, Family] = {
         (STEPS, "Images are at most as sharp as the autoencoder's reconstructions.",
          "Strong guidance reduces the variety of samples."),
     ),
+    "MaskedGenerationPipeline": Family(
+        "A masked generative transformer (MaskGIT, Chang et al. 2022): all entries of an image are drawn in a few "
+        "parallel steps, the most confident ones first.",
+        GENERATION, ("masked-generation", "maskgit"),
+        ("Entries that one step draws together do not depend on each other: few steps cost quality.",
+         "Its likelihood is not known."),
+    ),
     "TranslationPipeline": Family(
         "Two translators of images between a domain A and a domain B (CycleGAN, Zhu et al. 2017; with pairs pix2pix, "
         "Isola et al. 2017).",

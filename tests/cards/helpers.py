@@ -80,6 +80,13 @@ MAKERS = {
     ).eval()),
     "LatentDiffusionPipeline": lambda: latent_diffusion(False),
     "LatentDiffusionPipeline of text": lambda: latent_diffusion(True),
+    "AutoregressivePipeline": lambda: hfgen.AutoregressivePipeline(
+        hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2).eval(), image_shape=(1, 4, 4), levels=3,
+    ),
+    "MaskedGenerationPipeline": lambda: hfgen.MaskedGenerationPipeline(
+        hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2, causal=False).eval(), image_shape=(1, 4, 4),
+        levels=3,
+    ),
     "ClassifierPipeline": lambda: hfgen.ClassifierPipeline(classifier()),
     "TranslationPipeline": lambda: hfgen.TranslationPipeline(translator(), translator()),
 }

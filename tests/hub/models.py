@@ -26,6 +26,7 @@ from hfgen import (
     HierarchicalVAE,
     ImageTransformer,
     LatentDiffusionPipeline,
+    MaskedGenerationPipeline,
     MLPDenoiser,
     MLPDiscriminator,
     MLPGenerator,
@@ -131,6 +132,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "translation": lambda: TranslationPipeline(*(ResNetTranslator(*ends, 4, blocks=1) for ends in ((1, 3), (3, 1)))),
     "latent-diffusion": lambda: latent_diffusion({"null_condition": True}, num_class_embeds=4),
     "latent-diffusion-text": lambda: latent_diffusion(texts(), cross_attention_dim=8),
+    "masked-generation": lambda: MaskedGenerationPipeline(
+        ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2, causal=False), image_shape=(1, 4, 4), levels=3
+    ),
     "classifier": lambda: ClassifierPipeline(
         Classifier(8, 1, num_classes=4, width=8, class_names=["ant", "bee", "cow", "dog"])
     ),

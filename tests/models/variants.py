@@ -85,6 +85,13 @@ def denoiser(**settings: Any) -> Made:
     return hfgen.MLPDenoiser(hidden=16, layers=2, time_embedding_dim=16, **settings), inputs
 
 
+def masked_transformer() -> Made:
+    net = hfgen.ImageTransformer(
+        vocab_size=5, grid=(2, 3, 2), width=16, layers=2, heads=2, causal=False, tie_weights=True, num_class_embeds=3
+    )
+    return net, {"entries": torch.arange(BATCH * 12).view(BATCH, 12) % 6, "class_labels": labels(3)}
+
+
 def patches(condition: int, **settings: Any) -> Made:
     inputs = {"x": tensor(3, 16, 16)}
     if condition:
@@ -133,6 +140,7 @@ VARIANTS: dict[str, Callable[[], Made]] = {
                                    dropout=0.5),
     "MLPDenoiser": denoiser,
     "MLPDenoiser, classes": partial(denoiser, num_class_embeds=3),
+    "ImageTransformer, masked entries": masked_transformer,
     # adversarial networks
     "DCGANGenerator, batch": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE),
     "DCGANGenerator, layer": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE, norm="layer"),
@@ -176,6 +184,7 @@ QUICK = (
     "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
     "VQAutoencoder, one level", "VQAutoencoder, a grid",
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
+    "ImageTransformer, masked entries",
     "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
     "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PatchDiscriminator, spectral",
 )  # fmt: skip
