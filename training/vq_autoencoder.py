@@ -8,17 +8,19 @@ has the losses but those of the codes.
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
+from hfgen.metrics.codes import code_use
 from hfgen.models.quantizers import VectorQuantizer
 from hfgen.models.vq_autoencoder import VQAutoencoder
 from hfgen.pipelines.vq_autoencoder import VQAutoencoderPipeline
 from hfgen.training import first_stage
 from hfgen.training.engine.codebook import CodeUse, MovingCodebook
-from hfgen.training.engine.evaluation import held_out
+from hfgen.training.engine.evaluation import batches_of, held_out
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Recipe
 from hfgen.training.engine.recipe import RecipeSpec
@@ -35,7 +37,7 @@ def build(s: VQAutoencoderSettings, dataset: Dataset) -> Recipe:
     check_vq_autoencoder(s, dataset)
     # build the networks, and the counts of codes beside them
     net: Any = network(s, dataset)
-    use = code_use(s, net, dataset)
+    use = codebook(s, net, dataset)
     nets: dict[str, nn.Module] = {"autoencoder": net, "codebook": use}
     judge = first_stage.discriminator(s, dataset)
     if judge is not None:
@@ -69,8 +71,8 @@ def network(s: VQAutoencoderSettings, dataset: Dataset) -> VQAutoencoder:
     return net
 
 
-def code_use(s: VQAutoencoderSettings, net: VQAutoencoder, dataset: Dataset) -> CodeUse:
-    """Return the counts of codes, which move the codebook with ema."""
+def codebook(s: VQAutoencoderSettings, net: VQAutoencoder, dataset: Dataset) -> CodeUse:
+    """Return the module that counts the codes, and moves the codebook with ema."""
     if s.quantizer == "fsq" or s.codebook == "gradient":
         return CodeUse(net.num_codes)
     height, width = net.code_shape(dataset.shape)
@@ -113,9 +115,16 @@ class CodeLosses(FirstStageLosses):
         return made, penalty, {"commitment": commitment}
 
 
-def evaluate(net: nn.Module, dataset: Dataset) -> dict[str, float]:
-    """Return the PSNR in decibels of the reconstructions of all of a dataset."""
-    return {"eval_psnr": first_stage.reconstruction_psnr(net, dataset)}
+@torch.no_grad()
+def evaluate(net: Any, dataset: Dataset) -> dict[str, float]:
+    """Return the PSNR in decibels of the reconstructions of all of a dataset, and share and perplexity of its codes."""
+    counts = torch.zeros(net.num_codes, dtype=torch.int64)
+    for batch in batches_of(dataset):
+        codes = net.to_codes(batch["x"].to(net.device)).cpu()
+        counts += torch.bincount(codes.flatten(), minlength=net.num_codes)
+    share, perplexity = code_use(counts)
+    psnr = first_stage.reconstruction_psnr(net, dataset)
+    return {"eval_psnr": psnr, "eval_codes_used": share, "eval_perplexity": perplexity}
 
 
 def guard(

@@ -6,6 +6,7 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from hfgen.data.order import derive_seed
+from hfgen.metrics.codes import code_use
 from hfgen.models.quantizers import VectorQuantizer
 from hfgen.training.engine.noise import Noise
 
@@ -46,16 +47,13 @@ class CodeUse(nn.Module):
         """Learn from the sums (K, columns) of one step over the global batch."""
 
     def fetch(self) -> dict[str, float]:
-        """Return the share of codes in use since the last fetch, and their perplexity exp(-sum_k p_k log p_k)."""
-        counts = self.used.double()
+        """Return the share of codes in use since the last fetch, and their perplexity; {} without a step."""
+        counts = self.used.to("cpu", copy=True)
         self.used.zero_()
-        if not counts.sum():
+        if not counts.any():
             return {}
-        p = counts / counts.sum()
-        return {
-            "codes_used": float((counts > 0).double().mean()),
-            "perplexity": float(torch.special.entr(p).sum().exp()),
-        }
+        share, perplexity = code_use(counts)
+        return {"codes_used": share, "perplexity": perplexity}
 
 
 class MovingCodebook(CodeUse):
