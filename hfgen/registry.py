@@ -68,6 +68,7 @@ RECIPES: dict[str, str] = {
     "score_sde": "hfgen.training.score_sde",
     "translation": "hfgen.training.translation",
     "vae": "hfgen.training.vae",
+    "vq_autoencoder": "hfgen.training.vq_autoencoder",
 }
 """The recipes by name, each with its module, which has the object `RECIPE`."""
 

@@ -24,6 +24,10 @@ TINY = {
         "--block-out-channels 8 16 --latent-channels 2 --adversarial-weight 0.5 --discriminator-width 8 "
         "--learning-rate 1e-3 --kl-weight 1e-3"
     ).split(),
+    "vq_autoencoder": (
+        "--block-out-channels 8 16 --num-codes 24 --code-dim 3 --levels 4 3 --discriminator-width 8 "
+        "--learning-rate 1e-3"
+    ).split(),
     "gan": "--loss non_saturating --width 8 --latent-dim 8 --learning-rate 1e-3".split(),
     "translation": [
         "--dataset", "", *"--resolution 16 --batch-size 4 --width 4 --blocks 1 --discriminator-width 4".split(),
