@@ -60,6 +60,8 @@ def images_to_encode(settings: Any, channels: int, family: str) -> tuple[Images,
     """
     # open the images, and check that they fit
     s = settings
+    if s.streaming:
+        raise ConfigError("--streaming: images are encoded once, all of them; leave it out")
     source = open_dataset(s)
     if not isinstance(source, Images):
         raise ConfigError(f"--dataset {s.dataset}: {family} is for images, these are points")

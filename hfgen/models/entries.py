@@ -60,6 +60,11 @@ class PixelEntries:
         rows, columns, cell = self.grid
         return rows * columns * cell
 
+    @property
+    def dims(self) -> int:
+        """Return the number of pixel values of an image, which bits per dimension are divided by."""
+        return self.count * self.digits
+
     def encode(self, images: Tensor) -> Tensor:
         """Return the entries (B, n) of images (B, C, H, W) in [-1, 1], rounded to the nearest level."""
         # round to levels
@@ -95,3 +100,27 @@ class PixelEntries:
         """Return the weight of each digit in an entry, (digits,): L^(digits - 1), ..., L, 1."""
         powers = torch.arange(self.digits - 1, -1, -1, device=like.device)
         return torch.full_like(powers, self.levels) ** powers
+
+
+@dataclass(frozen=True)
+class CodeEntries:
+    """The codes of a discrete autoencoder as entries: `size` rows and columns of codes in [0, `vocab_size` - 1]."""
+
+    size: tuple[int, int]
+    vocab_size: int
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Return rows, columns, and entries in each cell: 1."""
+        return *self.size, 1
+
+    @property
+    def count(self) -> int:
+        """Return n, the number of codes of an image."""
+        rows, columns = self.size
+        return rows * columns
+
+    @property
+    def dims(self) -> int:
+        """Return the number of codes, which bits per code are divided by."""
+        return self.count

@@ -15,7 +15,7 @@ from hfgen.losses.elbo import binarised
 from hfgen.training.engine.noise import Noise
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
-from tests.training.tiny import AUTOREGRESSIVE, run, state
+from tests.training.tiny import AUTOREGRESSIVE, make_vq_autoencoder, run, state
 
 Train = Callable[..., subprocess.CompletedProcess]
 engine = AUTOREGRESSIVE.engine
@@ -126,3 +126,65 @@ def test_the_finished_run_samples_completes_and_says_its_likelihood(tmp_path: Pa
 def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         engine(**changes)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_vq_autoencoder(tmp_path_factory.mktemp("vq") / "model"))
+
+
+def test_codes_are_entries_encoded_once_after_the_networks_were_tried_out(tmp_path: Path, model: str) -> None:
+    e = engine(output_dir=tmp_path, autoencoder=model, class_conditional=True, condition_dropout=0.0)
+    batch = next(e.dataset.batches(seed=0, batch_size=16))
+    loss, scalars = e.recipe.phases[0].loss(e.nets, batch, noise(), {})
+    by_hand = e.nets["network"](batch["codes"], class_labels=batch["label"], log_prob=True).log_prob
+    assert by_hand.shape == (16, 16)
+    assert loss.item() == pytest.approx(-by_hand.mean().item(), abs=1e-6)
+    assert scalars["bits_per_code"].item() == pytest.approx(loss.item() / math.log(2), abs=1e-6)
+    assert sorted(path.name for path in (tmp_path / "codes").iterdir()) == ["codes-00000000.safetensors"]
+    with pytest.raises(ConfigError, match="--width"):
+        engine(output_dir=tmp_path / "new", autoencoder=model, width=0)
+    assert not (tmp_path / "new").exists()                                 # nothing was encoded
+
+
+def test_a_run_of_codes_is_one_pipeline_with_its_autoencoder(
+    tmp_path: Path, model: str
+) -> None:
+    words = ("--autoencoder", model, "--preview-images", "4", "--eval-split", "train[:50]", "--max-steps")
+    runs.train_here("autoregressive", tmp_path / "whole", *words, "8", "--save-every", "4")
+    lines = runs.metrics(tmp_path / "whole")
+    assert lines[-1]["eval_bits_per_code"] > 0
+    pipe = AutoPipeline.from_pretrained(tmp_path / "whole")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.sample_shape == (1, 8, 8)
+    images = pipe(3, class_labels=1, output_type="pt").images
+    assert images.shape == (3, 1, 8, 8)
+    completed = pipe.complete(images, rows=4, class_labels=1, output_type="pt").images
+    torch.testing.assert_close(completed[:, :, :4], images[:, :, :4], atol=1e-6, rtol=0)
+    assert pipe.decode(next(iter(pipe.states(2, class_labels=1))), "pt").eq(0.5).all()
+    with pytest.raises(ConfigError, match="codes of an autoencoder"):
+        pipe.log_likelihood(images, class_labels=1)
+
+
+def test_captions_condition_codes(tmp_path: Path) -> None:
+    model = make_vq_autoencoder(tmp_path / "model", in_channels=3, out_channels=3)
+    e = engine(output_dir=tmp_path, autoencoder=str(model), dataset="shapes", split="train[:32]", resolution=8,
+               captions=True)  # fmt: skip
+    losses = [line["loss"] for line in run(e, 3)]
+    assert all(math.isfinite(loss) for loss in losses)
+    pipe: Any = e.recipe.pipeline(e.nets)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a red circle", guidance_scale=2.0, output_type="pt").images.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"dataset": "ring8"}, "--dataset ring8: autoregression of codes is for images"),
+    ({"dataset": "shapes", "resolution": 8}, "--autoencoder .* is for 1 channels"),
+    ({"levels": 4}, "--levels, --binarise and --patch-size are for pixels"),
+    ({"network": "pixel_cnn"}, "--network pixel_cnn is for pixels"), ({"streaming": True}, "--streaming"),
+])  # fmt: skip
+def test_codes_of_data_or_settings_that_do_not_fit_are_refused_by_name(
+    changes: dict[str, Any], words: str, tmp_path: Path, model: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        engine(output_dir=tmp_path, autoencoder=model, **changes)

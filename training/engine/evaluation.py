@@ -14,13 +14,15 @@ BATCH_SIZE = 512
 """Images that go through a network together."""
 
 
-def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
+def held_out(settings: Any, dataset: Dataset, shape: tuple[int, ...] = ()) -> Dataset | None:
     """Return the images of --eval-dataset and --eval-split, shaped like the training data; None where none are named.
 
-    Default: the dataset that is trained on, the split train.
+    Default: the dataset that is trained on, the split train. `shape`: (C, H, W) of the images. Default: that of the
+    training data.
     """
     if settings.eval_dataset is None and settings.eval_split is None:
         return None
+    shape = shape or dataset.shape
     names = ("image_column", "label_column", "background", "skip_bad_images")
     caption_column = None
     if dataset.captions is not None:
@@ -28,8 +30,8 @@ def held_out(settings: Any, dataset: Dataset) -> Dataset | None:
     return load_dataset(
         settings.eval_dataset or settings.dataset,
         split=settings.eval_split or "train",
-        resolution=cast(tuple[int, int], dataset.shape[1:]),
-        channels=dataset.shape[0],
+        resolution=cast(tuple[int, int], shape[1:]),
+        channels=shape[0],
         caption_column=caption_column,
         **values_of(settings, names),
     )

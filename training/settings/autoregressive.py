@@ -24,6 +24,7 @@ class AutoregressiveSettings(EvaluationFields, ConditionSettings):
     """Run, model folder or Hub id of a discrete autoencoder (hfgen train vq_autoencoder), whose codes are the entries;
     its weights are not trained."""
 
+    # losses
     objective: Literal["causal", "masked"] = "causal"
     """Predict each entry from those before it, or masked entries from all others (MaskGIT, Chang et al. 2022), which
     draws images in a few parallel steps and has no likelihood."""

@@ -1,7 +1,6 @@
 """Codes kept beside a run: those of the autoencoder, mirrored ones too, encoded again or refused as latents are."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ import torch
 from hfgen import VQAutoencoder, VQAutoencoderPipeline
 from hfgen.data import load_dataset
 from hfgen.errors import CheckpointError, ConfigError
-from hfgen.training.codes import open_codes
 from hfgen.training.engine import encoded_images
 from hfgen.training.engine.codes import Codes, encoded, load_autoencoder, of_shape
-from hfgen.training.settings.denoiser import ConditionSettings
 from tests.training.tiny import make_autoencoder, make_vq_autoencoder
 
 
@@ -88,47 +85,6 @@ def test_an_autoencoder_without_codes_is_refused(tmp_path: Path) -> None:
         load_autoencoder(str(folder))
     with pytest.raises(ConfigError, match="'_class_name' is 'AutoencoderKL'; expected 'VQAutoencoder' or 'VQModel'"):
         load_autoencoder(str(folder / "vae"))
-
-
-def settings(folder: Path, model: str, **changes: Any) -> Any:
-    given = ConditionSettings(output_dir=folder, **changes)
-    return SimpleNamespace(**vars(given), autoencoder=model)
-
-
-def test_codes_are_opened_as_settings_say_after_the_networks_were_tried_out(tmp_path: Path, model: str) -> None:
-    tried = []
-    s = settings(tmp_path, model, dataset="digits", split="train[:100]", class_conditional=True)
-    codes = open_codes(s, tried.append)
-    assert len(codes) == 100 and codes.fingerprint == open_codes(s, tried.append).fingerprint
-    assert sorted(path.name for path in (tmp_path / "codes").iterdir()) == ["codes-00000000.safetensors"]
-    assert tried[0].shape == codes.shape and tried[0].num_codes == codes.num_codes and len(tried[0]) == 100
-    batch = next(tried[0].batches(seed=0, batch_size=8))
-    assert batch["codes"].shape == (8, 16) and batch["codes"].eq(0).all() and "label" in batch
-
-    def fails(codes: Codes) -> None:
-        raise ConfigError("too deep")
-
-    with pytest.raises(ConfigError, match="too deep"):
-        open_codes(settings(tmp_path / "new", model), fails)
-    assert not (tmp_path / "new").exists()                                              # nothing was encoded
-
-
-def test_captions_come_along(tmp_path: Path) -> None:
-    model = make_vq_autoencoder(tmp_path / "model", in_channels=3, out_channels=3)
-    s = settings(tmp_path, str(model), dataset="shapes", split="train[:20]", resolution=8, captions=True)
-    batch = take(open_codes(s, lambda codes: None), 4)
-    assert batch["codes"].shape == (4, 16) and all("on" in text for text in batch["caption"])
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"dataset": "ring8"}, "--dataset ring8: autoregression of codes is for images, these are points"),
-    ({"dataset": "shapes", "resolution": 8}, "--autoencoder .* is for 1 channels, the images of shapes have 3"),
-])  # fmt: skip
-def test_data_that_do_not_fit_are_refused_by_name(
-    changes: dict[str, Any], message: str, tmp_path: Path, model: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        open_codes(settings(tmp_path, model, **changes), lambda codes: None)
 
 
 def test_codes_of_the_right_shape_need_no_memory(model: str) -> None:
