@@ -247,7 +247,7 @@ def masked_after(counts: Tensor, steps: int) -> Tensor:
     """
     left, rows = counts, []
     for t in range(1, steps + 1):
-        wanted = (cosine(torch.tensor(t / steps)) * counts).floor().long()
+        wanted = (cosine(torch.tensor(t / steps, dtype=torch.float64)) * counts).floor().long()
         left = wanted.clamp(min=steps - t).minimum(left - 1).clamp(min=0)
         rows.append(left)
     return torch.stack(rows)

@@ -141,7 +141,7 @@ class AutoregressiveLoss:
     def nats(self, net: Any, entries: Tensor, conditions: Batch, generator: torch.Generator) -> Tensor:
         """Return - log p(x|y) >= 0 of entries (B, n), (B,), in nats."""
         log_p: Tensor = net.log_probabilities(entries, **conditions)
-        return -log_p.double().sum(1)
+        return -log_p.cpu().double().sum(1)
 
     def numbers(self, nats: float) -> dict[str, float]:
         """Return the numbers of an evaluation from the mean of `nats`: `eval_nats`, and `eval_` with the unit."""
@@ -274,7 +274,7 @@ def evaluate(nets: Mapping[str, Any], dataset: Dataset, loss: AutoregressiveLoss
         for rows in torch.arange(len(x)).split(EVAL_ROWS):
             some = {name: value[rows.to(value.device)] for name, value in conditions.items()}
             entries = every[rows.to(every.device)].to(net.device)
-            total += float(loss.nats(net, entries, some, generator).double().sum())
+            total += float(loss.nats(net, entries, some, generator).cpu().double().sum())
     return loss.numbers(total / len(dataset))
 
 

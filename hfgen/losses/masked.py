@@ -11,7 +11,7 @@ def cosine(u: Tensor) -> Tensor:
     """Return the share of masked entries, gamma(u) = cos(pi u / 2) in [0, 1], of u in [0, 1] (Chang et al. 2022,
     section 3.3): 1 at u = 0, 0 at u = 1.
     """
-    return torch.cos(u.double() * (math.pi / 2)).clamp(0, 1)
+    return torch.cos(u * (math.pi / 2)).clamp(0, 1)
 
 
 def random_mask(u: Tensor, order: Tensor) -> Tensor:

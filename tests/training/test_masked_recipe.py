@@ -2,6 +2,7 @@
 
 import math
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ Train = Callable[..., subprocess.CompletedProcess]
 MASKED = Tiny(autoregressive.RECIPE, {
     **STEADY, "objective": "masked", "width": 16, "layers": 1, "attention_head_dim": 8, "learning_rate": 1e-3,
 })  # fmt: skip
+EVALUATED = Tiny(MASKED.recipe, {**MASKED.fields, "eval_split": "train[:100]", "preview_images": 4})
 engine = MASKED.engine
 WORDS = ("--dataset digits --objective masked --batch-size 16 --width 16 --layers 1 --attention-head-dim 8 --threads 1 "
          "--learning-rate 1e-3 --lr-schedule constant --class-conditional --preview-images 0 --log-every 1").split()
@@ -86,6 +88,16 @@ def test_the_finished_run_samples_in_any_number_of_steps(tmp_path: Path) -> None
     half[4:] = 1
     image = pipe(1, output_type="pt").images
     assert torch.equal(pipe.complete(image, half, output_type="pt").images[:, :, :4], image[:, :, :4])
+
+
+@pytest.mark.slow
+def test_a_device_without_float64_trains_evaluates_and_samples() -> None:
+    code = ("from tests import plain_device; from tests.training import test_masked_recipe, tiny; "
+            "tiny.MASKED = test_masked_recipe.EVALUATED; plain_device.main('masked')")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, env=runs.environment(), capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("loss") >= 4
 
 
 def test_the_convolutional_network_is_refused() -> None:
