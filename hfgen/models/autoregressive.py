@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfgen.checks import require
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.outputs import LogitsOutput, LogProbOutput
 
@@ -27,6 +28,19 @@ class AutoregressiveNetwork(ModelMixin):
         """Return n, the number of entries of an image."""
         rows, columns, cell = self.grid
         return rows * columns * cell
+
+    def check_conditions(self, class_labels: Tensor | None, text: Tensor | None) -> None:
+        """Raise ConfigError for conditions that this network does not have or lacks, and for a text of other width."""
+        classes, width = self.config["num_class_embeds"], self.config["text_width"]
+        for name, given, taken in (
+            ("class_labels", class_labels, classes), ("encoder_hidden_states", text, width)
+        ):
+            allowed = "left out: this network is not conditioned on it"
+            if taken:
+                allowed = "given: this network is conditioned on it"
+            require((given is None) == (not taken), name, given if given is None else "a tensor", allowed)
+        if text is not None:
+            require(text.shape[-1] == width, "encoder_hidden_states", tuple(text.shape), f"of {width} features")
 
     def logits(
         self, entries: Tensor, class_labels: Tensor | None = None, encoder_hidden_states: Tensor | None = None

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hfgen.checks import require_choice, require_int, require_number, require_size
@@ -165,6 +166,7 @@ class PixelCNN(AutoregressiveNetwork):
         mixture = LogisticMixture.of(self.head(h).flatten(0, 2), self.config["channels"], self.vocab_size)
         return mixture.log_prob(x.flatten(0, 2)).view(len(x), -1)
 
+    @apply_forward_hook
     def next_logits(
         self,
         entries: Tensor,
@@ -194,7 +196,11 @@ class PixelCNN(AutoregressiveNetwork):
         return entries.view(-1, *self.grid) * (2 / (self.vocab_size - 1)) - 1
 
     def conditions(self, class_labels: Tensor | None, text: Tensor | None) -> Tensor | None:
-        """Return the sum of the embeddings of class and text, (B, width); None without conditions."""
+        """Return the sum of the embeddings of class and text, (B, width); None without conditions.
+
+        Raises ConfigError for conditions that this network does not have or lacks.
+        """
+        self.check_conditions(class_labels, text)
         parts = []
         if self.class_embedding is not None:
             parts.append(self.class_embedding(class_labels))
