@@ -113,9 +113,10 @@ SAVED_NAMES: dict[str, tuple[str, str]] = {
 
 CONVERTED_NAMES: dict[str, tuple[str, str]] = {
     "ConditionalUNet": ("diffusers", "UNet2DConditionModel"),
+    "ImageTransformer": ("transformers", "ImageGPTForCausalImageModeling"),
     "VQAutoencoder": ("diffusers", "VQModel"),
 }
-"""Components that are saved with the settings of a class of diffusers where that has the same tensors."""
+"""Components that are saved as a class of diffusers or transformers where that has the same function."""
 
 STOCK_SCHEDULERS: tuple[str, ...] = (
     "DDIMParallelScheduler",
@@ -200,9 +201,10 @@ def saved_name(name: str) -> tuple[str, str]:
     """Return the `(library, class name)` pair under which the class `name`, hfgen's or a stock one, is saved."""
     if name in (*TRANSFORMERS_MODELS, *TRANSFORMERS_TOKENIZERS):
         return "transformers", name
-    if name in STOCK_SCHEDULERS or ("diffusers", name) in (*SAVED_NAMES.values(), *CONVERTED_NAMES.values()):
+    if name in STOCK_SCHEDULERS:
         return "diffusers", name
-    return SAVED_NAMES.get(name, (SHIM, name))
+    stock = {pair[1]: pair for pair in (*SAVED_NAMES.values(), *CONVERTED_NAMES.values())}
+    return stock.get(name) or SAVED_NAMES.get(name, (SHIM, name))
 
 
 def saved_names(name: str) -> list[tuple[str, str]]:

@@ -49,6 +49,12 @@ if TYPE_CHECKING:
 Generators = torch.Generator | list[torch.Generator] | None
 ClassLabels = int | list[int] | torch.Tensor | None
 
+REPLACED = (
+    ("diffusers", "AutoencoderKL"), ("diffusers", "UNet2DConditionModel"), ("diffusers", "VQModel"),
+    ("transformers", "ImageGPTForCausalImageModeling"),
+)
+"""Networks of other libraries that hfgen replaces by its own with the same tensors."""
+
 
 class Pipeline(DiffusionPipeline):
     """Base of hfgen's pipelines: a `DiffusionPipeline` that loads without running code and saves stock folders.
@@ -158,7 +164,7 @@ class Pipeline(DiffusionPipeline):
                 raise unknown_keyword(f"{cls.__name__}.from_pipe", key, [*parts, *options, "dtype", "torch_dtype"])
         # components
         given = {name: part for name, part in pipeline.components.items() if name in parts} | changes
-        given = {name: _own(part) for name, part in given.items()}
+        given = {name: own_network(part) for name, part in given.items()}
         cls._check_classes(given)
         if missing := sorted(set(parts) - set(cls._optional_components) - given.keys()):
             raise ConfigError(f"{cls.__name__} also needs {', '.join(missing)}, which {type(pipeline).__name__} does "
@@ -338,24 +344,24 @@ def _fitting(part: Any) -> Any:
     if stock and name not in ("DDPMScheduler", *STOCK_SCHEDULERS):
         raise ConfigError(f"{name} does not fit hfgen's networks; these schedulers of diffusers do: DDPMScheduler, "
                           f"{', '.join(STOCK_SCHEDULERS)}")  # fmt: skip
-    return _own(part)
+    return own_network(part)
 
 
-def _own(part: Any) -> Any:
-    """Return hfgen's network for an autoencoder or a conditional U-Net of diffusers, with the same tensors.
+def own_network(part: Any) -> Any:
+    """Return hfgen's network for one in `REPLACED` of diffusers or transformers, with the same tensors.
 
-    Other components are returned unchanged. Raises ConfigError for a U-Net whose settings hfgen does not reproduce.
+    Other components are returned unchanged. Raises ConfigError for settings that hfgen does not reproduce.
     """
-    name = type(part).__name__
-    converted = name in ("AutoencoderKL", "UNet2DConditionModel", "VQModel")
-    if not converted or not type(part).__module__.startswith("diffusers."):
+    library, name = type(part).__module__.partition(".")[0], type(part).__name__
+    if (library, name) not in REPLACED:
         return part
-    ours = str(class_for("diffusers", name))
+    ours = str(class_for(library, name))
     cls: Any = getattr(import_module(MODULES[ours]), ours)
-    settings = {key: value for key, value in part.config.items() if not key.startswith("_")}
+    config = part.config if library == "diffusers" else json.loads(part.config.to_json_string(use_diff=False))
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
     with torch.device("meta"):
         net = cls(**cls.own_settings(settings))
-    net.load_state_dict(part.state_dict(), assign=True)
+    net.load_state_dict(cls.own_tensors(part.state_dict()), assign=True)
     return net.train(part.training)
 
 

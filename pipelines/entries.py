@@ -9,6 +9,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from hfgen.errors import ConfigError
 from hfgen.images import as_output, check_output_type
 from hfgen.models.entries import PixelEntries
+from hfgen.pipelines.base import own_network
 from hfgen.pipelines.conditional import ConditionalPipeline
 from hfgen.pipelines.guidance import Guide, joined, mixed
 from hfgen.pipelines.inputs import checked, prepared
@@ -31,6 +32,7 @@ class EntriesPipeline(ConditionalPipeline):
         null_condition: bool, image_shape: Any, levels: Any, patch_size: Any,
     ) -> None:  # fmt: skip
         """Register the components; ConfigError if the network has other entries than the images or the autoencoder."""
+        network = own_network(network)
         text = network.config.get("text_width") is not None
         self._register("network", network, text, text_encoder, tokenizer, null_condition, autoencoder=autoencoder)
         self.register_to_config(image_shape=image_shape, levels=levels, patch_size=patch_size)

@@ -19,10 +19,10 @@ from hfgen.cards.write import PICTURE
 from hfgen.errors import ConfigError
 from hfgen.hub.source import shim
 from hfgen.loading import components
-from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json, weight_files, weight_index
+from hfgen.loading.files import read_json, weight_files, weight_index, weight_stem
 from hfgen.loading.resolve import COMPONENT_FILE, SAFE_PATH, TOKENIZER_FILES, variants_of
 from hfgen.loading.transformers_models import CONFIG
-from hfgen.registry import PIPELINE_SHIM, SHIM, TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS
+from hfgen.registry import PIPELINE_SHIM, SHIM, TRANSFORMERS_TOKENIZERS
 
 
 def package(folder: Path, staged: Path, run: Path | None = None, source: str | None = None) -> None:
@@ -89,7 +89,7 @@ def component_files(home: Path, cls: Any) -> list[str]:
     if issubclass(cls, SchedulerMixin):
         return [cls.config_name]
     # a network: settings, weights, and the lists of their shards
-    stem = TRANSFORMERS_WEIGHTS if cls.__name__ in TRANSFORMERS_MODELS else DIFFUSERS_WEIGHTS
+    stem = weight_stem(read_json(home / CONFIG))
     names = {CONFIG}
     for variant in variants_of(file.name for file in home.iterdir()):
         names |= {file.name for file in weight_files(home, stem, variant)}

@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from hfgen.errors import ConfigError, UnsafeContentError
 from hfgen.loading import transformers_models
 from hfgen.loading.build import build, build_without_memory, fill
-from hfgen.loading.files import DIFFUSERS_WEIGHTS, read_json, weight_files
+from hfgen.loading.files import read_json, saved_class, weight_files, weight_stem
 from hfgen.loading.old_names import rename_old_attention_keys
 from hfgen.registry import (
     IMPLIED_SETTINGS,
@@ -164,17 +164,19 @@ def load_alone(
     # settings
     path = home / cls.config_name  # type: ignore[attr-defined]
     config = read_json(path)
-    if (saved := config.get("_class_name")) not in names:
+    saved, stem = saved_class(config), weight_stem(config)
+    if saved not in names:
         raise ConfigError(f"{path}: '_class_name' is {saved!r}; expected {' or '.join(map(repr, names))}")
+    rename = rename_old_attention_keys
     if saved != cls.__name__ and hasattr(cls, "own_settings"):
-        config = build(path, lambda: cls.own_settings(config))
+        config, rename = build(path, lambda: cls.own_settings(config)), cls.own_tensors  # type: ignore[attr-defined]
     settings = check_settings(path, cls, config)
     if issubclass(cls, SchedulerMixin):
         return build(path, lambda: cls.from_config(settings))  # type: ignore[attr-defined]
     # network, then its weights
     net = build_without_memory(path, lambda: cls(**settings))
-    files = weight_files(home, DIFFUSERS_WEIGHTS, variant)
-    return fill(path, net, lambda: cls(**settings), files, rename_old_attention_keys, dtype or torch.float32)
+    files = weight_files(home, stem, variant)
+    return fill(path, net, lambda: cls(**settings), files, rename, dtype or torch.float32)
 
 
 def check_settings(path: Path, cls: type, config: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def saved_class(config: dict[str, Any]) -> Any:
+    """Return the name of the class in a component's settings, those of diffusers or of transformers; None if none."""
+    names = config.get("architectures")
+    if "_class_name" not in config and isinstance(names, list) and len(names) == 1:
+        return names[0]
+    return config.get("_class_name")
+
+
+def weight_stem(config: dict[str, Any]) -> str:
+    """Return the stem of the weight files beside the settings of a network: diffusers' or transformers'."""
+    return DIFFUSERS_WEIGHTS if "_class_name" in config else TRANSFORMERS_WEIGHTS
+
+
 def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
     """Return the safetensors files `stem`... of the network in `folder`: its shards in order, or the single file.
 

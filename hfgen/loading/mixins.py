@@ -15,6 +15,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.models import modeling_utils
 from diffusers.schedulers import scheduling_utils
+from huggingface_hub import save_torch_state_dict
 
 import hfgen
 from hfgen.cards.metadata import CARD
@@ -22,7 +23,7 @@ from hfgen.errors import ConfigError
 from hfgen.hub.source import checked_source
 from hfgen.hub.upload import TEMPORARY, Destination, Published, Repository, files_of, publish_folder
 from hfgen.loading.components import INDEX, load_alone
-from hfgen.loading.files import DIFFUSERS_WEIGHTS, weight_files, weight_index
+from hfgen.loading.files import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, saved_class, weight_files, weight_index
 from hfgen.loading.keywords import (
     check_keywords,
     check_push,
@@ -32,6 +33,7 @@ from hfgen.loading.keywords import (
     merge_dtypes,
     one_device,
 )
+from hfgen.loading.old_names import rename_old_attention_keys
 from hfgen.loading.resolve import COMPONENT_FILE, HubOptions, resolve_alone
 from hfgen.registry import CONVERTED_NAMES, saved_name, saved_names
 
@@ -123,11 +125,17 @@ class Component:
         if not isinstance(self, torch.nn.Module):
             stock.save_pretrained(folder)
             return
-        # settings and weights of a network
-        weight_index(folder, DIFFUSERS_WEIGHTS, variant).unlink(missing_ok=True)
-        stock.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+        # settings and weights of a network, as transformers or as diffusers has them
+        if self.saved_as()[0] == "transformers":
+            stem = TRANSFORMERS_WEIGHTS
+            self.save_config(folder)
+            _save_tensors(self.stock_tensors(), folder, variant, max_shard_size)
+        else:
+            stem = DIFFUSERS_WEIGHTS
+            weight_index(folder, stem, variant).unlink(missing_ok=True)
+            stock.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
         mode = (folder / self.config_name).stat().st_mode                          # safetensors ignores the umask
-        for file in weight_files(folder, DIFFUSERS_WEIGHTS, variant):
+        for file in weight_files(folder, stem, variant):
             file.chmod(mode)
 
     def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **unknown: Any) -> None:
@@ -176,19 +184,29 @@ class Component:
             )
 
     def stock_settings(self) -> dict[str, Any] | None:
-        """Return the settings of the class of diffusers under which this component is saved; None for its own."""
+        """Return the settings of the stock class under which this component is saved; None for its own."""
         return None
 
     @classmethod
     def own_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """Return this class's settings for `config`, those of a class of diffusers; ConfigError if there are none."""
+        """Return this class's settings for `config`, those of a stock class; ConfigError if there are none."""
         return config
+
+    def stock_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of a network under their names in the class under which it is saved."""
+        module: Any = self
+        return dict(module.state_dict())
+
+    @classmethod
+    def own_tensors(cls, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors of a stock class, or their shapes, under their names in this class."""
+        return rename_old_attention_keys(tensors)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Return a component with the settings `config`, of this class or of a class of diffusers."""
+        """Return a component with the settings `config`, of this class or of the stock class."""
         name = CONVERTED_NAMES.get(cls.__name__, ("", None))[1]
-        if isinstance(config, dict) and name is not None and config.get("_class_name") == name:
+        if isinstance(config, dict) and name is not None and saved_class(config) == name:
             config = cls.own_settings(config)
         stock: Any = super()
         return stock.from_config(config, return_unused_kwargs, **kwargs)
@@ -206,12 +224,15 @@ class Component:
         settings = FrozenDict(itself._internal_dict)
         config = json.loads(stock.to_json_string())
         itself._internal_dict = settings
-        # settings of the class of diffusers
+        # settings of the stock class
+        library, name = self.saved_as()
         if (converted := self.stock_settings()) is not None:
             config = {key: value for key, value in config.items() if key.startswith("_")} | converted
         # names
-        config["_class_name"] = self.saved_as()[1]
+        config["_class_name"] = name
         config.pop("_name_or_path", None)
+        if library == "transformers":
+            config = {key: value for key, value in config.items() if not key.startswith("_")}
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
@@ -236,6 +257,24 @@ class SchedulerMixin(Component, scheduling_utils.SchedulerMixin, ConfigMixin):  
         settings.pop("_use_default_values", None)
         stock: Any = super()
         stock.register_to_config(**settings)
+
+
+def _save_tensors(
+    tensors: dict[str, torch.Tensor], folder: Path, variant: str | None, max_shard_size: int | str
+) -> None:
+    """Write the weight files of a network of transformers, and the index of its shards if there are several."""
+    # files of an older network, then the new ones
+    index = weight_index(folder, TRANSFORMERS_WEIGHTS, variant)
+    index.unlink(missing_ok=True)
+    name = TRANSFORMERS_WEIGHTS if variant is None else f"{TRANSFORMERS_WEIGHTS}.{variant}"
+    save_torch_state_dict(
+        tensors, folder, filename_pattern=f"{name}{{suffix}}.safetensors", max_shard_size=max_shard_size,
+        metadata={"format": "pt"},
+    )  # fmt: skip
+    # the index has the variant after its own suffix
+    written = folder / f"{name}.safetensors.index.json"
+    if written.is_file():
+        written.rename(index)
 
 
 def _replaced(repository: Repository, new: Iterable[str]) -> list[str]:

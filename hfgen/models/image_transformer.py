@@ -1,18 +1,25 @@
 """A transformer over the entries of images: decoder-only (Chen et al. 2020), or bidirectional for masked entries."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hfgen.checks import require, require_choice, require_int, require_number
 from hfgen.loading.config import register_to_config
+from hfgen.models import stock_image_transformer
+from hfgen.models.attention import attend
 from hfgen.models.autoregressive import AutoregressiveNetwork
 
 EPS, DEVIATION = 1e-5, 0.02
 """Epsilon of the normalisation, and standard deviation of the first weights (Radford et al. 2019)."""
+
+MAX_ENTRIES = 2**16
+"""Largest number of entries of an image, whose pairs attention computes."""
 
 POSITIONS = ("learned", "rotary")
 BASE = 100.0
@@ -25,13 +32,24 @@ Rotation = tuple[Tensor, Tensor]
 class Cache:
     """Keys and values of the inputs that a transformer has seen, (B, heads, n, d) for each of its layers.
 
-    `length`: number of inputs. Memory for `size` inputs is allocated at the first call.
+    `length`: number of inputs seen. Memory for all inputs of a sequence is allocated at the first call.
     """
 
-    def __init__(self, layers: int, size: int) -> None:
-        self.size, self.length = size, 0
+    def __init__(self, layers: int) -> None:
+        self.batch, self.size, self.length = 0, 0, 0
         self.keys: list[Tensor | None] = [None] * layers
         self.values: list[Tensor | None] = [None] * layers
+
+    def begin(self, batch: int, total: int, size: int) -> int:
+        """Return the number of inputs seen, before a call for `batch` sequences of `total` inputs out of `size`.
+
+        Raises ConfigError for another batch than that of the first call, and if there is no new input.
+        """
+        if not self.length:
+            self.batch, self.size = batch, size
+        require(batch == self.batch, "cache", f"one of {self.batch} sequences", f"one of {batch} sequences, or new")
+        require(self.length < total, "cache", f"one of {self.length}", f"one of fewer than {total} inputs")
+        return self.length
 
     def extended(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (B, heads, length + m, d) of a layer with those of m new inputs, k and v."""
@@ -45,12 +63,21 @@ class Cache:
         return keys[:, :, :end], values[:, :, :end]
 
 
+class EntryEmbedding(nn.Embedding):
+    """Embeddings of the entries 0, ..., V - 1 and, in the last row, of the start or of the mask."""
+
+    def forward(self, x: Tensor, predict: bool = False) -> Tensor:
+        """Return the embeddings of x (...), int64 in [0, V]; with `predict` the products (..., V) of features x (...,
+        width) with the embeddings of the V entries, as logits (Press and Wolf 2017)."""
+        return F.linear(x, self.weight[:-1]) if predict else super().forward(x)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention, softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), causal or bidirectional."""
 
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, causal: bool, dropout: float) -> None:
         super().__init__()
-        self.heads, self.causal = heads, causal
+        self.heads, self.causal, self.dropout = heads, causal, dropout
         self.c_attn = nn.Linear(width, 3 * width)
         self.c_proj = nn.Linear(width, width)
 
@@ -69,11 +96,7 @@ class SelfAttention(nn.Module):
         # attend to earlier inputs, and to the same
         if cache is not None:
             k, v = cache.extended(layer, k, v)
-        m, whole = q.shape[2], k.shape[2]
-        mask = None
-        if self.causal and 1 < m < whole:
-            mask = torch.ones(m, whole, dtype=torch.bool, device=x.device).tril(whole - m)
-        h = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and m == whole > 1)
+        h = attend(q, k, v, self.causal, self.dropout if self.training else 0.0)
         return self.c_proj(h.transpose(1, 2).flatten(2))
 
 
@@ -101,7 +124,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
         self.ln_1 = nn.RMSNorm(width, EPS)
-        self.attn = SelfAttention(width, heads, causal)
+        self.attn = SelfAttention(width, heads, causal, dropout)
         self.ln_2 = nn.RMSNorm(width, EPS)
         self.mlp = MLP(width, mlp_ratio * width)
         self.drop = nn.Dropout(dropout)
@@ -160,7 +183,7 @@ class ImageTransformer(AutoregressiveNetwork):
         check_config(self.config)
         self.vocab_size, self.causal = vocab_size, causal
         # inputs: entries and the start, or the mask; where they are; conditions
-        self.wte = nn.Embedding(vocab_size + 1, width)
+        self.wte = EntryEmbedding(vocab_size + 1, width)
         self.wpe = nn.Embedding(self.num_entries, width) if positions == "learned" else None
         self.axes = nn.ModuleList()
         if positions == "rotary":
@@ -174,6 +197,24 @@ class ImageTransformer(AutoregressiveNetwork):
         self.ln_f = nn.RMSNorm(width, EPS)
         self.lm_head = None if tie_weights else nn.Linear(width, vocab_size, bias=False)
         self.init_weights()
+
+    def stock_settings(self) -> dict[str, Any] | None:
+        """Return the settings of the `ImageGPTForCausalImageModeling` with these logits; None if there is none."""
+        return stock_image_transformer.stock_settings(self.config)
+
+    @classmethod
+    def own_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the network's settings for those of transformers' class; ConfigError if there are none."""
+        return stock_image_transformer.own_settings(config)
+
+    def stock_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors under their names in transformers' class."""
+        return stock_image_transformer.stock_tensors(self.state_dict())
+
+    @classmethod
+    def own_tensors(cls, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors of transformers' class, or their shapes, under the names in this one."""
+        return stock_image_transformer.own_tensors(tensors)
 
     @property
     def grid(self) -> tuple[int, int, int]:                                              # type: ignore[override]
@@ -194,11 +235,12 @@ class ImageTransformer(AutoregressiveNetwork):
     def logits(
         self, entries: Tensor, class_labels: Tensor | None = None, encoder_hidden_states: Tensor | None = None
     ) -> Tensor:
-        """Return logits (B, n, V). Causal: row i depends on the first i entries; else on all that are not V."""
+        """Return logits (B, m, V) of m <= n entries. Causal: row i depends on the first i `entries`; else on all."""
         seen = entries[:, :-1] if self.causal else entries
         features = self.features(seen, class_labels, encoder_hidden_states)
-        return self.head(features[:, -entries.shape[1] :])
+        return self.head(features[:, features.shape[1] - entries.shape[1] :])
 
+    @apply_forward_hook
     def next_logits(
         self,
         entries: Tensor,
@@ -206,29 +248,33 @@ class ImageTransformer(AutoregressiveNetwork):
         encoder_hidden_states: Tensor | None = None,
         cache: Any = None,
     ) -> Tensor:
-        """Return the logits (B, V) of entry i, from the `entries` (B, i); with a cache only its new inputs are run."""
+        """Return the logits (B, V) of entry i, from the `entries` (B, i) before it; row by row they equal `logits`.
+
+        With a cache of `new_cache` only the entries that it has not seen are run. Raises ConfigError for a network that
+        is not causal, and for a cache of another batch or of more entries.
+        """
+        require(self.causal, "causal", False, "true to draw one entry after the other")
         return self.head(self.features(entries, class_labels, encoder_hidden_states, cache)[:, -1])
 
     def new_cache(self) -> Cache:
         """Return an empty cache of keys and values."""
-        return Cache(len(self.h), 0)
+        return Cache(len(self.h))
 
     def features(
         self, entries: Tensor, class_labels: Tensor | None, text: Tensor | None, cache: Cache | None = None
     ) -> Tensor:
         """Return the features (B, m, width) of the inputs that the cache has not seen: texts, start, entries (B, i)."""
-        # inputs from the first new one on
-        before = self.before(entries, class_labels, text)                                # (B, L, width)
-        L, seen = before.shape[1], 0
+        self._check_inputs(entries, class_labels, text)
+        # entries from the first new one on, with their places; the start has the place of the first entry
+        L, seen = self._inputs_before(text), 0
         if cache is not None:
-            seen, cache.size = cache.length, L + self.num_entries
+            seen = cache.begin(entries.shape[0], L + entries.shape[1], L + self.num_entries)
         new = entries[:, max(0, seen - L) :]
-        x = self.wte(new)
-        # where they are; the start stands for the first entry
         first = max(0, seen - L) + self.causal
-        x = x + self.places(torch.arange(first, first + new.shape[1], device=x.device))
-        if seen < L:
-            x = torch.cat([before[:, seen:], x], 1)                                      # (B, m, width)
+        x = self.wte(new) + self.places(torch.arange(first, first + new.shape[1], device=new.device))
+        # all that comes before the entries
+        if L and not seen:
+            x = torch.cat([self._before(entries, class_labels, text), x], 1)             # (B, m, width)
         x = self.drop(x)
         # blocks
         rotations = self.rotations(seen - L, x)
@@ -238,23 +284,39 @@ class ImageTransformer(AutoregressiveNetwork):
             cache.length = seen + x.shape[1]
         return x
 
-    def before(self, entries: Tensor, class_labels: Tensor | None, text: Tensor | None) -> Tensor:
-        """Return the inputs (B, L, width) before the entries: the text's features, then the class or the start."""
-        parts, B = [], len(entries)
+    def _inputs_before(self, text: Tensor | None) -> int:
+        """Return the number of inputs before the entries: those of the text, and the class or the start."""
+        tokens = 0 if text is None else text.shape[1]
+        return tokens + (self.causal or self.class_embedding is not None)
+
+    def _before(self, entries: Tensor, class_labels: Tensor | None, text: Tensor | None) -> Tensor:
+        """Return the inputs (B, L, width) before the entries (B, i): the text's features, then the class or start."""
+        parts = []
         if self.text_proj is not None:
-            require(text is not None, "encoder_hidden_states", None, "given, this network is conditioned on texts")
-            parts.append(self.text_proj(text).expand(B, -1, -1))
+            parts.append(self.text_proj(text))
         if self.class_embedding is not None:
-            require(class_labels is not None, "class_labels", None, "given, this network has classes")
             parts.append(self.class_embedding(class_labels)[:, None])
         elif self.causal:
-            parts.append(self.wte.weight[self.vocab_size].expand(B, 1, -1))
-        if not parts:
-            return self.wte.weight.new_zeros(B, 0, self.wte.weight.shape[1])
+            parts.append(self.wte(entries.new_full((entries.shape[0], 1), self.vocab_size)))
         if self.causal:
-            start = self.places(torch.zeros(1, dtype=torch.long, device=entries.device))
-            parts[-1] = parts[-1] + start
+            parts[-1] = parts[-1] + self.places(entries.new_zeros(1))
         return torch.cat(parts, 1)
+
+    def _check_inputs(self, entries: Tensor, labels: Tensor | None, text: Tensor | None) -> None:
+        """Raise ConfigError for conditions that this network does not have or lacks, and for too many entries."""
+        shape, high = tuple(entries.shape), self.num_entries - self.causal
+        fits = len(shape) == 2 and shape[1] <= high
+        require(fits, "entries", shape, f"(B, i), i in [0, {high}], that the network sees")
+        width = self.config["text_width"]
+        for name, given, taken in (
+            ("class_labels", labels, self.class_embedding), ("encoder_hidden_states", text, self.text_proj)
+        ):
+            allowed = "left out: this network is not conditioned on it"
+            if taken is not None:
+                allowed = "given: this network is conditioned on it"
+            require((given is None) == (taken is None), name, given if given is None else "a tensor", allowed)
+        if text is not None:
+            require(text.shape[-1] == width, "encoder_hidden_states", tuple(text.shape), f"of {width} features")
 
     def places(self, indices: Tensor) -> Tensor:
         """Return the embedding (N, width) of the places of entries, `indices` (N,) in [0, n - 1]."""
@@ -299,12 +361,12 @@ class ImageTransformer(AutoregressiveNetwork):
         h = self.ln_f(features)
         if self.lm_head is not None:
             return self.lm_head(h)
-        return F.linear(h, self.wte.weight[: self.vocab_size])
+        return self.wte(h, predict=True)
 
 
 def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     """Return x (B, heads, m, d) with each pair (x_j, x_{j + d/2}) rotated by its angle (Su et al. 2021, eq. 34)."""
-    cos, sin = rotation
+    cos, sin = (part.to(x.dtype) for part in rotation)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
@@ -318,6 +380,7 @@ def check_config(config: Any) -> None:
     require(listed, "grid", c["grid"], "three numbers: rows, columns, entries in each cell")
     for count in c["grid"]:
         require_int("grid", count, 1, 2**12)
+    require(math.prod(c["grid"]) <= MAX_ENTRIES, "grid", c["grid"], f"of at most {MAX_ENTRIES:,} entries")
     # the sizes
     for field, high in (("width", 2**14), ("layers", 2**8), ("heads", 2**8), ("mlp_ratio", 64)):
         require_int(field, c[field], 1, high)

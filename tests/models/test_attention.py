@@ -1,5 +1,7 @@
 """Attention: its two ways of computing agree, and the right one is taken."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,7 +51,25 @@ def test_only_short_sequences_in_bfloat16_keep_their_weights(
     dtype: torch.dtype, queries: int, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[bool] = []
-    monkeypatch.setattr(module, "short_attention", lambda q, k, v: taken.append(True) or v)
+    monkeypatch.setattr(module, "short_attention", lambda q, k, v, *_: taken.append(True) or v)
     q, k, v = inputs(dtype, queries, queries if short else 5)
     attention(q, k, v, head_dim=4)
     assert taken == [True] * short
+
+
+@pytest.mark.parametrize("queries", [1, 3, 5])
+def test_causal_queries_are_the_last_inputs_and_attend_to_none_after_them(queries: int) -> None:
+    q, k, v = (of_heads(x, 4) for x in inputs(torch.float64, 5, 5))
+    expected = torch.cat([F.scaled_dot_product_attention(q[:, :, i : i + 1], k[:, :, : i + 1], v[:, :, : i + 1])
+                          for i in range(5)], 2)[:, :, -queries:]                        # each query with its own keys
+    for way in (module.attend, short_attention):
+        torch.testing.assert_close(way(q[:, :, -queries:], k, v, True), expected)
+
+
+@pytest.mark.parametrize("way", [module.attend, short_attention])
+def test_dropout_drops_weights_and_keeps_their_mean(way: Any) -> None:
+    torch.manual_seed(0)
+    q, k, v = (of_heads(x.detach(), 4)[:1].expand(20_000, -1, -1, -1) for x in inputs(torch.float64))
+    dropped = way(q, k, v, False, 0.5)
+    assert len(dropped[:, 0, 0].unique(dim=0)) > 10
+    torch.testing.assert_close(dropped.mean(0), way(q, k, v)[0], atol=0.05, rtol=0)

@@ -21,9 +21,10 @@ from hfgen.losses.perceptual import LPIPS
 from hfgen.metrics.reconstruction import psnr
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.training import autoencoder_kl
-from hfgen.training.autoencoder_kl import RECIPE, AutoencoderKLSettings, adaptive_weight
+from hfgen.training.autoencoder_kl import RECIPE, AutoencoderKLSettings
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.noise import Noise
+from hfgen.training.first_stage import adaptive_weight
 from hfgen.training.settings.autoencoder_kl import recommended
 from tests.losses.test_perceptual import weights as lpips_weights
 from tests.training import runs

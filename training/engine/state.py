@@ -57,10 +57,14 @@ def served_networks(nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) 
 
 def _averaged(home: Path, net: nn.Module) -> dict[str, torch.Tensor]:
     """Return the tensors of an averaged network from its folder; transformers files them under other names."""
-    if type(net).__name__ in TRANSFORMERS_MODELS:
-        stored: dict[str, torch.Tensor] = load_model(home, type(net), torch.float32).state_dict()
-        return stored
-    return load_file(home / MODEL_WEIGHTS)
+    if (home / MODEL_WEIGHTS).is_file():
+        return load_file(home / MODEL_WEIGHTS)
+    cls: Any = type(net)
+    if cls.__name__ in TRANSFORMERS_MODELS:
+        loaded: nn.Module = load_model(home, cls, torch.float32)
+    else:
+        loaded = cls.from_pretrained(home)
+    return loaded.state_dict()
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
