@@ -153,7 +153,7 @@ class PixelCNN(AutoregressiveNetwork):
         """Return logits (B, n, V); of a mixture the log-probabilities of all levels."""
         x = self.pixels(entries)
         h = self.features(x, self.conditions(class_labels, encoder_hidden_states))
-        return self.of_levels(h.flatten(0, 2), x.flatten(0, 2)).view(len(x), self.num_entries, -1)
+        return self.of_levels(h.flatten(0, 2), x.flatten(0, 2)).view(-1, self.num_entries, self.vocab_size)
 
     def log_probabilities(
         self, entries: Tensor, class_labels: Tensor | None = None, encoder_hidden_states: Tensor | None = None
@@ -164,7 +164,7 @@ class PixelCNN(AutoregressiveNetwork):
         x = self.pixels(entries)
         h = self.features(x, self.conditions(class_labels, encoder_hidden_states))
         mixture = LogisticMixture.of(self.head(h).flatten(0, 2), self.config["channels"], self.vocab_size)
-        return mixture.log_prob(x.flatten(0, 2)).view(len(x), -1)
+        return mixture.log_prob(x.flatten(0, 2)).view(-1, self.num_entries)
 
     @apply_forward_hook
     def next_logits(
@@ -223,7 +223,6 @@ class PixelCNN(AutoregressiveNetwork):
         p = self.padded(x)                                                               # (B, C + 1, H + 2, W + 2)
         u = self.above(p[:, :, : H + 1])
         h = self.row_above(p[:, :, 1 : H + 1]) + self.column_left(p[:, :, 1:, :W])
-        u, h = (one.contiguous(memory_format=torch.channels_last) for one in (u, h))
         # both stacks
         for upper, left in zip(self.upper, self.left, strict=True):
             u = upper(u, None, y)
