@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hfgen.checks import require_choice, require_int, require_number, require_size
 from hfgen.loading.config import register_to_config
 from hfgen.losses.logistic_mixture import LogisticMixture
-from hfgen.models.autoregressive import AutoregressiveNetwork
+from hfgen.models.autoregressive import AutoregressiveNetwork, check_conditions
 
 OUTPUTS = ("categorical", "logistic_mixture")
 MAX_CHANNELS = 4
@@ -200,7 +200,7 @@ class PixelCNN(AutoregressiveNetwork):
 
         Raises ConfigError for conditions that this network does not have or lacks.
         """
-        self.check_conditions(class_labels, text)
+        check_conditions(self.config, class_labels, text)
         parts = []
         if self.class_embedding is not None:
             parts.append(self.class_embedding(class_labels))
