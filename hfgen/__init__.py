@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from hfgen.pipelines.ddpm import DDPMPipeline
     from hfgen.pipelines.gan import GANPipeline
     from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
+    from hfgen.pipelines.masked_generation import MaskedGenerationPipeline
     from hfgen.pipelines.normalizing_flow import NormalizingFlowPipeline
     from hfgen.pipelines.translation import TranslationPipeline
     from hfgen.pipelines.vae import VAEPipeline
@@ -94,9 +95,9 @@ __all__ = [
     "AutoregressivePipeline", "Classifier", "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline",
     "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE",
     "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser", "MLPDiscriminator", "MLPGenerator",
-    "NormalizingFlowPipeline", "PatchDiscriminator", "PixelCNN", "ResNetTranslator", "TarFlow", "TranslationPipeline",
-    "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline", "__version__",
-    "compare", "evaluate", "train",
+    "MaskedGenerationPipeline", "NormalizingFlowPipeline", "PatchDiscriminator", "PixelCNN", "ResNetTranslator",
+    "TarFlow", "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder",
+    "VQAutoencoderPipeline", "__version__", "compare", "evaluate", "train",
 ]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ MODULES: dict[str, str] = {
     "MLPDenoiser": "hfgen.models.mlp",
     "MLPDiscriminator": "hfgen.models.mlp",
     "MLPGenerator": "hfgen.models.mlp",
+    "MaskedGenerationPipeline": "hfgen.pipelines.masked_generation",
     "NormalizingFlowPipeline": "hfgen.pipelines.normalizing_flow",
     "PatchDiscriminator": "hfgen.models.translator",
     "PixelCNN": "hfgen.models.pixel_cnn",
@@ -70,6 +71,7 @@ RECIPES: dict[str, str] = {
     "tarflow": "hfgen.training.tarflow",
     "translation": "hfgen.training.translation",
     "vae": "hfgen.training.vae",
+    "vq_autoencoder": "hfgen.training.vq_autoencoder",
 }
 """The recipes by name, each with its module, which has the object `RECIPE`."""
 
@@ -88,6 +90,7 @@ PIPELINES: dict[str, str | None] = {
     "DDPMPipeline": "DDPMPipeline",
     "GANPipeline": None,
     "LatentDiffusionPipeline": "StableDiffusionPipeline",
+    "MaskedGenerationPipeline": None,
     "NormalizingFlowPipeline": None,
     "TranslationPipeline": None,
     "VAEPipeline": None,

@@ -51,7 +51,11 @@ class Categorical:
 
         `logits`: (B, V). `u`: (B,) float64 in [0, 1): a value x is drawn if F(x - 1) <= u < F(x).
         """
-        p = self.probabilities(logits)
+        return self.inverse(self.probabilities(logits), u)
+
+    @staticmethod
+    def inverse(p: Tensor, u: Tensor) -> Tensor:
+        """Return the values (B,) that `draw` takes at `u` (B,) from probabilities p (B, V)."""
         F = p.cumsum(-1)
         values = (u[:, None] * F[:, -1:] >= F).sum(-1)
         return values.minimum(_last(p > 0))                                              # where u F rounds up to F

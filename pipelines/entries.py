@@ -26,6 +26,8 @@ class EntriesPipeline(ConditionalPipeline):
     model_cpu_offload_seq = "text_encoder->network->autoencoder"
     _optional_components = ["text_encoder", "tokenizer", "autoencoder"]  # noqa: RUF012  (as diffusers declares it)
     default_guidance = 1.0
+    causal = True
+    """Whether the network predicts each entry from those before it; otherwise from all that are not masked."""
 
     def _register_entries(
         self, network: Any, text_encoder: CLIPTextModel | None, tokenizer: CLIPTokenizer | None, autoencoder: Any,
@@ -33,6 +35,9 @@ class EntriesPipeline(ConditionalPipeline):
     ) -> None:  # fmt: skip
         """Register the components; ConfigError if the network has other entries than the images or the autoencoder."""
         network = own_network(network)
+        if getattr(network, "causal", True) != self.causal:
+            raise ConfigError(f"network must have causal={self.causal} in {type(self).__name__}; others are for "
+                              "AutoregressivePipeline (true) and MaskedGenerationPipeline (false)")
         text = network.config.get("text_width") is not None
         self._register("network", network, text, text_encoder, tokenizer, null_condition, autoencoder=autoencoder)
         self.register_to_config(image_shape=image_shape, levels=levels, patch_size=patch_size)

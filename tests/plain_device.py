@@ -118,7 +118,7 @@ def main(recipe: str, autoencoder: str | None = None) -> None:
     assert engine.device.type == NAME
     assert all(isinstance(p, Plain) for net in engine.nets.values() for p in net.parameters())
     for _ in engine.train(0, 3, 20):
-        print(engine.log.fetch(engine.accelerator))
+        print(engine.fetch())
     engine.check_finite(3)
     # evaluate and draw, as a run does
     nets = served_networks(engine.nets, engine.averages)

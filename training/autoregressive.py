@@ -2,6 +2,7 @@
 
     hfgen train autoregressive --dataset digits --output-dir runs/transformer
     hfgen train autoregressive --dataset data/mnist-train.parquet --binarise --output-dir runs/pixelcnn
+    hfgen train autoregressive --dataset digits --objective masked --output-dir runs/maskgit
 
 Entries are levels of pixels, patches of few levels, or the codes of a discrete autoencoder. The likelihood is exact.
 """
@@ -18,12 +19,15 @@ from hfgen.checks import require_int, require_number
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import binarised
+from hfgen.losses.masked import masked_cross_entropy, random_mask
 from hfgen.metrics.likelihood import bits_per_dim
 from hfgen.models.autoregressive import AutoregressiveNetwork
 from hfgen.models.entries import PixelEntries
 from hfgen.models.image_transformer import ImageTransformer
 from hfgen.models.pixel_cnn import PixelCNN
 from hfgen.pipelines.autoregressive import AutoregressivePipeline
+from hfgen.pipelines.entries import EntriesPipeline
+from hfgen.pipelines.masked_generation import MaskedGenerationPipeline
 from hfgen.training.denoiser import Conditions, open_dataset
 from hfgen.training.engine.evaluation import batches_of, held_out
 from hfgen.training.engine.noise import Noise
@@ -52,14 +56,14 @@ def build(s: AutoregressiveSettings, dataset: Dataset) -> Recipe:
     trained = ("network", *conditions.trained)
     # evaluate on held-out data
     evaluation = held_out(s, dataset)
-    loss = AutoregressiveLoss(s, entries, conditions)
+    loss = (MaskedLoss if s.objective == "masked" else AutoregressiveLoss)(s, entries, conditions)
 
-    def pipeline(nets: Mapping[str, Any]) -> AutoregressivePipeline:
+    def pipeline(nets: Mapping[str, Any]) -> EntriesPipeline:
         parts = conditions.parts(nets)
-        return AutoregressivePipeline(
-            nets["network"], image_shape=entries.shape, levels=entries.levels, patch_size=entries.patch_size,
-            binarised=s.binarise, **parts,
-        )  # fmt: skip
+        parts |= {"image_shape": entries.shape, "levels": entries.levels, "patch_size": entries.patch_size}
+        if s.objective == "masked":
+            return MaskedGenerationPipeline(nets["network"], **parts)
+        return AutoregressivePipeline(nets["network"], binarised=s.binarise, **parts)
 
     # assemble the recipe
     drawn = partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional, count=s.preview_images)
@@ -90,17 +94,60 @@ class AutoregressiveLoss:
 
         `batch["x"]`: images (B, C, H, W) in [-1, 1].
         """
-        # round pixels to levels, or draw them
-        x = batch["x"]
-        if self.settings.binarise:
-            x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
-        entries = self.entries.encode(x)                                                 # (B, n)
         # compute the probabilities of all entries at once
+        entries = self.drawn(batch, noise)                                               # (B, n)
         conditions = self.conditions(nets, batch, noise)
         log_p = nets["network"](entries, **conditions, log_prob=True).log_prob           # (B, n)
         loss = -log_p.mean()
         bits = bits_per_dim(-loss.detach() * log_p.shape[1], math.prod(self.entries.shape))
         return loss, {"loss": loss.detach(), "bits_per_dim": bits}
+
+    def drawn(self, batch: Batch, noise: Noise) -> Tensor:
+        """Return the entries (B, n) of a batch of images: pixels rounded to levels, or drawn black or white."""
+        x = batch["x"]
+        if self.settings.binarise:
+            x = binarised(x, noise.uniform("pixels", *x.shape[1:]))
+        return self.entries.encode(x)
+
+    def nats(self, net: Any, entries: Tensor, conditions: Batch, generator: torch.Generator) -> Tensor:
+        """Return - log p(x|y) >= 0 of entries (B, n), (B,), in nats."""
+        log_p: Tensor = net.log_probabilities(entries, **conditions)
+        return -log_p.double().sum(1)
+
+    def numbers(self, nats: float) -> dict[str, float]:
+        """Return the numbers of an evaluation from the mean of `nats`: `eval_nats`, and `eval_bits_per_dim`."""
+        return {"eval_nats": nats, "eval_bits_per_dim": bits_per_dim(-nats, math.prod(self.entries.shape))}
+
+
+class MaskedLoss(AutoregressiveLoss):
+    """The loss of masked entries: the mean of - log p(x_i | entries that are not masked, y), in nats.
+
+    The share of masked entries is cos(pi u / 2), u uniform in [0, 1) (Chang et al. 2022, section 3.1).
+    """
+
+    def __call__(
+        self, nets: Mapping[str, nn.Module], batch: Batch, noise: Noise, memo: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the batch, a scalar >= 0, in nats for each masked entry."""
+        entries = self.drawn(batch, noise)                                               # (B, n)
+        mask = random_mask(noise.uniform("share"), noise.uniform("order", entries.shape[1]))
+        loss = self.of(nets["network"], entries, mask, self.conditions(nets, batch, noise)).mean()
+        return loss, {"loss": loss.detach()}
+
+    def of(self, net: Any, entries: Tensor, mask: Tensor, conditions: Batch) -> Tensor:
+        """Return the mean loss (B,) over the masked entries of each image; the `mask` is (B, n)."""
+        vocabulary = self.entries.vocab_size
+        logits = net(entries.masked_fill(mask, vocabulary), **conditions).logits
+        return masked_cross_entropy(logits, entries, mask)
+
+    def nats(self, net: Any, entries: Tensor, conditions: Batch, generator: torch.Generator) -> Tensor:
+        """Return the mean loss (B,) over the masked entries of each image; the `generator` draws the masks."""
+        u, order = (torch.rand(shape, generator=generator) for shape in (len(entries), entries.shape))
+        return self.of(net, entries, random_mask(u, order).to(entries.device), conditions)
+
+    def numbers(self, nats: float) -> dict[str, float]:
+        """Return the number of an evaluation: `eval_loss`, the mean loss."""
+        return {"eval_loss": nats}
 
 
 def check_autoregressive(s: AutoregressiveSettings, dataset: Dataset) -> None:
@@ -111,6 +158,8 @@ def check_autoregressive(s: AutoregressiveSettings, dataset: Dataset) -> None:
     # check fields that exclude each other
     if s.binarise and s.levels is not None:
         raise ConfigError(f"--levels {s.levels}: leave it out with --binarise, whose pixels have 2")
+    if s.network == "pixel_cnn" and s.objective == "masked":
+        raise ConfigError("--objective masked needs --network transformer; pixel_cnn predicts pixels in order")
     if s.network == "pixel_cnn" and s.patch_size > 1:
         raise ConfigError(f"--patch-size {s.patch_size} needs --network transformer; pixel_cnn predicts single pixels")
     # check the sizes
@@ -142,7 +191,7 @@ def network(
         )
     return ImageTransformer(
         vocab_size=entries.vocab_size, grid=entries.grid, heads=max(1, s.width // s.attention_head_dim),
-        positions=s.positions, tie_weights=s.tie_weights, **choices,
+        positions=s.positions, tie_weights=s.tie_weights, causal=s.objective == "causal", **choices,
     )  # fmt: skip
 
 
@@ -159,9 +208,9 @@ def optimizer(s: AutoregressiveSettings | TarFlowSettings, nets: Mapping[str, nn
 
 @torch.no_grad()
 def evaluate(nets: Mapping[str, Any], dataset: Dataset, loss: AutoregressiveLoss) -> dict[str, float]:
-    """Return the mean of - log p(x) over the items of a dataset: `eval_nats`, and `eval_bits_per_dim`.
+    """Return the means over the items of a dataset: `eval_nats` and `eval_bits_per_dim`, or `eval_loss` if masked.
 
-    Binarised pixels are drawn once, with a fixed seed. Conditional models are conditioned on the items' conditions.
+    Binarised pixels and masks are drawn with a fixed seed. Conditional models are conditioned on the items' conditions.
     """
     # sum over batches
     net, total = nets["network"], 0.0
@@ -173,11 +222,9 @@ def evaluate(nets: Mapping[str, Any], dataset: Dataset, loss: AutoregressiveLoss
         conditions = loss.conditions.of(nets, batch, torch.zeros(len(x), dtype=torch.bool, device=net.device))
         for rows in torch.arange(len(x)).split(EVAL_ROWS):
             some = {name: value[rows.to(value.device)] for name, value in conditions.items()}
-            log_p = net.log_probabilities(loss.entries.encode(x[rows]).to(net.device), **some)
-            total -= float(log_p.double().sum())
-    # scale to one image, and to one dimension
-    nats = total / len(dataset)
-    return {"eval_nats": nats, "eval_bits_per_dim": bits_per_dim(-nats, math.prod(loss.entries.shape))}
+            entries = loss.entries.encode(x[rows]).to(net.device)
+            total += float(loss.nats(net, entries, some, generator).double().sum())
+    return loss.numbers(total / len(dataset))
 
 
 RECIPE = RecipeSpec(SPEC, build, open_dataset)

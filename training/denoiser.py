@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen.data.dataset import Dataset
+from hfgen.data.images import Images
 from hfgen.errors import ConfigError
 from hfgen.loading.files import read_json
 from hfgen.loading.resolve import resolve_component
@@ -48,6 +50,28 @@ def open_dataset(settings: ConditionSettings) -> Dataset:
     if s.captions and dataset.captions is None:
         raise ConfigError(f"--captions: {dataset.name} is a stream, whose captions cannot be read before training")
     return dataset
+
+
+def images_to_encode(settings: Any, channels: int, family: str) -> tuple[Images, bool]:
+    """Return the images that an autoencoder of `channels` is to encode, none mirrored, and whether to mirror them.
+
+    Raises ConfigError, naming the field, for data that are no images, have no labels or have other channels. `family`:
+    the model, as errors name it.
+    """
+    # open the images, and check that they fit
+    s = settings
+    source = open_dataset(s)
+    if not isinstance(source, Images):
+        raise ConfigError(f"--dataset {s.dataset}: {family} is for images, these are points")
+    if s.class_conditional and not source.num_classes:
+        raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
+    if source.shape[0] != channels:
+        raise ConfigError(f"--autoencoder {s.autoencoder}: is for {channels} channels, the images of "
+                          f"{s.dataset} have {source.shape[0]}; see --channels")  # fmt: skip
+    # mirrored copies are encoded on their own
+    flip, source = source.flip, copy(source)
+    source.flip = False
+    return source, flip
 
 
 def load_text(model: str | Path) -> tuple[CLIPTextModel, CLIPTokenizer]:

@@ -6,14 +6,12 @@
 Images are encoded once. Conditions, classes or captions, are left out at random, so that samples can be guided.
 """
 
-from copy import copy
 from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 
-from hfgen.data.dataset import Dataset, require_batch
-from hfgen.data.images import Images
+from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
 from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.conditional_unet import ConditionalUNet
@@ -22,9 +20,8 @@ from hfgen.models.unet import UNet
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.training.ddpm import DenoisingLoss
-from hfgen.training.denoiser import Conditions, network, open_dataset, optimizer
-from hfgen.training.engine.distributed import split_batch
-from hfgen.training.engine.init_from import with_weights_of
+from hfgen.training.denoiser import Conditions, images_to_encode, network, optimizer
+from hfgen.training.engine.encoded_images import try_out
 from hfgen.training.engine.latents import Latents, encoded, load_autoencoder
 from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.preview import denoised
@@ -37,35 +34,15 @@ def open_latents(settings: LatentDiffusionSettings) -> Latents:
     """Return the latents of the dataset that the settings name, encoded into the run's folder unless they are there."""
     s = settings
     check_latent_diffusion(s)
-    # load autoencoder and images, and check that they fit
+    # load autoencoder and images
     vae = cast(AutoencoderKL, load_autoencoder(s.autoencoder).to(PartialState().device))
-    source = open_dataset(s)
-    if not isinstance(source, Images):
-        raise ConfigError(f"--dataset {s.dataset}: latent diffusion is for images, these are points")
-    if s.class_conditional and not source.num_classes:
-        raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
-    if source.shape[0] != vae.config["in_channels"]:
-        raise ConfigError(f"--autoencoder {s.autoencoder}: is for {vae.config['in_channels']} channels, the images of "
-                          f"{s.dataset} have {source.shape[0]}; see --channels")  # fmt: skip
-    # encode all images once
-    flip, source = source.flip, copy(source)                        # mirrored copies are encoded on their own
-    source.flip = False
-    try_out(s, source, vae)
-    return encoded(source, vae, flip, s.output_dir / "latents")
-
-
-def try_out(settings: LatentDiffusionSettings, source: Images, vae: AutoencoderKL) -> None:
-    """Build the networks once, so that errors are raised before all images are encoded."""
-    # make latents of the right shape
+    source, flip = images_to_encode(s, vae.config["in_channels"], "latent diffusion")
+    # build the networks once with latents of the right shape, so that errors come early
     shape = vae.to_latents(source.tensor(1).to(vae.device)).shape
     nothing = torch.zeros(()).expand(len(source), *shape)           # of their shape, in no memory
-    latents = Latents(source, nothing, nothing, "")
-    # check and build as the run does
-    s = recommended(settings, latents)
-    split_batch(s, PartialState().num_processes, PartialState().process_index)
-    require_batch(latents, s.batch_size)
-    make = build if s.start_from is None or s.resume else with_weights_of(s.start_from, build)
-    make(s, latents)
+    try_out(s, Latents(source, nothing, nothing, ""), recommended, build)
+    # encode all images once
+    return encoded(source, vae, flip, s.output_dir / "latents")
 
 
 def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:

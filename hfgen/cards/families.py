@@ -82,6 +82,13 @@ FAMILIES: dict[str, Family] = {
         (STEPS, "Images are at most as sharp as the autoencoder's reconstructions.",
          "Strong guidance reduces the variety of samples."),
     ),
+    "MaskedGenerationPipeline": Family(
+        "A masked generative transformer (MaskGIT, Chang et al. 2022): all entries of an image are drawn in a few "
+        "parallel steps, the most confident ones first.",
+        GENERATION, ("masked-generation", "maskgit"),
+        ("Entries that one step draws together do not depend on each other: few steps cost quality.",
+         "Its likelihood is not known."),
+    ),
     "NormalizingFlowPipeline": Family(
         "A normalizing flow (TarFlow, Zhai et al. 2025): an invertible map between images and standard normal latents.",
         GENERATION, ("normalizing-flow", "tarflow"),

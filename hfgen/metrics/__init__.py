@@ -7,6 +7,7 @@ from hfgen.registry import submodule
 
 if TYPE_CHECKING:
     from hfgen.metrics import bootstrap as bootstrap
+    from hfgen.metrics import codes as codes
     from hfgen.metrics import cost as cost
     from hfgen.metrics import disentanglement as disentanglement
     from hfgen.metrics import distances as distances
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from hfgen.metrics import vision as vision
 
 __all__ = [
-    "bootstrap", "cost", "disentanglement", "distances", "features", "halving", "likelihood", "memorisation",
-    "modes", "prdc", "reconstruction", "runge_kutta", "translation", "usefulness", "vision",
+    "bootstrap", "codes", "cost", "disentanglement", "distances", "features", "halving", "likelihood",
+    "memorisation", "modes", "prdc", "reconstruction", "runge_kutta", "translation", "usefulness", "vision",
 ]  # fmt: skip
 
 

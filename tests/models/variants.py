@@ -17,6 +17,7 @@ from tests.models import (
     test_conditional_unet,
     test_image_transformer,
     test_pixel_cnn,
+    test_tarflow,
     test_unet,
     test_vq_autoencoder,
 )
@@ -86,6 +87,13 @@ def denoiser(**settings: Any) -> Made:
     return hfgen.MLPDenoiser(hidden=16, layers=2, time_embedding_dim=16, **settings), inputs
 
 
+def masked_transformer() -> Made:
+    net = hfgen.ImageTransformer(
+        vocab_size=5, grid=(2, 3, 2), width=16, layers=2, heads=2, causal=False, tie_weights=True, num_class_embeds=3
+    )
+    return net, {"entries": torch.arange(BATCH * 12).view(BATCH, 12) % 6, "class_labels": labels(3)}
+
+
 def patches(condition: int, **settings: Any) -> Made:
     inputs = {"x": tensor(3, 16, 16)}
     if condition:
@@ -111,6 +119,16 @@ def pixel_cnn(**changes: Any) -> Made:
         inputs["class_labels"] = labels(3)
     if net.config["text_width"]:
         inputs["encoder_hidden_states"] = tensor(4, net.config["text_width"])
+    return net, inputs
+
+
+def tarflow(**changes: Any) -> Made:
+    net = hfgen.TarFlow(**{**test_tarflow.SMALL, **changes})
+    inputs: dict[str, Any] = {"sample": tensor(*net.shape)}
+    if net.config["num_class_embeds"]:
+        inputs["class_labels"] = labels(3)
+    if net.config["text_width"]:
+        inputs["encoder_hidden_states"] = tensor(5, net.config["text_width"])
     return net, inputs
 
 
@@ -144,6 +162,7 @@ VARIANTS: dict[str, Callable[[], Made]] = {
                                    dropout=0.5),
     "MLPDenoiser": denoiser,
     "MLPDenoiser, classes": partial(denoiser, num_class_embeds=3),
+    "ImageTransformer, masked entries": masked_transformer,
     # adversarial networks
     "DCGANGenerator, batch": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE),
     "DCGANGenerator, layer": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE, norm="layer"),
@@ -184,13 +203,17 @@ for name, changes in test_image_transformer.VARIANTS.items():
     VARIANTS[f"ImageTransformer, {name}"] = partial(transformer, **changes)
 for name, changes in test_pixel_cnn.VARIANTS.items():
     VARIANTS[f"PixelCNN, {name}"] = partial(pixel_cnn, **changes)
+for name, changes in test_tarflow.VARIANTS.items():
+    VARIANTS[f"TarFlow, {name}"] = partial(tarflow, **changes)
 
 QUICK = (
     "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
     "VQAutoencoder, one level", "VQAutoencoder, a grid",
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
+    "ImageTransformer, masked entries",
     "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
     "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PixelCNN, classes and text",
+    "TarFlow, classes and text",
     "PatchDiscriminator, spectral",
 )  # fmt: skip
 

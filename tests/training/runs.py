@@ -24,6 +24,10 @@ TINY = {
         "--block-out-channels 8 16 --latent-channels 2 --adversarial-weight 0.5 --discriminator-width 8 "
         "--learning-rate 1e-3 --kl-weight 1e-3"
     ).split(),
+    "vq_autoencoder": (
+        "--block-out-channels 8 16 --num-codes 24 --code-dim 3 --levels 4 3 --discriminator-width 8 "
+        "--learning-rate 1e-3"
+    ).split(),
     "gan": "--loss non_saturating --width 8 --latent-dim 8 --learning-rate 1e-3".split(),
     "translation": [
         "--dataset", "", *"--resolution 16 --batch-size 4 --width 4 --blocks 1 --discriminator-width 4".split(),
@@ -34,6 +38,7 @@ TINY = {
         "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 50 --learning-rate 1e-3 "
         "--attention-head-dim 4 --text-width 16 --text-layers 1"
     ).split(),
+    "tarflow": "--width 16 --blocks 2 --layers 1 --attention-head-dim 8 --dropout 0 --learning-rate 1e-3".split(),
     "vae": "--hidden 16 --learning-rate 1e-3".split(),
 }
 

@@ -45,8 +45,8 @@ def train(
 ) -> Pipeline:
     """Return the pipeline that a recipe trains, with averaged weights, on the device of the run.
 
-    recipe: `ddpm`, `score_sde`, `latent_diffusion`, `gan`, `vae`, `autoencoder`, `autoencoder_kl`, `translation` or
-        `classifier`. `hfgen train RECIPE --help` lists the settings of each.
+    recipe: `ddpm`, `score_sde`, `latent_diffusion`, `gan`, `vae`, `autoencoder`, `autoencoder_kl`, `vq_autoencoder`,
+        `translation` or `classifier`. `hfgen train RECIPE --help` lists the settings of each.
     dataset: Training data: a name, folder, file or Hub id, or a Python object, as `hfgen.data.load_dataset` takes them.
         Default: that of the recipe. `dataset_a`, `dataset_b` and `eval_dataset` take the same; `start_from` and
         `autoencoder` take a pipeline too.

@@ -140,6 +140,10 @@ class Engine:
                 self.averages[name].update(step, finite)
         self.non_finite[phase.name] = (self.non_finite[phase.name] + 1) * (1 - finite)
 
+    def fetch(self) -> dict[str, float]:
+        """Return the numbers of the log over all processes since the last fetch, and begin new ones."""
+        return {**self.log.fetch(self.accelerator), **self.recipe.fetch()}
+
     def autocast(self) -> torch.autocast:
         """Return the context of forward passes: the run's precision; a loss may step out of it where it must."""
         reduced = REDUCED.get(str(self.settings.mixed_precision))

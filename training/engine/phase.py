@@ -48,6 +48,8 @@ class Recipe:
     `evaluate(nets)`, where there is one, returns numbers for that step's line of the log, from the networks as users
     get them. `guard(memory, line)` sees every line of the log, "step" included, and returns the memory that it gets
     with the next one ({} with the first; checkpoints hold it as JSON), and a warning where trouble begins, or None.
+    `fetch()`, where there is one, returns numbers of the steps since it was last called, on all processes, for a line
+    of the log; its memory is in the buffers of `nets`.
     `stages(steps)` are the steps, of so many, from which on a step costs another time, the first being 0.
     `usage` is the command that tries the finished run `{run}`.
     """
@@ -59,5 +61,6 @@ class Recipe:
     averaged: tuple[str, ...] = field(default=())
     evaluate: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
     guard: Guard | None = None
+    fetch: Callable[[], dict[str, float]] = dict
     stages: Callable[[int], tuple[int, ...]] = lambda steps: (0,)
     usage: str = "hfgen sample {run} -n 64 --seed 0 -o grid.png"

@@ -237,7 +237,7 @@ class Run:
         if self.engine.recipe.guard is not None:                     # the checkpoint is older than this line
             self.guarded, _ = self.engine.recipe.guard(self.guarded, line)
         if "learning_rate" in line:                                  # these averages are written already
-            self.engine.log.fetch(self.accelerator)
+            self.engine.fetch()
         if self.step == self.max_steps:
             self.save_model()
         return self.stop.agreed() if self.grid().exists() else self.drawn(False)
@@ -255,7 +255,7 @@ class Run:
         if numbers is None:
             self.unfinished = True
         elif due["log"]:
-            numbers = {**self.engine.log.fetch(self.accelerator), "learning_rate": self.learning_rate, **numbers}
+            numbers = {**self.engine.fetch(), "learning_rate": self.learning_rate, **numbers}
         # write the line, and show it to the guard
         self.reported = numbers or {}
         if numbers:

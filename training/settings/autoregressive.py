@@ -24,6 +24,10 @@ class AutoregressiveSettings(EvaluationFields, ConditionSettings):
     """Run, model folder or Hub id of a discrete autoencoder (hfgen train vq_autoencoder), whose codes are the entries;
     its weights are not trained."""
 
+    objective: Literal["causal", "masked"] = "causal"
+    """Predict each entry from those before it, or masked entries from all others (MaskGIT, Chang et al. 2022), which
+    draws images in a few parallel steps and has no likelihood."""
+
     # network
     network: Auto[Literal["transformer", "pixel_cnn"]] = AUTO
     """Transformer with causal attention (Chen et al. 2020), or convolutions of the pixels above and to the left (van
@@ -56,7 +60,8 @@ def recommended(settings: AutoregressiveSettings, dataset: Shaped) -> Autoregres
     codes = settings.autoencoder is not None
     side = max(shape[1:], default=0)
     short = codes or side < 16                                                           # few entries
-    values: dict[str, Any] = {"network": "transformer" if short else "pixel_cnn", "dropout": 0.0}
+    transformer = short or settings.objective == "masked"
+    values: dict[str, Any] = {"network": "transformer" if transformer else "pixel_cnn", "dropout": 0.0}
     network = settings.network or values["network"]
     values |= {"width": 128, "layers": 6}
     if network == "pixel_cnn":

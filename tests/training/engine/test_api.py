@@ -32,6 +32,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "autoencoder": {"hidden": (16,), "latent_dim": 4, "batch_size": 16},
     "autoencoder_kl": tiny.AUTOENCODER_KL.fields,
     "autoregressive": tiny.AUTOREGRESSIVE.fields,
+    "vq_autoencoder": tiny.VQ_AUTOENCODER.fields,
+    "tarflow": tiny.TARFLOW.fields,
     "classifier": {"width": 8, "batch_size": 16},
     "translation": tiny.TRANSLATION.fields,
     "latent_diffusion": tiny.LATENT_DIFFUSION.fields,

@@ -8,7 +8,8 @@ import torch
 
 from hfgen.data import load_dataset
 from hfgen.errors import CheckpointError
-from hfgen.training.engine import latents
+from hfgen.training.engine import encoded_images
+from hfgen.training.engine.encoded_images import weights_hash
 from hfgen.training.engine.latents import encoded, load_autoencoder, mean_and_variance
 from tests.training.tiny import make_autoencoder
 
@@ -35,7 +36,7 @@ def test_latents_are_those_of_the_autoencoder_mirrored_ones_too(tmp_path: Path, 
 def test_what_is_missing_cut_short_or_flipped_is_encoded_again_and_other_weights_or_images_are_refused(
     tmp_path: Path, grey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latents, "SHARD", 500)
+    monkeypatch.setattr(encoded_images, "SHARD", 500)
     source, vae = load_dataset("digits"), load_autoencoder(grey)
     folder = tmp_path / "latents"
     whole = encoded(source, vae, False, folder)
@@ -63,10 +64,10 @@ def test_what_is_missing_cut_short_or_flipped_is_encoded_again_and_other_weights
 def test_an_autoencoder_is_a_pipeline_a_run_or_a_folder_of_its_own(tmp_path: Path, grey: str) -> None:
     first = load_autoencoder(grey)
     alone = load_autoencoder(str(Path(grey) / "vae"))
-    assert latents.weights_hash(first) == latents.weights_hash(alone)
+    assert weights_hash(first) == weights_hash(alone)
     assert not any(p.requires_grad for p in first.parameters())
     first.register_to_config(scaling_factor=3.0)
-    assert latents.weights_hash(first) != latents.weights_hash(alone)
+    assert weights_hash(first) != weights_hash(alone)
 
 
 def test_what_is_kept_does_not_depend_on_the_version_of_a_library(
