@@ -8,10 +8,10 @@
 
 Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, LatentDiffusionPipeline, GANPipeline,
                ControllableGANPipeline, VAEPipeline, AutoencoderPipeline, AutoencoderKLPipeline, VQAutoencoderPipeline,
-               AutoregressivePipeline, TranslationPipeline, ClassifierPipeline
+               AutoregressivePipeline, NormalizingFlowPipeline, TranslationPipeline, ClassifierPipeline
 Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
                HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
-               MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN
+               MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from hfgen.models.image_transformer import ImageTransformer
     from hfgen.models.mlp import MLPDenoiser, MLPDiscriminator, MLPGenerator
     from hfgen.models.pixel_cnn import PixelCNN
+    from hfgen.models.tarflow import TarFlow
     from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
     from hfgen.models.unet import UNet
     from hfgen.models.vae import VAE, HierarchicalVAE
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from hfgen.pipelines.gan import GANPipeline
     from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
     from hfgen.pipelines.masked_generation import MaskedGenerationPipeline
+    from hfgen.pipelines.normalizing_flow import NormalizingFlowPipeline
     from hfgen.pipelines.translation import TranslationPipeline
     from hfgen.pipelines.vae import VAEPipeline
     from hfgen.pipelines.vq_autoencoder import VQAutoencoderPipeline
@@ -93,9 +95,9 @@ __all__ = [
     "AutoregressivePipeline", "Classifier", "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline",
     "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE",
     "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser", "MLPDiscriminator", "MLPGenerator",
-    "MaskedGenerationPipeline", "PatchDiscriminator", "PixelCNN", "ResNetTranslator", "TranslationPipeline", "UNet",
-    "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline", "__version__",
-    "compare", "evaluate", "train",
+    "MaskedGenerationPipeline", "NormalizingFlowPipeline", "PatchDiscriminator", "PixelCNN", "ResNetTranslator",
+    "TarFlow", "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder",
+    "VQAutoencoderPipeline", "__version__", "compare", "evaluate", "train",
 ]  # fmt: skip
 
 

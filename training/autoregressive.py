@@ -40,6 +40,7 @@ from hfgen.training.engine.preview import preview
 from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
 from hfgen.training.engine.run import main
 from hfgen.training.settings.autoregressive import SPEC, AutoregressiveSettings, recommended
+from hfgen.training.settings.tarflow import TarFlowSettings
 
 Entries = PixelEntries | CodeEntries
 
@@ -245,7 +246,7 @@ def network(
     )  # fmt: skip
 
 
-def optimizer(s: AutoregressiveSettings, nets: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
+def optimizer(s: AutoregressiveSettings | TarFlowSettings, nets: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
     """Return AdamW for everything in the networks that is trained; vectors, such as gains and biases, do not decay."""
     matrices, vectors = list[nn.Parameter](), list[nn.Parameter]()
     for net in nets.values():

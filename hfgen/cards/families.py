@@ -89,6 +89,12 @@ FAMILIES: dict[str, Family] = {
         ("Entries that one step draws together do not depend on each other: few steps cost quality.",
          "Its likelihood is not known."),
     ),
+    "NormalizingFlowPipeline": Family(
+        "A normalizing flow (TarFlow, Zhai et al. 2025): an invertible map between images and standard normal latents.",
+        GENERATION, ("normalizing-flow", "tarflow"),
+        ("Each sample takes one pass for each patch and block.",
+         "Its density is of pixels with the noise that training added, which sampling removes."),
+    ),
     "TranslationPipeline": Family(
         "Two translators of images between a domain A and a domain B (CycleGAN, Zhu et al. 2017; with pairs pix2pix, "
         "Isola et al. 2017).",

@@ -41,6 +41,7 @@ from hfgen.pipelines.conditional import EVERYWHERE
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.pipelines.latent_diffusion import LatentDiffusionPipeline
+from hfgen.pipelines.normalizing_flow import NormalizingFlowPipeline
 from hfgen.pipelines.vae import VAEPipeline
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.samplers import make_sampler
@@ -105,21 +106,8 @@ def exact_likelihood(pipeline: AutoregressivePipeline, context: MetricContext, i
     images, seed = context.settings.likelihood_images, derive_seed(context.settings.seed, "likelihood")
     number = min(images or EXACT_ITEMS, items.count)
     x, of = pixels_of(pipeline, items, number, seed)
-    labels, captions = _labels(context, items, number), None
-    if context.generator.conditions.captions is not None:
-        captions = items.captions(number)
-    # sum the log-probabilities of their entries, as long as there is time
-    clock = Clock(None if images else context.settings.likelihood_seconds)
-    parts: list[Tensor] = []
-    for first in range(0, number, EXACT_BATCH):
-        rows = slice(first, min(first + EXACT_BATCH, number))
-        if parts and not clock.allows(rows):
-            break
-        context.progress.tick(max(first / number, min(1.0, clock.spent)))
-        prompt = None if captions is None else captions[rows]
-        parts.append(pipeline.log_likelihood(x[rows], None if labels is None else labels[rows], prompt))
     # make a row
-    values = torch.cat(parts)
+    values = _exact(pipeline, context, items, x)
     row = _interval(values, context) | {"unit": "nats", "of": of, "count": len(values), "exact": True}
     row["bits_per_dim"] = bits_per_dim(row["value"], math.prod(items.data.shape))
     return MetricResult({"log_likelihood": row})
@@ -136,6 +124,49 @@ def pixels_of(
     elif levels != items.data.top + 1:
         of = f"pixels rounded to {levels} levels"
     return x / 2 + 0.5, of
+
+
+@family_likelihood.register(NormalizingFlowPipeline)
+def flow_likelihood(pipeline: NormalizingFlowPipeline, context: MetricContext, items: ReferenceData) -> MetricResult:
+    """Return the exact log-density of items with dequantised pixels in nats, also in bits per dimension of their
+    levels, an upper bound.
+
+    Default: as many of 1,000 items as `likelihood_seconds` allow; with `likelihood_images` all those items.
+    """
+    if missing := _missing(context, items):
+        return _no_likelihood(missing)
+    # fill the bins of pixels
+    number, levels = min(context.settings.likelihood_images or EXACT_ITEMS, items.count), items.data.top + 1
+    seed = derive_seed(context.settings.seed, "likelihood")
+    x = items(range(number))
+    x = dequantised(x, torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)), levels)
+    # make a row
+    values = _exact(pipeline, context, items, x / 2 + 0.5)
+    of = f"density of pixels, {levels} levels dequantised"
+    row = _interval(values, context) | {"unit": "nats", "of": of, "count": len(values), "exact": True}
+    row["bits_per_dim"] = bits_per_dim(row["value"], math.prod(items.data.shape), 2 / (levels - 1))
+    return MetricResult({"log_likelihood": row})
+
+
+def _exact(pipeline: Any, context: MetricContext, items: ReferenceData, x: Tensor) -> Tensor:
+    """Return the log-likelihoods (n,) in nats of the first n of the images x (number, C, H, W) in [0, 1], which are
+    `items`; n = number, or as many as `likelihood_seconds` allow if no number of images is given."""
+    # collect their conditions
+    number, captions = len(x), None
+    labels = _labels(context, items, number)
+    if context.generator.conditions.captions is not None:
+        captions = items.captions(number)
+    # compute them as long as there is time
+    limit = None if context.settings.likelihood_images else context.settings.likelihood_seconds
+    clock, parts = Clock(limit), list[Tensor]()
+    for first in range(0, number, EXACT_BATCH):
+        rows = slice(first, min(first + EXACT_BATCH, number))
+        if parts and not clock.allows(rows):
+            break
+        context.progress.tick(max(first / number, min(1.0, clock.spent)))
+        prompt = None if captions is None else captions[rows]
+        parts.append(pipeline.log_likelihood(x[rows], None if labels is None else labels[rows], prompt))
+    return torch.cat(parts)
 
 
 @family_likelihood.register(GANPipeline)

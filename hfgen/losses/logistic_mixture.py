@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hfgen.losses.elbo import log_discretised_logistic
 
-LEAST_LOG_SCALE = -7.0
-"""Smallest logarithm of a scale, on the scale [-1, 1] of pixels (Salimans et al. 2017)."""
+LOG_SCALES = (-7.0, 7.0)
+"""Least and largest logarithm of a scale, of pixels in [-1, 1]; the least is that of Salimans et al. 2017."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LogisticMixture:
         C = channels
         parts = raw.float().unflatten(1, (-1, 1 + 2 * C + C * C))                        # (N, M, ...)
         log_pi, mu, log_s, slopes = parts.split([1, C, C, C * C], 2)
-        scales = log_s.clamp(min=LEAST_LOG_SCALE)
+        scales = log_s.clamp(*LOG_SCALES)
         below = torch.tanh(slopes).unflatten(2, (C, C)).tril(-1)
         return cls(log_pi[..., 0].log_softmax(1), mu, scales, below, levels)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfgen.checks import require
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.outputs import LogitsOutput, LogProbOutput
 
@@ -76,3 +77,20 @@ class AutoregressiveNetwork(ModelMixin):
         """Return log p(x_i | x_1, ..., x_{i-1}, y) <= 0 of `entries` (B, n), in nats, (B, n) float32."""
         logits = self.logits(entries, class_labels, encoder_hidden_states)
         return -F.cross_entropy(logits.float().transpose(1, 2), entries, reduction="none")
+
+
+def check_conditions(config: Any, class_labels: Tensor | None, text: Tensor | None) -> None:
+    """Raise ConfigError for conditions that a network does not have or lacks, and for a text of another width.
+
+    `config`: the network's settings, with `num_class_embeds` and `text_width`.
+    """
+    width = config["text_width"]
+    for name, given, taken in (
+        ("class_labels", class_labels, config["num_class_embeds"]), ("encoder_hidden_states", text, width)
+    ):
+        allowed = "left out: this network is not conditioned on it"
+        if taken:
+            allowed = "given: this network is conditioned on it"
+        require((given is None) == (not taken), name, given if given is None else "a tensor", allowed)
+    if text is not None:
+        require(text.shape[-1] == width, "encoder_hidden_states", tuple(text.shape), f"of {width} features")

@@ -13,7 +13,7 @@ from hfgen.checks import require, require_choice, require_int, require_number
 from hfgen.loading.config import register_to_config
 from hfgen.models import stock_image_transformer
 from hfgen.models.attention import attend
-from hfgen.models.autoregressive import AutoregressiveNetwork
+from hfgen.models.autoregressive import AutoregressiveNetwork, check_conditions
 
 EPS, DEVIATION = 1e-5, 0.02
 """Epsilon of the normalisation, and standard deviation of the first weights (Radford et al. 2019)."""
@@ -307,16 +307,7 @@ class ImageTransformer(AutoregressiveNetwork):
         shape, high = tuple(entries.shape), self.num_entries - self.causal
         fits = len(shape) == 2 and shape[1] <= high
         require(fits, "entries", shape, f"(B, i), i in [0, {high}], that the network sees")
-        width = self.config["text_width"]
-        for name, given, taken in (
-            ("class_labels", labels, self.class_embedding), ("encoder_hidden_states", text, self.text_proj)
-        ):
-            allowed = "left out: this network is not conditioned on it"
-            if taken is not None:
-                allowed = "given: this network is conditioned on it"
-            require((given is None) == (taken is None), name, given if given is None else "a tensor", allowed)
-        if text is not None:
-            require(text.shape[-1] == width, "encoder_hidden_states", tuple(text.shape), f"of {width} features")
+        check_conditions(self.config, labels, text)
 
     def places(self, indices: Tensor) -> Tensor:
         """Return the embedding (N, width) of the places of entries, `indices` (N,) in [0, n - 1]."""

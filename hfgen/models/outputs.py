@@ -33,6 +33,15 @@ class LogProbOutput(BaseOutput):
 
 
 @dataclass
+class FlowOutput(BaseOutput):
+    """Latents (B, C, H, W) of images under a normalizing flow, `latents`, and the log-density, `log_prob` (B,), in
+    nats."""
+
+    latents: Tensor
+    log_prob: Any = None
+
+
+@dataclass
 class AutoencoderOutput(BaseOutput):
     """Reconstructed images (B, C, H, W) in [-1, 1], `sample`, and their codes (B, D), `latents`."""
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hfgen.checks import require_choice, require_int, require_number, require_size
 from hfgen.loading.config import register_to_config
 from hfgen.losses.logistic_mixture import LogisticMixture
-from hfgen.models.autoregressive import AutoregressiveNetwork
+from hfgen.models.autoregressive import AutoregressiveNetwork, check_conditions
 
 OUTPUTS = ("categorical", "logistic_mixture")
 MAX_CHANNELS = 4
@@ -152,7 +153,7 @@ class PixelCNN(AutoregressiveNetwork):
         """Return logits (B, n, V); of a mixture the log-probabilities of all levels."""
         x = self.pixels(entries)
         h = self.features(x, self.conditions(class_labels, encoder_hidden_states))
-        return self.of_levels(h.flatten(0, 2), x.flatten(0, 2)).view(len(x), self.num_entries, -1)
+        return self.of_levels(h.flatten(0, 2), x.flatten(0, 2)).view(-1, self.num_entries, self.vocab_size)
 
     def log_probabilities(
         self, entries: Tensor, class_labels: Tensor | None = None, encoder_hidden_states: Tensor | None = None
@@ -163,8 +164,9 @@ class PixelCNN(AutoregressiveNetwork):
         x = self.pixels(entries)
         h = self.features(x, self.conditions(class_labels, encoder_hidden_states))
         mixture = LogisticMixture.of(self.head(h).flatten(0, 2), self.config["channels"], self.vocab_size)
-        return mixture.log_prob(x.flatten(0, 2)).view(len(x), -1)
+        return mixture.log_prob(x.flatten(0, 2)).view(-1, self.num_entries)
 
+    @apply_forward_hook
     def next_logits(
         self,
         entries: Tensor,
@@ -194,7 +196,11 @@ class PixelCNN(AutoregressiveNetwork):
         return entries.view(-1, *self.grid) * (2 / (self.vocab_size - 1)) - 1
 
     def conditions(self, class_labels: Tensor | None, text: Tensor | None) -> Tensor | None:
-        """Return the sum of the embeddings of class and text, (B, width); None without conditions."""
+        """Return the sum of the embeddings of class and text, (B, width); None without conditions.
+
+        Raises ConfigError for conditions that this network does not have or lacks.
+        """
+        check_conditions(self.config, class_labels, text)
         parts = []
         if self.class_embedding is not None:
             parts.append(self.class_embedding(class_labels))
@@ -217,7 +223,6 @@ class PixelCNN(AutoregressiveNetwork):
         p = self.padded(x)                                                               # (B, C + 1, H + 2, W + 2)
         u = self.above(p[:, :, : H + 1])
         h = self.row_above(p[:, :, 1 : H + 1]) + self.column_left(p[:, :, 1:, :W])
-        u, h = (one.contiguous(memory_format=torch.channels_last) for one in (u, h))
         # both stacks
         for upper, left in zip(self.upper, self.left, strict=True):
             u = upper(u, None, y)

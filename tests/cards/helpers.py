@@ -87,6 +87,12 @@ MAKERS = {
         hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2, causal=False).eval(), image_shape=(1, 4, 4),
         levels=3,
     ),
+    "NormalizingFlowPipeline": lambda: hfgen.NormalizingFlowPipeline(
+        hfgen.TarFlow(1, 8, 4, width=8, blocks=2, layers=1, heads=2).eval()
+    ),
+    "NormalizingFlowPipeline of classes": lambda: hfgen.NormalizingFlowPipeline(
+        hfgen.TarFlow(1, 8, 4, width=8, blocks=2, layers=1, heads=2, num_class_embeds=3).eval()
+    ),
     "ClassifierPipeline": lambda: hfgen.ClassifierPipeline(classifier()),
     "TranslationPipeline": lambda: hfgen.TranslationPipeline(translator(), translator()),
 }

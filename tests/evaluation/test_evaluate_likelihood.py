@@ -174,3 +174,14 @@ def test_points_on_a_curve_have_no_density_and_that_is_said(name: str) -> None:
     found = judged(Given(load_dataset(name).tensor()), name)
     assert found.none["log_p"] == f"points of {name} lie on a curve without noise, which has no density"
     assert "log_p" not in found.metrics
+
+
+def test_a_flow_has_the_density_of_dequantised_pixels_and_bits_of_their_levels() -> None:
+    pipe = hfgen.NormalizingFlowPipeline(silent(hfgen.TarFlow(width=8, blocks=2, layers=1, heads=2)), levels=LEVELS)
+    row = judged(pipe, "digits", likelihood_images=300).metrics["log_likelihood"]
+    x = ReferenceData(load_dataset("digits"), 0)(range(300)).double()
+    second = float(x.square().mean()) + 1 / (3 * 16**2)                                 # of the standard normal
+    expected = -(math.log(2 * math.pi) + second) / 2
+    assert row["value"] == pytest.approx(PIXELS * expected, abs=0.1)
+    assert row["bits_per_dim"] == pytest.approx(-(expected + math.log(2 / 16)) / math.log(2), abs=2e-3)
+    assert (row["of"], row["count"], row["exact"]) == ("density of pixels, 17 levels dequantised", 300, True)

@@ -30,9 +30,11 @@ from hfgen import (
     MLPDenoiser,
     MLPDiscriminator,
     MLPGenerator,
+    NormalizingFlowPipeline,
     PatchDiscriminator,
     PixelCNN,
     ResNetTranslator,
+    TarFlow,
     TranslationPipeline,
     UNet,
     UNetTranslator,
@@ -53,6 +55,11 @@ def unet(**changes: Any) -> UNet:
         "layers_per_block": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), **changes,
     })  # fmt: skip
+
+
+def tarflow() -> TarFlow:
+    """Return a small flow of 8x8 images."""
+    return TarFlow(1, 8, 4, width=16, blocks=2, layers=1, heads=2)
 
 
 def image_transformer() -> ImageTransformer:
@@ -135,6 +142,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "masked-generation": lambda: MaskedGenerationPipeline(
         ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2, causal=False), image_shape=(1, 4, 4), levels=3
     ),
+    "tarflow": lambda: NormalizingFlowPipeline(tarflow(), levels=17, noise_std=0.1),
     "classifier": lambda: ClassifierPipeline(
         Classifier(8, 1, num_classes=4, width=8, class_names=["ant", "bee", "cow", "dog"])
     ),
@@ -157,6 +165,7 @@ COMPONENTS: dict[str, Callable[[], Any]] = {
     "PixelCNN": lambda: PixelCNN(1, 8, levels=4, width=8, layers=1),
     "PatchDiscriminator": lambda: PatchDiscriminator(channels=1, width=4),
     "ResNetTranslator": lambda: ResNetTranslator(1, 3, 4, blocks=1),
+    "TarFlow": tarflow,
     "UNet": unet,
     "VQAutoencoder": vq_autoencoder,
     "UNetTranslator": lambda: UNetTranslator(in_channels=1, out_channels=1, width=4, depth=2),

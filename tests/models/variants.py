@@ -16,6 +16,8 @@ from tests.models import (
     test_autoencoder_kl,
     test_conditional_unet,
     test_image_transformer,
+    test_pixel_cnn,
+    test_tarflow,
     test_unet,
     test_vq_autoencoder,
 )
@@ -110,6 +112,26 @@ def transformer(**changes: Any) -> Made:
     return net, inputs
 
 
+def pixel_cnn(**changes: Any) -> Made:
+    net = hfgen.PixelCNN(**{**test_pixel_cnn.SMALL, **changes})
+    inputs: dict[str, Any] = {"entries": torch.randint(0, net.vocab_size, (BATCH, net.num_entries))}
+    if net.config["num_class_embeds"]:
+        inputs["class_labels"] = labels(3)
+    if net.config["text_width"]:
+        inputs["encoder_hidden_states"] = tensor(4, net.config["text_width"])
+    return net, inputs
+
+
+def tarflow(**changes: Any) -> Made:
+    net = hfgen.TarFlow(**{**test_tarflow.SMALL, **changes})
+    inputs: dict[str, Any] = {"sample": tensor(*net.shape)}
+    if net.config["num_class_embeds"]:
+        inputs["class_labels"] = labels(3)
+    if net.config["text_width"]:
+        inputs["encoder_hidden_states"] = tensor(5, net.config["text_width"])
+    return net, inputs
+
+
 def vae(cls: Any, **settings: Any) -> Made:
     net = cls(**{"resolution": 8, **settings})
     inputs: dict[str, Any] = {"x": tensor(*net.shape).sign(), "eps": net.normals(BATCH, 2)}
@@ -179,6 +201,10 @@ for name, changes in {**test_vq_autoencoder.VARIANTS, "a grid": test_vq_autoenco
 
 for name, changes in test_image_transformer.VARIANTS.items():
     VARIANTS[f"ImageTransformer, {name}"] = partial(transformer, **changes)
+for name, changes in test_pixel_cnn.VARIANTS.items():
+    VARIANTS[f"PixelCNN, {name}"] = partial(pixel_cnn, **changes)
+for name, changes in test_tarflow.VARIANTS.items():
+    VARIANTS[f"TarFlow, {name}"] = partial(tarflow, **changes)
 
 QUICK = (
     "UNet, classes", "UNet, NCSN++ of one level", "ConditionalUNet, pooled text", "AutoencoderKL, one level",
@@ -186,7 +212,9 @@ QUICK = (
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
     "ImageTransformer, masked entries",
     "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
-    "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PatchDiscriminator, spectral",
+    "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PixelCNN, classes and text",
+    "TarFlow, classes and text",
+    "PatchDiscriminator, spectral",
 )  # fmt: skip
 
 

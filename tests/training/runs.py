@@ -38,6 +38,7 @@ TINY = {
         "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 50 --learning-rate 1e-3 "
         "--attention-head-dim 4 --text-width 16 --text-layers 1"
     ).split(),
+    "tarflow": "--width 16 --blocks 2 --layers 1 --attention-head-dim 8 --dropout 0 --learning-rate 1e-3".split(),
     "vae": "--hidden 16 --learning-rate 1e-3".split(),
 }
 

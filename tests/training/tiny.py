@@ -16,6 +16,7 @@ from hfgen.training import (
     gan,
     latent_diffusion,
     score_sde,
+    tarflow,
     translation,
     vae,
     vq_autoencoder,
@@ -60,6 +61,10 @@ LATENT_DIFFUSION = Tiny(latent_diffusion.RECIPE, {
     **DENOISER, **STEADY, "num_train_timesteps": 50,
 })  # fmt: skip
 SCORE_SDE = Tiny(score_sde.RECIPE, DENOISER)
+TARFLOW = Tiny(tarflow.RECIPE, {
+    **STEADY, "width": 16, "blocks": 2, "layers": 1, "attention_head_dim": 8, "learning_rate": 1e-3, "dropout": 0.0,
+    "text_width": 16, "text_layers": 1,
+})  # fmt: skip
 TRANSLATION = Tiny(translation.RECIPE, {
     "resolution": 16, "width": 4, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1, "batch_size": 4,
     "learning_rate": 1e-3, "history": 6, "lr_schedule": "constant",

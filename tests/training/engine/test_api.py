@@ -33,6 +33,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "autoencoder_kl": tiny.AUTOENCODER_KL.fields,
     "autoregressive": tiny.AUTOREGRESSIVE.fields,
     "vq_autoencoder": tiny.VQ_AUTOENCODER.fields,
+    "tarflow": tiny.TARFLOW.fields,
     "classifier": {"width": 8, "batch_size": 16},
     "translation": tiny.TRANSLATION.fields,
     "latent_diffusion": tiny.LATENT_DIFFUSION.fields,

@@ -115,7 +115,7 @@ def test_a_run_and_its_samples_are_made_on_the_device_that_is_named(
 
 QUICK = ("score_sde", "vae")
 RECIPES = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in (
-    "ddpm", "gan", "translation", "autoencoder_kl", "vq_autoencoder", "latent_diffusion", "autoregressive",
+    "ddpm", "gan", "translation", "autoencoder_kl", "vq_autoencoder", "latent_diffusion", "autoregressive", "tarflow",
 )))  # fmt: skip
 
 
