@@ -234,7 +234,7 @@ def outputs(pipe: Any, family: str) -> np.ndarray:
     images = torch.rand(2, 3 if family == "autoencoder-kl" else 1, 8, 8, generator=torch.Generator().manual_seed(1))
     if family == "classifier":
         return pipe(images).probabilities.numpy()
-    if family.startswith(("autoencoder", "translation")):
+    if family.startswith(("autoencoder", "vq-autoencoder", "translation")):
         return np.asarray(pipe(images, output_type="np").images)
     settings = {"generator": torch.Generator().manual_seed(0), "batch_size": 2, **ARGUMENTS.get(family, {})}
     return np.asarray(pipe(output_type="np", **settings).images)

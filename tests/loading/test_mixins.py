@@ -21,7 +21,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULERS = [name for name in COMPONENTS if name.endswith("Scheduler")]
 NETWORKS = [name for name in COMPONENTS if name not in SCHEDULERS]
 
-CHECKPOINTING = ("AutoencoderKL", "ConditionalUNet", "ImageTransformer", "UNet", "VQAutoencoder")
+CHECKPOINTING = ("AutoencoderKL", "ConditionalUNet", "ImageTransformer", "TarFlow", "UNet", "VQAutoencoder")
 
 
 def settings_of(component: Any) -> dict[str, Any]:
