@@ -266,6 +266,11 @@ class ControllableGANPipeline(GANPipeline):
         return self._num_labels
 
     @property
+    def variable_steps(self) -> bool:
+        """Return True: `num_steps` is the number of gradient steps."""
+        return True
+
+    @property
     def _num_labels(self) -> int:
         config = self.classifier.config
         return int(config.num_labels if self._of_transformers else config.num_classes)

@@ -60,6 +60,11 @@ class GenerativePipeline(Pipeline):
         return False
 
     @property
+    def variable_steps(self) -> bool:
+        """Return whether `num_steps` may have several values: for a pipeline with a scheduler."""
+        return "scheduler" in self.components
+
+    @property
     def num_timesteps(self) -> int:
         """Return the number of timesteps of the current or last call: evaluations, of which some methods take two."""
         return self._num_timesteps

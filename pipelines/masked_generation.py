@@ -158,6 +158,11 @@ class MaskedGenerationPipeline(EntriesPipeline):
         """
         return self(image=image, mask=mask, **settings)
 
+    @property
+    def variable_steps(self) -> bool:
+        """Return True: each step draws a part of the entries, so that there may be 1 to n of them."""
+        return True
+
     def _steps(self, num_steps: Any, masked: int) -> int:
         """Return the number of steps for a number of masked entries, checked: each step draws at least one."""
         n = self.network.num_entries

@@ -108,7 +108,7 @@ class EvaluatedModel:
     @property
     def steps(self) -> str | None:
         """Return the argument for the number of steps; None for a model of one step."""
-        if self.own and not ("scheduler" in self.pipeline.components or self.num_targets):
+        if self.own and (self.generative is None or not self.generative.variable_steps):
             return None
         return next((name for name in STEPS if name in self.parameters), None)
 

@@ -81,11 +81,11 @@ MAKERS = {
     "LatentDiffusionPipeline": lambda: latent_diffusion(False),
     "LatentDiffusionPipeline of text": lambda: latent_diffusion(True),
     "AutoregressivePipeline": lambda: hfgen.AutoregressivePipeline(
-        hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2).eval(), image_shape=(1, 4, 4), levels=3,
+        hfgen.ImageTransformer(17, (8, 8, 1), width=16, layers=1, heads=2).eval(), image_shape=(1, 8, 8), levels=17,
     ),
     "MaskedGenerationPipeline": lambda: hfgen.MaskedGenerationPipeline(
-        hfgen.ImageTransformer(3, (4, 4, 1), width=16, layers=1, heads=2, causal=False).eval(), image_shape=(1, 4, 4),
-        levels=3,
+        hfgen.ImageTransformer(17, (8, 8, 1), width=16, layers=1, heads=2, causal=False).eval(), image_shape=(1, 8, 8),
+        levels=17,
     ),
     "NormalizingFlowPipeline": lambda: hfgen.NormalizingFlowPipeline(
         hfgen.TarFlow(1, 8, 4, width=8, blocks=2, layers=1, heads=2).eval()
