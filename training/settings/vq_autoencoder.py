@@ -48,10 +48,10 @@ def recommended(settings: VQAutoencoderSettings, dataset: Shaped) -> VQAutoencod
     values: dict[str, Any] = {"batch_size": 32, "block_out_channels": widths, "max_steps": 10_000}
     values |= {"learning_rate": 5e-4, "adversarial_weight": 0.5, "num_codes": 1024, "levels": (8, 5, 5, 5)}
     if side < 64:
-        values |= {"learning_rate": 1e-3, "max_steps": 3000, "adversarial_weight": 0.0}
+        values |= {"learning_rate": 1e-3, "max_steps": 2000, "adversarial_weight": 0.0}
         values |= {"num_codes": 256, "levels": (8, 6, 5)}
     if side < 16:
-        values |= {"batch_size": 64, "max_steps": 2000, "num_codes": 128, "levels": (5, 5, 5)}
+        values |= {"batch_size": 64, "max_steps": 1500, "num_codes": 128, "levels": (5, 5, 5)}
     return completed(settings, dataset, values)
 
 
