@@ -8,7 +8,8 @@
 
 Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, LatentDiffusionPipeline, GANPipeline,
                ControllableGANPipeline, VAEPipeline, AutoencoderPipeline, AutoencoderKLPipeline, VQAutoencoderPipeline,
-               AutoregressivePipeline, NormalizingFlowPipeline, TranslationPipeline, ClassifierPipeline
+               AutoregressivePipeline, MaskedGenerationPipeline, NormalizingFlowPipeline, TranslationPipeline,
+               ClassifierPipeline
 Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
                HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
                MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
