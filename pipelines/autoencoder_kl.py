@@ -3,27 +3,18 @@
 from typing import Any
 
 import torch
-from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from hfgen.checks import check_int
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.images import LATENT, as_output, check_output_type
+from hfgen.images import as_output, check_output_type
 from hfgen.models.autoencoder_kl import AutoencoderKL
-from hfgen.pipelines.base import Pipeline
-from hfgen.pipelines.inputs import Given, checked, prepared
-
-Output = ImagePipelineOutput | tuple[Any]
+from hfgen.pipelines.first_stage import FirstStagePipeline, Output
+from hfgen.pipelines.inputs import checked
 
 
-class AutoencoderKLPipeline(Pipeline):
-    """Images to latents and back (Rombach et al. 2022, section 3.1). Images are first resized to `sample_size`.
-
-    `images`: a PIL image or a list of them, of any sizes, or a float tensor (B, C, H, W) in [0, 1]. `batch_size`:
-    images in one evaluation of the network; it does not change the result. `output_type`: "pil" for PIL images, "np" or
-    "numpy" for an array (B, H, W, C), "pt" for a tensor (B, C, H, W), in [0, 1]. Raises ConfigError, or ConfigTypeError
-    (also a TypeError) for arguments that are not images.
-    """
+class AutoencoderKLPipeline(FirstStagePipeline):
+    """Images to latents and back (Rombach et al. 2022, section 3.1), in the manner of `FirstStagePipeline`."""
 
     model_cpu_offload_seq = "vae"
 
@@ -31,19 +22,10 @@ class AutoencoderKLPipeline(Pipeline):
         super().__init__()
         self.register_modules(vae=vae)
 
-    def __call__(self, images: Any, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True) -> Output:
-        """Return `reconstruct(images)`."""
-        return self.reconstruct(images, batch_size, output_type, return_dict)
-
-    def reconstruct(
-        self, images: Any, batch_size: int = 64, output_type: str = "pil", return_dict: bool = True
-    ) -> Output:
-        """Return reconstructions, `.images`: decoded means of q(z|x); for "latent" the latents in their place."""
-        check_output_type(output_type, latent=True)
-        latents = self.encode(images, batch_size)
-        if output_type == LATENT:
-            return self._output(latents, return_dict)
-        return self.decode(latents, batch_size, output_type, return_dict)
+    @property
+    def first_stage(self) -> Any:
+        """Return the autoencoder."""
+        return self.vae
 
     @torch.no_grad()
     def encode(self, images: Any, batch_size: int = 64) -> Tensor:
@@ -77,11 +59,3 @@ class AutoencoderKLPipeline(Pipeline):
         z = latents.to(self._execution_device, self.vae.dtype)
         x = torch.cat([self.vae.from_latents(part).float() for part in z.split(batch_size)])
         return self._output(as_output(x, output_type), return_dict)
-
-    def prepare(self, images: Given) -> Tensor:
-        """Return images as inputs of the network: float32 (B, C, H, W) in [-1, 1] on its device."""
-        size = self.vae.config.sample_size
-        if isinstance(size, int):
-            size = (size, size)
-        height, width = size
-        return prepared(images, self.vae.config.in_channels, height, width, self._execution_device)

@@ -14,8 +14,8 @@ from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.images import LATENT, as_output, check_output_type
 from hfgen.losses.masked import cosine
-from hfgen.models.autoencoder_kl import AutoencoderKL
 from hfgen.models.image_transformer import ImageTransformer
+from hfgen.models.vq_autoencoder import VQAutoencoder
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator
 from hfgen.pipelines.categorical import Categorical, uniforms
 from hfgen.pipelines.conditional import EVERYWHERE, Prompt, first_argument
@@ -46,7 +46,7 @@ class MaskedGenerationPipeline(EntriesPipeline):
         network: ImageTransformer,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
-        autoencoder: AutoencoderKL | None = None,
+        autoencoder: VQAutoencoder | None = None,
         null_condition: bool = False,
         image_shape: tuple[int, int, int] | None = None,
         levels: int = 256,

@@ -188,3 +188,14 @@ def test_codes_of_data_or_settings_that_do_not_fit_are_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         engine(output_dir=tmp_path, autoencoder=model, **changes)
+
+
+def test_masked_codes_are_drawn_in_parallel_steps_and_saved_with_their_autoencoder(tmp_path: Path, model: str) -> None:
+    words = ("--autoencoder", model, "--objective", "masked", "--max-steps", "4", "--preview-images", "0")
+    runs.train_here("autoregressive", tmp_path / "run", *words)
+    pipe = AutoPipeline.from_pretrained(tmp_path / "run")
+    assert type(pipe).__name__ == "MaskedGenerationPipeline"
+    pipe.set_progress_bar_config(disable=True)
+    states = list(pipe.states(2, class_labels=1, num_steps=3))
+    assert [int((state < 0).sum()) > 0 for state in states] == [True, True, True, False]
+    assert pipe(2, class_labels=1, num_steps=3, output_type="pt").images.shape == (2, 1, 8, 8)
