@@ -1,10 +1,12 @@
-"""Latent diffusion told by captions: are colour and shape right in combinations that were never trained on?
+"""Models of shapes conditioned on captions: are colour and shape right in combinations that were never trained on?
 
-    python -m tests.benchmarks.shapes_captions [--keep FOLDER] [--seed 0] [--threads 2] [--figure captions.png]
+    python -m tests.benchmarks.shapes_captions [--model diffusion] [--keep FOLDER] [--seed 0] [--threads 2]
+        [--figure captions.png] [--scales 1 2 4 8]
 
-An autoencoder of `shapes` at 32x32, then a diffusion model in its latents with a text encoder trained along. Then 500
-full captions of combinations in the training data, all 500 that are held out, and these again in short, such as "a
-large red circle at the top left"; at guidance 1, 2, 4 and 8, 20 steps of DPM-Solver++(2M) each. A checker by pixel
+An autoencoder of `shapes` at 32x32, then a model of its latents with a text encoder trained along: diffusion, or of a
+discrete autoencoder's codes an autoregressive one or masked generation. Then 500 full captions of combinations in the
+training data, all 500 that are held out, and these again in short, such as "a large red circle at the top left"; at
+each guidance scale, diffusion in 20 steps of DPM-Solver++(2M), masked generation in 12. A checker by pixel
 rules reads what the images show of what was said. `checker` is its verdict on real images with their captions,
 `reconstructed` on what the autoencoder makes of those: no model in its latents can do better. Runs in --keep are not
 trained again; their seconds and fields are kept there too, and other fields refused.
@@ -12,6 +14,8 @@ trained again; their seconds and fields are kept there too, and other fields ref
 
 import argparse
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfgen import AutoencoderKLPipeline, LatentDiffusionPipeline
+from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.data.order import Ints
 from hfgen.data.shapes.captions import UNSEEN, captions_of, check_captions, factors_of
@@ -29,7 +33,14 @@ from hfgen.images import grid, to_pil
 from tests.benchmarks.harness import Row, fitted
 
 AUTOENCODER = "--dataset shapes --resolution 32"
-DIFFUSION = "--dataset shapes --captions"
+MODEL = "--dataset shapes --captions"
+MODELS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "diffusion": ("autoencoder_kl", "latent_diffusion", "", {"num_steps": 20, "sampler": "dpmpp_2m"}),
+    "autoregressive": ("vq_autoencoder", "autoregressive", "--resolution 32", {}),
+    "masked": ("vq_autoencoder", "autoregressive", "--resolution 32 --objective masked", {"num_steps": 12}),
+}
+"""Recipe of the autoencoder, recipe of the model with its own fields, and arguments of its samples."""
+
 SCALES = (1.0, 2.0, 4.0, 8.0)
 IMAGES, BATCH = 500, 100
 SHORT = ("size", "colour", "shape", "place")
@@ -56,12 +67,14 @@ def shares(images: Tensor, captions: list[str]) -> Row:
     return {name: float(values.double().mean()) for name, values in found.items()}
 
 
-def generated(pipeline: LatentDiffusionPipeline, captions: list[str], scale: float, seed: int) -> Tensor:
-    """Return one image for each caption, (N, 3, H, W) in [-1, 1]."""
+def generated(
+    pipeline: Any, captions: list[str], scale: float, seed: int, choices: dict[str, Any] = MODELS["diffusion"][3]
+) -> Tensor:
+    """Return one image for each caption, (N, 3, H, W) in [-1, 1]; `choices`: further arguments of the call."""
     generator, parts = torch.Generator().manual_seed(seed), []
     for first in range(0, len(captions), BATCH):
         told: dict[str, Any] = {"prompt": captions[first : first + BATCH], "guidance_scale": scale}
-        result: Any = pipeline(num_steps=20, sampler="dpmpp_2m", generator=generator, output_type="pt", **told)
+        result: Any = pipeline(generator=generator, output_type="pt", **told, **choices)
         parts.append(result.images)
     return torch.cat(parts) * 2 - 1
 
@@ -69,49 +82,57 @@ def generated(pipeline: LatentDiffusionPipeline, captions: list[str], scale: flo
 def main() -> None:
     """Train both models and print a line for each kind of caption and each guidance scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="diffusion")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", default="2")
     parser.add_argument("--keep", type=Path, help="Folder for the runs; a temporary one by default.")
     parser.add_argument("--figure", type=Path, help="File for a grid of held-out captions at guidance 4.")
     parser.add_argument("--autoencoder", default="", help="Further fields of its recipe, in one word.")
-    parser.add_argument("--diffusion", default="", help="The same of the diffusion model.")
+    parser.add_argument("--diffusion", default="", help="The same of the model of its latents.")
     options = parser.parse_args()
     common = ["--threads", options.threads, "--save-every", "0", "--sample-every", "0"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        vae, model = folder / f"autoencoder-{options.seed}", folder / f"diffusion-{options.seed}"
+        first, recipe, own, choices = MODELS[options.model]
+        name = "autoencoder" if options.model == "diffusion" else first
+        vae, model = folder / f"{name}-{options.seed}", folder / f"{options.model}-{options.seed}"
         words = [*AUTOENCODER.split(), *common, *options.autoencoder.split()]
-        seconds = [fitted("autoencoder_kl", vae, options.seed, words)]
-        words = [*DIFFUSION.split(), "--autoencoder", str(vae), *common, *options.diffusion.split()]
-        seconds.append(fitted("latent_diffusion", model, options.seed, words))
-        print(f"seconds: autoencoder {seconds[0]:.0f}, diffusion {seconds[1]:.0f}, together {sum(seconds):.0f}")
-        report(vae, model, options.seed, options.figure)
+        seconds = [fitted(first, vae, options.seed, words)]
+        words = [*MODEL.split(), *own.split(), "--autoencoder", str(vae), *common, *options.diffusion.split()]
+        seconds.append(fitted(recipe, model, options.seed, words))
+        print(f"seconds: autoencoder {seconds[0]:.0f}, {options.model} {seconds[1]:.0f}, together {sum(seconds):.0f}")
+        report(vae, model, options.seed, options.figure, choices, options.scales)
 
 
-def report(vae: Path, model: Path, seed: int, figure: Path | None) -> None:
-    """Print the shares of real, reconstructed and generated images."""
-    pipeline: Any = LatentDiffusionPipeline.from_pretrained(model)
+def report(
+    vae: Path, model: Path, seed: int, figure: Path | None, choices: dict[str, Any], scales: Sequence[float]
+) -> None:
+    """Print the shares of real, reconstructed and generated images, and the seconds of one image."""
+    pipeline: Any = AutoPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     real, trained = (cast(Shapes, load_dataset("shapes", split=split)) for split in ("test", "train"))
     x, captions = real.tensor(IMAGES), captions_of(real.factors()[:IMAGES].numpy())
-    back = AutoencoderKLPipeline.from_pretrained(vae).reconstruct(x / 2 + 0.5, output_type="pt").images * 2 - 1
+    back = AutoPipeline.from_pretrained(vae).reconstruct(x / 2 + 0.5, output_type="pt").images * 2 - 1
     print(f"autoencoder: PSNR {10 * torch.log10(4 / (back - x).square().mean()):.1f} dB")
     show("checker", shares(x, captions))
     show("reconstructed", shares(back, captions))
     told = {"trained on": captions_of(trained.factors()[:IMAGES].numpy()), "held out": captions_of(held_out()),
             "short": shortened(held_out())}  # fmt: skip
     for kind, texts in told.items():
-        for scale in SCALES:
-            images = generated(pipeline, texts, scale, 1000 + seed)
-            show(f"{kind}, guidance {scale:g}", shares(images, texts))
+        for scale in scales:
+            before = time.monotonic()
+            images = generated(pipeline, texts, scale, 1000 + seed, choices)
+            each = (time.monotonic() - before) / len(texts)
+            show(f"{kind}, guidance {scale:g}, {each:.2f} s each", shares(images, texts))
             if figure is not None and kind == "held out" and scale == 4:
                 grid(to_pil(images[:32]), columns=8).save(figure)
 
 
 def show(name: str, row: Row) -> None:
     """Print one line."""
-    print(f"{name:24}" + " | ".join(f"{key} {100 * value:.1f} %" for key, value in row.items()), flush=True)
+    print(f"{name:36}" + " | ".join(f"{key} {100 * value:.1f} %" for key, value in row.items()), flush=True)
 
 
 if __name__ == "__main__":
