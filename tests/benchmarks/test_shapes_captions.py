@@ -55,7 +55,8 @@ def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
     small = "--batch-size 4 --max-steps 2 --warmup-steps 1 --split train[:40]"
     first, second = (" ".join([small, *TINY[name]]) for name in (autoencoder, recipe))
     second = second.replace("--class-conditional", "")
-    words = ["x", "--model", model, "--scales", "1", "4", "--keep", str(tmp_path), "--threads", "1", "--figure", str(tmp_path / "captions.png")]
+    words = ["x", "--model", model, "--scales", "1", "4", "--keep", str(tmp_path), "--threads", "1",
+             "--figure", str(tmp_path / "captions.png")]  # fmt: skip
     monkeypatch.setattr("sys.argv", [*words, "--autoencoder", first, "--diffusion", second])
     main()
     printed = [line for line in capsys.readouterr().out.splitlines() if "colour and shape" in line]
@@ -63,7 +64,8 @@ def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
         "autoencoder-0" if model == "diffusion" else "vq_autoencoder-0", f"{model}-0",
     ]
     kinds = [f"{kind}, guidance {scale}" for kind in ("trained on", "held out", "short") for scale in (1, 4)]
-    assert [re.sub(", [0-9.]+ s each", "", line[:36]).strip() for line in printed] == ["checker", "reconstructed", *kinds]
+    names = [re.sub(", [0-9.]+ s each", "", line[:36]).strip() for line in printed]
+    assert names == ["checker", "reconstructed", *kinds]
     assert "colour and shape 100.0 %" in printed[0] and "fill" not in printed[-1]
     with Image.open(tmp_path / "captions.png") as picture:
         assert picture.size == (8 * 34 + 2, 34 + 2)                    # five images in a row of eight
