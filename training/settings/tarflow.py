@@ -51,7 +51,7 @@ def recommended(settings: TarFlowSettings, dataset: Shaped) -> TarFlowSettings:
     # choose the training
     values |= {"batch_size": 64, "learning_rate": 1e-3, "max_steps": 20_000, "preview_images": 64}
     if side < 16:
-        values |= {"learning_rate": 2e-3, "max_steps": 2000}
+        values |= {"learning_rate": 2e-3, "max_steps": 1600}
     return filled(settings, values)
 
 
