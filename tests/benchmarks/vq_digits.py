@@ -1,6 +1,6 @@
 """Discrete autoencoders on held-out digits: error of the reconstructions, and how many codes are in use.
 
-    python -m tests.benchmarks.vq_digits [--seeds 0 1 2] [--steps 600] [--fields "--block-out-channels 16 32"]
+    python -m tests.benchmarks.vq_digits [--seeds 0 1 2] [--steps 300] [--fields "--block-out-channels 16 32"]
 
 Trained on the first 80 % of the digits, judged on the rest, with averaged weights. Three quantisers: a codebook of
 moving averages (`ema`) or of gradients (`gradient`), and a grid of levels (`fsq`).
