@@ -159,8 +159,9 @@ class AutoregressivePipeline(EntriesPipeline):
             raise ConfigError("log_likelihood: this model is a distribution over codes of an autoencoder, not pixels")
         entries = self._encoded(self._pixels(image))
         guide = self._guide(prompt, None, class_labels, len(entries), 1.0, EVERYWHERE, 0.0)
-        log_p: Tensor = self.network.log_probabilities(entries, **guide.cond)
-        return log_p.double().cpu().sum(1)
+        log_p: Tensor = self.network(entries, **guide.cond, log_prob=True).log_prob
+        self.maybe_free_model_hooks()
+        return log_p.cpu().double().sum(1)
 
     def _check_steps(self, num_steps: Any) -> None:
         """Raise ConfigError unless the number of steps is that of the entries, or None."""
