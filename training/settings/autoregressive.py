@@ -74,7 +74,7 @@ def recommended(settings: AutoregressiveSettings, dataset: Shaped) -> Autoregres
     if short:
         values |= {"batch_size": 64, "learning_rate": 2e-3, "max_steps": 3000}
     if side < 16 and not codes and settings.objective == "causal":                       # soon learnt by heart
-        values |= {"width": 64, "dropout": 0.1, "max_steps": 1500}
+        values |= {"width": 64, "dropout": 0.1, "max_steps": 1000}
     if not short:
         values |= {"preview_images": 16}
     return filled(settings, values)
