@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = "--dataset digits --batch-size 16 --warmup-steps 5 --log-every 1 --sample-every 0 --threads 1".split()
 TINY = {
     "ddpm": "--block-out-channels 8 16 --layers-per-block 1 --num-train-timesteps 100 --learning-rate 1e-3".split(),
-    "autoregressive": "--width 16 --layers 1 --attention-head-dim 8 --learning-rate 1e-3 --class-conditional".split(),
+    "autoregressive": (
+        "--width 16 --layers 1 --attention-head-dim 8 --learning-rate 1e-3 --dropout 0 --class-conditional"
+    ).split(),
     "autoencoder": "--hidden 16 --latent-dim 8 --learning-rate 1e-3 --corruption patch --weight-penalty 1e-3".split(),
     "autoencoder_kl": (
         "--block-out-channels 8 16 --latent-channels 2 --adversarial-weight 0.5 --discriminator-width 8 "

@@ -53,7 +53,7 @@ AUTOENCODER_KL = Tiny(autoencoder_kl.RECIPE, {
 })  # fmt: skip
 AUTOREGRESSIVE = Tiny(autoregressive.RECIPE, {
     **STEADY, "network": "transformer", "width": 16, "layers": 1, "attention_head_dim": 8, "learning_rate": 1e-3,
-    "text_width": 16, "text_layers": 1,
+    "text_width": 16, "text_layers": 1, "dropout": 0.0,
 })  # fmt: skip
 DDPM = Tiny(ddpm.RECIPE, {**DENOISER, "num_train_timesteps": 100})
 GAN = Tiny(gan.RECIPE, {**STEADY, "width": 8})
