@@ -12,7 +12,7 @@ from hfgen import AutoPipeline, AutoregressivePipeline, ImageTransformer
 from hfgen.errors import ConfigError
 from hfgen.models.text import build_text_encoder
 from tests.helpers import seed
-from tests.pipelines.helpers import TOKENIZER, last
+from tests.pipelines.helpers import TOKENIZER, features, last
 
 SHAPE, LEVELS = (1, 4, 4), 3
 
@@ -107,6 +107,19 @@ def test_a_text_conditions_the_draws() -> None:
     guided = pipe("a red circle", batch_size=4, guidance_scale=3.0, generator=seed(0), output_type="latent").images
     assert not torch.equal(guided, first)
     assert torch.equal(empty, pipe(4, generator=seed(0), output_type="latent").images)
+
+
+def test_guidance_by_a_text_starts_from_the_empty_text() -> None:
+    pipe = make(null=True, text=True)
+    entries = pipe("a red circle", batch_size=2, guidance_scale=2.0, generator=seed(0), output_type="latent").images
+    u = torch.rand(2, 16, generator=seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        cond, uncond = (
+            pipe.network(entries, encoder_hidden_states=features(pipe, text, text)).logits.log_softmax(-1)
+            for text in ("a red circle", "")
+        )
+    F = (uncond + 2 * (cond - uncond)).double().softmax(-1).cumsum(-1)
+    assert torch.equal((u[..., None] >= F).sum(-1), entries)
 
 
 def test_states_show_the_picture_growing() -> None:
