@@ -1,7 +1,7 @@
 """Autoregressive models: the distribution of an image as a product over its entries, each conditioned on all before.
 
     hfgen train autoregressive --dataset digits --output-dir runs/transformer
-    hfgen train autoregressive --dataset data/mnist-train.parquet --binarise --output-dir runs/pixelcnn
+    hfgen train autoregressive --dataset data/mnist-train.parquet --binarise --output-dir runs/binary
     hfgen train autoregressive --dataset digits --objective masked --output-dir runs/maskgit
 
 Entries are levels of pixels, patches of few levels, or the codes of a discrete autoencoder. The likelihood is exact.

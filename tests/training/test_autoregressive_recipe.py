@@ -3,7 +3,9 @@
 import math
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hfgen import AutoPipeline, AutoregressivePipeline
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import binarised
 from hfgen.training.engine.noise import Noise
+from hfgen.training.settings.autoregressive import AutoregressiveSettings, recommended, smaller
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 from tests.training.tiny import AUTOREGRESSIVE, make_vq_autoencoder, run, state
@@ -126,6 +129,34 @@ def test_the_finished_run_samples_completes_and_says_its_likelihood(tmp_path: Pa
 def test_settings_that_no_run_can_use_are_refused_by_name(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         engine(**changes)
+
+
+@pytest.mark.parametrize(("shape", "given", "found"), [
+    ((1, 8, 8), {}, ("transformer", 1, 64, 4)), ((1, 8, 8), {"network": "pixel_cnn"}, ("pixel_cnn", 1, 64, 4)),
+    ((1, 28, 28), {}, ("pixel_cnn", 1, 64, 8)), ((1, 28, 28), {"binarise": True}, ("transformer", 2, 128, 6)),
+    ((1, 28, 28), {"binarise": True, "network": "pixel_cnn"}, ("pixel_cnn", 1, 64, 8)),
+    ((1, 28, 28), {"binarise": True, "patch_size": 1}, ("pixel_cnn", 1, 64, 8)),
+    ((1, 27, 28), {"binarise": True}, ("pixel_cnn", 1, 64, 8)), ((3, 32, 32), {}, ("pixel_cnn", 1, 64, 8)),
+    ((3, 32, 32), {"objective": "masked"}, ("transformer", 1, 128, 6)),
+    ((3, 32, 32), {"network": "transformer"}, ("transformer", 1, 128, 6)),
+])  # fmt: skip
+def test_the_recommended_network_and_entries_fit_the_data(
+    shape: tuple[int, ...], given: dict[str, Any], found: tuple[str, int, int, int]
+) -> None:
+    data = SimpleNamespace(shape=shape)
+    s = recommended(AutoregressiveSettings(output_dir=Path("unused"), dataset="unused", **given), data)
+    assert (s.network, s.patch_size, s.width, s.layers) == found
+
+
+def test_a_short_budget_is_offered_smaller_networks_unless_a_size_is_asked_for() -> None:
+    data = SimpleNamespace(shape=(1, 28, 28))
+    asked = AutoregressiveSettings(output_dir=Path("unused"), dataset="unused", budget="3m")
+    offered = [(s.network, s.width, s.layers) for s in smaller(asked, data)]
+    assert offered == [("pixel_cnn", 32, 3), ("pixel_cnn", 64, 4)]
+    drawn = smaller(replace(asked, binarise=True), data)
+    assert [(s.network, s.patch_size, s.max_steps) for s in drawn] == [("transformer", 2, 1800)] * 2
+    assert not smaller(replace(asked, width=32), data) and not smaller(replace(asked, autoencoder="codes"), data)
+    assert not smaller(asked, SimpleNamespace(shape=(1, 8, 8)))
 
 
 @pytest.fixture(scope="module")

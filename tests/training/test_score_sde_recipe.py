@@ -101,14 +101,18 @@ def test_every_weighting_is_of_the_noise_whatever_is_predicted(weighting: str, i
     torch.testing.assert_close(losses[1:], losses[:1] * 2, rtol=1e-3, atol=0)
 
 
-def test_points_are_denoised_by_their_velocity_unless_said_otherwise() -> None:
-    for dataset, asked, found in (
-        ("ring8", None, "v_prediction"), ("ring8", "epsilon", "epsilon"), ("digits", None, "epsilon"),
-    ):  # fmt: skip
-        s: Any = score_sde.ScoreSDESettings(output_dir=Path("unused"), prediction_type=asked)  # type: ignore[arg-type]
-        assert score_sde.RECIPE.recommended(s, load_dataset(dataset)).prediction_type == found
-    of_ddpm = ddpm.RECIPE.recommended(ddpm.DDPMSettings(output_dir=Path("unused")), load_dataset("ring8"))
-    assert of_ddpm.prediction_type == "epsilon"
+@pytest.mark.parametrize(("recipe", "shape", "given", "found"), [
+    (score_sde, (2,), {}, "v_prediction"), (score_sde, (2,), {"prediction_type": "epsilon"}, "epsilon"),
+    (score_sde, (1, 8, 8), {}, "epsilon"), (score_sde, (1, 28, 28), {}, "v_prediction"),
+    (ddpm, (2,), {}, "epsilon"), (ddpm, (1, 8, 8), {}, "epsilon"), (ddpm, (3, 16, 8), {}, "v_prediction"),
+    (ddpm, (3, 16, 16), {"weighting": "vlb"}, "epsilon"), (ddpm, (3, 64, 64), {"weighting": "min_snr"}, "v_prediction"),
+    (ddpm, (3, 16, 16), {"prediction_type": "epsilon"}, "epsilon"),
+])  # fmt: skip
+def test_large_images_are_denoised_by_their_velocity_unless_said_otherwise(
+    recipe: Any, shape: tuple[int, ...], given: dict[str, Any], found: str
+) -> None:
+    asked = recipe.RECIPE.settings(output_dir=Path("unused"), **given)
+    assert recipe.RECIPE.recommended(asked, SimpleNamespace(shape=shape)).prediction_type == found
 
 
 @pytest.mark.parametrize("importance", [False, True])

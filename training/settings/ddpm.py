@@ -5,8 +5,10 @@ from typing import Literal
 
 from hfgen.losses.choices import Weighting
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
-from hfgen.training.engine.spec import SettingsSpec
-from hfgen.training.settings.denoiser import DenoiserSettings, recommended, smaller
+from hfgen.training.engine.settings import filled
+from hfgen.training.engine.spec import SettingsSpec, Shaped
+from hfgen.training.settings import denoiser
+from hfgen.training.settings.denoiser import DenoiserSettings, smaller
 
 
 @dataclass(kw_only=True)
@@ -26,6 +28,13 @@ class DDPMSettings(DenoiserSettings):
     """Weight of each timestep's error: 1 (simple), that of the variational bound (vlb), or min-SNR-gamma (min_snr)."""
     snr_gamma: float = 5.0
     """gamma of the min-SNR weighting."""
+
+
+def recommended(settings: DDPMSettings, dataset: Shaped) -> DDPMSettings:
+    """Return the settings completed for the dataset; the noise is predicted where the bound's weights are its own."""
+    if settings.weighting == "vlb":
+        settings = filled(settings, {"prediction_type": "epsilon"})
+    return denoiser.recommended(settings, dataset)
 
 
 SPEC = SettingsSpec(DDPMSettings, recommended, smaller, IMAGES_AND_POINTS)

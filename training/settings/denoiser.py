@@ -46,8 +46,8 @@ class DenoiserSettings(ConditionSettings):
     attention_head_dim: int = 32
     """Channels of each attention head."""
     prediction_type: Auto[PredictionType] = AUTO
-    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction), which is
-    exact at the noisiest times and serves data whose x_0 is not clipped."""
+    """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction), which says
+    x_0 at the noisiest times too, and is recommended for images of 16 pixels and more."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     # optimisation
@@ -82,6 +82,8 @@ def recommended(settings: AnyDenoiser, dataset: Shaped) -> AnyDenoiser:
     values |= {"prediction_type": "epsilon", "layers_per_block": 2, "preview_steps": 50}
     if side < 16:
         values |= {"learning_rate": 2e-3, "max_steps": 1800}
+    else:
+        values |= {"prediction_type": "v_prediction"}
     return filled(settings, values)
 
 
