@@ -71,15 +71,30 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     A last line that was cut off is left out. Raises ConfigError for a complete line of another form.
     """
     path = run / METRICS
-    return [_numbers(path, line) for line in complete_lines(path)]
+    found = list[dict[str, Any]]()
+    for line in complete_lines(path):
+        numbers = numbers_of(line)
+        if numbers is None:
+            raise ConfigError(f"{path}: each line must be a JSON object with a step, got {line!r:.80}")
+        found.append(numbers)
+    return found
+
+
+def numbers_of(line: str) -> dict[str, Any] | None:
+    """Return the numbers of a line of `metrics.jsonl`, with an int `step`; None for a line of another form."""
+    try:
+        numbers = json.loads(line)
+        return {**numbers, "step": int(numbers["step"])}
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
 
 
 def complete_lines(path: Path) -> list[str]:
     """Return the lines of a text file with their ends, without a last line that was cut off; [] for no file."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [f"{line}\n" for line in lines[:-1]]
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -103,11 +118,3 @@ def _optional(path: Path) -> dict[str, Any]:
 def _is_setting(name: Any, value: Any) -> bool:
     items = value if isinstance(value, list) else [value]
     return isinstance(name, str) and name.isidentifier() and not any(isinstance(item, dict | list) for item in items)
-
-
-def _numbers(path: Path, line: str) -> dict[str, Any]:
-    try:
-        numbers = json.loads(line)
-        return {**numbers, "step": int(numbers["step"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: each line must be a JSON object with a step, got {line!r:.80}") from error

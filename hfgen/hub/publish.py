@@ -73,14 +73,16 @@ def push_pipeline(
         return _push(Path(temporary), place, message, source)
 
 
-def publish_finished(run: Path, repo_id: str) -> None:
-    """Publish the model of a finished run and log its commit; errors are logged, not raised."""
+def publish_finished(run: Path, repo_id: str) -> bool:
+    """Return whether the model of a finished run was published, and log its commit; errors are logged, not raised."""
     try:
         logger.info(publish(run, repo_id))
+        return True
     except HfgenError as error:
-        logger.warning(f"warning: not published: {error}")
+        logger.error(f"error: not published: {error}")
     except Exception as error:
-        logger.warning(f"warning: not published: {type(error).__name__}: {error}. {on_disk(run, repo_id)}")
+        logger.error(f"error: not published: {type(error).__name__}: {error}. {on_disk(run, repo_id)}")
+    return False
 
 
 def _push(

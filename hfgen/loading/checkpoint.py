@@ -5,7 +5,6 @@ manifest with sizes and sha256 sums is written last; then the folder is renamed.
 that, and at least two that verify remain. A folder without a manifest that verifies is not a checkpoint.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -15,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hfgen.errors import CheckpointError, ResourceError
+from safetensors import SafetensorError
+
+from hfgen.errors import CheckpointError
+from hfgen.loading.disk import FULL, number_of, refusal, sync, sync_folder
 from hfgen.loading.hashing import hash_of_file
 from hfgen.logging import warn
 
@@ -41,16 +43,16 @@ def save(folder: Path, step: int, write: Callable[[Path], None], about: dict[str
         temporary.mkdir(parents=True)
         write(temporary)
         _write_manifest(temporary, step, about)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if number_of(error) not in FULL:
             raise
-        raise _disk_full(folder, error) from error
+        raise refusal(folder, error, max(map(_size, _all(folder)), default=0)) from error
     # rename; an unverified folder of the same step is replaced
     if target.exists():
         shutil.rmtree(target)
     os.rename(temporary, target)
-    _sync_folder(folder)
+    sync_folder(folder)
     # drop older checkpoints
     _drop_old(folder, keep)
     return target
@@ -120,15 +122,15 @@ def _write_manifest(folder: Path, step: int, about: dict[str, Any]) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = [path.stat().st_size, hash_of_file(path)]
-            _sync(path)
+            sync(path)
     # folders
     for path in folder.rglob("*"):
         if path.is_dir():
-            _sync_folder(path)
+            sync_folder(path)
     # manifest
     (folder / MANIFEST).write_text(_signed({"step": step, **about, "files": files}), encoding="utf-8")
-    _sync(folder / MANIFEST)
-    _sync_folder(folder)
+    sync(folder / MANIFEST)
+    sync_folder(folder)
 
 
 def _drop_old(folder: Path, keep: int) -> None:
@@ -151,35 +153,6 @@ def _signed(manifest: dict[str, Any]) -> str:
     content.pop("sha256", None)
     sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "sha256": sha256}, indent=1, sort_keys=True) + "\n"
-
-
-def _sync(path: Path) -> None:
-    """Flush a file to the disk; it is open for writing, as Windows requires."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk. Windows does not open folders, and journals their names."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _disk_full(folder: Path, error: OSError) -> ResourceError:
-    """Return the error of a full disk, with the bytes that are free and those of the largest checkpoint."""
-    free = shutil.disk_usage(folder).free
-    largest = max(map(_size, _all(folder)), default=0)
-    needed = f"the last one took {largest:,} bytes, " if largest else ""
-    return ResourceError(
-        f"{folder}: no room to save a checkpoint: {needed}{free:,} bytes are free ({error.strerror}). "
-        "The older checkpoints are intact: free some space and start again with --resume."
-    )
 
 
 def _size(folder: Path) -> int:

@@ -22,7 +22,7 @@ from hfgen.data.toy import Toy
 from hfgen.training import gan
 from hfgen.training.engine import run
 from hfgen.training.engine.gan_guard import guard
-from hfgen.training.engine.settings import parse
+from hfgen.training.engine.parse import parse
 from tests.benchmarks import toy_gan
 from tests.benchmarks.digits_quality import measure
 from tests.benchmarks.harness import sample

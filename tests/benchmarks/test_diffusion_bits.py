@@ -14,7 +14,7 @@ from hfgen import DDPMPipeline, UNet, VPSDEScheduler
 from hfgen.data import load_dataset
 from hfgen.training.ddpm import DDPMSettings
 from hfgen.training.denoiser import network
-from hfgen.training.engine.settings import parse
+from hfgen.training.engine.parse import parse
 from tests.benchmarks.diffusion_bits import CIFAR10, MODELS, encoding, fitted, judge, main
 
 TINY = "--block-out-channels 8 16 --layers-per-block 1 --learning-rate 2e-3 --threads 1 --max-steps 150".split()

@@ -43,7 +43,7 @@ def trained(ask: Ask, hub: Standin, tmp_path_factory: pytest.TempPathFactory) ->
     run = tmp_path_factory.mktemp("publish") / "run"
     hub.fail("POST .*/user/late/commit/", status=500)
     words = ["train", "ddpm", "--output-dir", run, *SHARED, *TINY["ddpm"], "--max-steps", 2, "--sample-every", 1]
-    return run, ask([*words, "--publish-to", "user/late"])
+    return run, ask([*words, "--publish-to", "user/late"], code=69)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ GAN_FILES = {
 def test_a_push_that_fails_after_training_leaves_a_finished_run_and_the_command_to_retry(trained, ask, hub) -> None:
     run, out = trained
     assert f"model    {run}/model" in out and (run / "model/model_index.json").is_file()
-    [line] = [line for line in out.splitlines() if line.startswith("warning: not published:")]
+    [line] = [line for line in out.splitlines() if line.startswith("error: not published:")]
     assert "the Hub answers with 500" in line and titles(hub, "user/late") == ["initial commit"]
     retry = shlex.split(line.partition("try again with: hfgen ")[2])
     assert retry == ["publish", str(run), "user/late"]

@@ -29,8 +29,9 @@ from hfgen.pipelines.base import Pipeline
 from hfgen.registry import RECIPES
 from hfgen.training.engine import run
 from hfgen.training.engine.callback import Callback
+from hfgen.training.engine.distributed import INTERRUPTED
+from hfgen.training.engine.parse import settings_from
 from hfgen.training.engine.record import NAMED
-from hfgen.training.engine.settings import settings_from
 
 logger = get_logger("training")
 
@@ -76,7 +77,7 @@ def train(
             folder = temporary_folder(recipe, chosen.resume)
         code = run.train(spec, dataclasses.replace(chosen, output_dir=folder), callback)
     # hand the pipeline over
-    if code:
+    if code == INTERRUPTED:
         raise KeyboardInterrupt(f"stopped and saved; hfgen.train({recipe!r}, ..., output_dir={str(folder)!r}, "
                                 "resume=True) continues")  # fmt: skip
     pipeline = AutoPipeline.from_pretrained(folder / runs.MODEL, device=PartialState().device)

@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from hfgen.loading.devices import widest
-from hfgen.logging import get_logger, is_progress_bar_enabled
-from hfgen.runs import complete_lines
+from hfgen.loading.disk import append_line, persistent, write_text
+from hfgen.logging import get_logger, is_progress_bar_enabled, warn
+from hfgen.runs import complete_lines, numbers_of
 
 logger = get_logger("training")
 
@@ -113,10 +114,23 @@ class Log:
             self._bar.set_description_str("", refresh=False)
 
     def _cut(self, step: int) -> dict[str, Any]:
-        """Drop lines that lie after `step`, which the resumed run writes again; return the last that stays."""
-        kept = [line for line in complete_lines(self.path) if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(kept), encoding="utf-8")
-        last: dict[str, Any] = json.loads(kept[-1]) if kept else {}
+        """Drop lines that lie after `step`, which the resumed run writes again; return the last that stays.
+
+        Lines without a step are dropped with a warning.
+        """
+        # keep the lines up to the step
+        kept, broken, last = list[str](), 0, dict[str, Any]()
+        for line in complete_lines(self.path):
+            numbers = numbers_of(line)
+            if numbers is None:
+                broken += 1
+            elif numbers["step"] <= step:
+                kept.append(line)
+                last = numbers
+        # warn of others, and write
+        if broken:
+            warn(f"{self.path}: dropped {broken:,} lines that are no JSON object with a step")
+        persistent(lambda: write_text(self.path, "".join(kept)), self.path.parent)
         return last
 
     def advance(self) -> None:
@@ -129,8 +143,7 @@ class Log:
             return
         # append to the file
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        persistent(lambda: append_line(self.path, json.dumps(line)), self.path.parent)
         # update the progress bar and the tracker
         losses = {name: f"{value:.4f}" for name, value in values.items() if name.startswith("loss")}
         self._bar.set_postfix(losses, refresh=False)

@@ -96,15 +96,18 @@ class Engine:
 
     def step(self, step: int, batches: list[Batch], max_steps: int) -> None:
         """Run every phase of one training step."""
-        # compute the learning rate, and prepare tensors that phases hand on
+        self.set_learning_rates(step, max_steps)
+        memo: list[dict[str, Tensor]] = [{} for _ in self.micro_batches]                 # tensors that phases hand on
+        for phase in self.recipe.phases:
+            for repetition in range(phase.times):
+                self.optimise(phase, step, repetition, batches[repetition], memo)
+
+    def set_learning_rates(self, step: int, max_steps: int) -> None:
+        """Give every optimiser the learning rate of step `step` of `max_steps`, from 0 on."""
         rate = factor(self.settings.lr_schedule, step, max_steps, self.settings.warmup_steps)
-        memo: list[dict[str, Tensor]] = [{} for _ in self.micro_batches]
-        # run the phases in turn
         for phase in self.recipe.phases:
             for group in phase.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate
-            for repetition in range(phase.times):
-                self.optimise(phase, step, repetition, batches[repetition], memo)
 
     def optimise(self, phase: Phase, step: int, repetition: int, batch: Batch, memo: list[dict[str, Tensor]]) -> None:
         """Take one optimiser step: backward over the micro-batches, norm, finite check, clip, step, average.
@@ -129,7 +132,7 @@ class Engine:
                     loss, scalars = phase.loss(nets, self.local_rows(batch, rows), noise, memo[i])
                 if phase.name in self.scales:
                     loss = loss * self.scales[phase.name].value
-                self.accelerator.backward(loss / len(self.micro_batches))
+                self.accelerator.backward(loss * (1 + 0 * loss.detach()) / len(self.micro_batches))    # NaN: no step
             self.log.add(scalars)
         # step, restore the buffers where it was not finite, average
         finite = self.update(phase)

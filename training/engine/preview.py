@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,6 +99,17 @@ def preview_and_evaluate(engine: Engine, stop: StopSignal) -> Image.Image | None
         if engine.recipe.evaluate is not None:
             engine.recipe.evaluate(nets)
         return draw(engine, nets)
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        picture.save(temporary, format="PNG")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def draw(engine: Engine, nets: Mapping[str, nn.Module], progress: bool = False) -> Image.Image | None:

@@ -18,6 +18,7 @@ import hfgen
 from hfgen.checks import DATASET_ID
 from hfgen.data import BUILT_IN
 from hfgen.data.dataset import Dataset
+from hfgen.loading.disk import write_text
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.settings import DATASETS, Settings
 
@@ -53,12 +54,8 @@ def facts_of(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]
 
 def write(path: Path, known: dict[str, Any], step: int, seconds: float | None, evaluated: list[str]) -> None:
     """Write `run.json`, whole or not at all: `known`, step, seconds of training, and names of evaluated metrics."""
-    # join facts and progress
     progress = {"step": step, "seconds": None if seconds is None else round(seconds, 1), "evaluated": evaluated}
-    # write beside, then replace
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps({**known, **progress}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps({**known, **progress}, indent=1, sort_keys=True) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hfgen.data import require_batch
 from hfgen.errors import CheckpointError, CollapseError, exit_code_of
 from hfgen.hub.publish import publish_finished
 from hfgen.loading import checkpoint
+from hfgen.loading.disk import persistent
 from hfgen.logging import get_logger
 from hfgen.memory import keep_memory
 from hfgen.training.engine import record, state
@@ -35,12 +36,15 @@ from hfgen.training.engine.init_from import with_weights_of
 from hfgen.training.engine.introduction import introduction
 from hfgen.training.engine.log import Log, activity
 from hfgen.training.engine.loop import Engine
-from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate
+from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate, write_picture
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.settings import AUTO, Settings, check_same, small, write_yaml
 from hfgen.training.engine.trackers import start_tracker, track_picture
 
 logger = get_logger("training")
+
+UNPUBLISHED = 69
+"""Exit code of a finished run whose model could not be published: EX_UNAVAILABLE of sysexits.h."""
 
 CHECK_EVERY = 50
 """Steps between looks at the count of non-finite steps, where the log does not look more often."""
@@ -56,7 +60,8 @@ def main(recipe: RecipeSpec[Any], arguments: list[str] | None = None) -> int:
 
 
 def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None = None) -> int:
-    """Return 0 when the run is finished and 75 when a signal stopped it before. Errors are raised.
+    """Return 0 when the run is finished, 75 when a signal stopped it before, 69 when it is finished but its model could
+    not be published. Errors are raised.
 
     `callback`: called in the main process after each step; the step after which it returns True is the last one.
 
@@ -109,7 +114,7 @@ def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None
         tracker.finish()
     atexit.register(accelerator.state.destroy_process_group)
     if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
-        publish_finished(settings.output_dir, settings.publish_to)
+        return 0 if publish_finished(settings.output_dir, settings.publish_to) else UNPUBLISHED
     return code
 
 
@@ -142,7 +147,7 @@ class Run:
         self.step = self.saved = self.resume(stored) if stored else 0
         if self.main:
             require_room(self.folder, engine, settings.keep_checkpoints)
-            write_yaml(settings, self.folder / "config.yaml")
+            self.written(lambda: write_yaml(settings, self.folder / "config.yaml"))
             self.facts = record.facts_of(settings, engine, threads)
         # open the log
         self.log = Log(self.folder / "metrics.jsonl", self.accelerator, self.step, self.max_steps)
@@ -281,9 +286,7 @@ class Run:
         with suppress(Interrupted), self.beside("preview"), networks_in_use(self.engine, self.stop) as nets:
             picture = draw(self.engine, nets, progress=True)
             if picture is not None:
-                temporary = self.grid().with_suffix(".tmp")
-                picture.save(temporary, format="PNG")
-                temporary.replace(self.grid())
+                self.written(lambda: write_picture(picture, self.grid()))
                 track_picture(self.accelerator, picture, self.step)
 
     def grid(self) -> Path:
@@ -336,12 +339,12 @@ class Run:
         # write the checkpoint, and the record beside it
         if self.main and self.saved != self.step:
             with self.beside("saving"):
-                checkpoint.save(
+                self.written(lambda: checkpoint.save(
                     self.folder / "checkpoints", self.step,
                     lambda folder: state.save(folder, engine.recipe, engine.nets, engine.averages, now),
                     self.about(), self.settings.keep_checkpoints,
-                )  # fmt: skip
-            record.write(self.folder / "run.json", self.facts, self.step, now["seconds"], sorted(self.numbers))
+                ))  # fmt: skip
+            self.record(now["seconds"])
         self.saved = self.step
         self.accelerator.wait_for_everyone()
 
@@ -349,17 +352,19 @@ class Run:
         """Put the engine into the state of the checkpoint `stored`; return its step. Raises CheckpointError."""
         engine = self.engine
         # check that it is the same run on the same data
-        then = json.loads((stored / "state.json").read_text(encoding="utf-8"))
+        then = state.read_state(stored)
         check_same(self.settings, then["settings"], self.folder)
-        if then["dataset"] != engine.dataset.fingerprint:
+        before = str(then.get("dataset"))
+        if before != engine.dataset.fingerprint:
             raise CheckpointError(
                 f"{self.folder}: the dataset {engine.dataset.name!r} is not the one this run was trained on "
-                f"(fingerprint {engine.dataset.fingerprint[:12]}, was {then['dataset'][:12]}). Use it, or a new folder."
+                f"(fingerprint {engine.dataset.fingerprint[:12]}, was {before[:12]}). Use it, or a new folder."
             )
         if then["step"] > self.max_steps:
             raise CheckpointError(f"{stored}: is beyond --max-steps {self.max_steps}; ask for more steps")
         # restore networks, optimisers, averages, log and guard
         state.restore(stored, engine.recipe, engine.nets, engine.averages)
+        engine.set_learning_rates(then["step"] - 1, self.max_steps)
         engine.log.restore(then["log"], engine.device)
         for name, scale in engine.scales.items():
             scale.restore(then["loss_scale"][name])
@@ -381,7 +386,17 @@ class Run:
         if self.main:
             with self.beside("saving"):
                 nets = state.served_networks(self.engine.nets, self.engine.averages)
-                self.engine.recipe.pipeline(nets).save_pretrained(self.folder / "model")
+                pipeline = self.engine.recipe.pipeline(nets)
+                self.written(lambda: pipeline.save_pretrained(self.folder / "model"))
+
+    def record(self, seconds: float | None) -> None:
+        """Write the record of the run, after `seconds` of training."""
+        evaluated = sorted(self.numbers)
+        self.written(lambda: record.write(self.folder / "run.json", self.facts, self.step, seconds, evaluated))
+
+    def written(self, write: Callable[[], Any]) -> None:
+        """Let `write` write into the folder, with further attempts. Raises ResourceError if the disk refuses all."""
+        persistent(write, self.folder)
 
     def finish(self) -> None:
         """Record the evaluated metrics; print where everything is, the last metrics, and warnings."""
@@ -389,7 +404,7 @@ class Run:
         if not self.main:
             return
         if self.numbers:
-            record.write(self.folder / "run.json", self.facts, self.step, self.seconds(), sorted(self.numbers))
+            self.record(self.seconds())
         # describe metrics, time and grid
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         now = time.monotonic()

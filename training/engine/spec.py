@@ -6,7 +6,8 @@ from typing import Any, Generic, Protocol
 
 from hfgen.errors import ConfigError
 from hfgen.training.engine.defaults import IMAGES, with_defaults
-from hfgen.training.engine.settings import AnySettings, parse, print_help
+from hfgen.training.engine.parse import parse, print_help
+from hfgen.training.engine.settings import AnySettings
 
 
 class Shaped(Protocol):
@@ -69,7 +70,7 @@ class SettingsSpec(Generic[AnySettings]):
     def parse(self, words: list[str]) -> AnySettings:
         """Return the settings that the words of a command line give; print help or a usage error, and exit otherwise.
 
-        Errors as in `engine.settings.parse`.
+        Errors as in `engine.parse.parse`.
         """
         refuse_foreign_names(words, [one.name for one in fields(self.settings)])
         if {"-h", "--help"} & {*words}:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,22 +33,64 @@ def save(
     recipe.pipeline(served_networks(nets, averages)).save_pretrained(folder / "model")
     net_tensors = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
     _save(net_tensors, folder / "nets.safetensors")
-    _save(_optimizer_tensors(recipe, nets), folder / "optimizers.safetensors")
+    moments = _optimizer_tensors(recipe, nets)
+    _save(moments, folder / "optimizers.safetensors")
+    state = {**state, "moments": len(moments)}
     (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
 def restore(folder: Path, recipe: Recipe, nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, Any]:
     """Put a run back into the state stored in `folder` and return the `state` that `save` wrote."""
-    # restore networks and averages
-    tensors = load_file(folder / "nets.safetensors")
+    # read networks and optimisers, check those
+    tensors, moments = (_tensors(folder / f"{name}.safetensors") for name in ("nets", "optimizers"))
+    state = read_state(folder)
+    check_moments(recipe, nets, moments, state.get("moments"), folder)
+    # restore networks and averages, then optimisers
     for name, net in nets.items():
         _load(net, {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}, folder)
     for name, average in averages.items():
         _load(average.net, _averaged(folder / "model" / name, average.net), folder)
-    # restore optimisers, read JSON
-    _load_optimizers(recipe, nets, load_file(folder / "optimizers.safetensors"))
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    _load_optimizers(recipe, nets, moments)
     return state
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the `state` that `save` wrote. Raises CheckpointError for a file that is none."""
+    path = folder / "state.json"
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**state, "step": int(state["step"]), "settings": dict(state["settings"]), "log": dict(state["log"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no state of a run ({type(error).__name__}: {error})") from error
+
+
+def check_moments(
+    recipe: Recipe, nets: Mapping[str, nn.Module], tensors: dict[str, torch.Tensor], count: int | None, folder: Path
+) -> None:
+    """Raise CheckpointError unless the `tensors` are `count` states of this run's parameters, in their shapes.
+
+    `count`: None in checkpoints that do not say it. A state that is one number, such as Adam's step, has no shape.
+    """
+    # check the names and shapes
+    shapes = {name: parameter.shape for name, _, parameter in _parameters(recipe, nets)}
+    for key, value in tensors.items():
+        name = key.rpartition(":")[0]
+        if name not in shapes:
+            raise CheckpointError(f"{folder}: optimizers.safetensors has {key!r}, which this run does not train")
+        if value.ndim and value.shape != shapes[name]:
+            found = f"{tuple(value.shape)}, its parameter is {tuple(shapes[name])}"
+            raise CheckpointError(f"{folder}: optimizers.safetensors: {key!r} has the shape {found}")
+    # check that none is missing
+    if count is not None and len(tensors) != count:
+        raise CheckpointError(f"{folder}: optimizers.safetensors holds {len(tensors)} tensors, {count} were written")
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file. Raises CheckpointError, naming it, for a file that is none."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: is no file of tensors ({error})") from error
 
 
 def served_networks(nets: Mapping[str, nn.Module], averages: Mapping[str, EMA]) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 
+from hfgen.loading.disk import write_text
 from hfgen.training.engine.settings import Settings, plain_values
 
 PROJECT = "hfgen"
@@ -46,7 +47,7 @@ def id_of(folder: Path, new: bool) -> str:
     """Return the id of the run in `folder`: a `new` one, or the one that it has, which is made if it is missing."""
     path = folder / FILE
     if new or not path.is_file():
-        path.write_text(json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n", encoding="utf-8")
+        write_text(path, json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
     run_id: str = json.loads(path.read_text(encoding="utf-8"))["id"]
     return run_id
 

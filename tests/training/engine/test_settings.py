@@ -11,8 +11,9 @@ import yaml
 from hfgen.cli import RECIPES
 from hfgen.errors import CheckpointError, ConfigError
 from hfgen.training.engine.lr_schedule import factor
+from hfgen.training.engine.parse import parse
 from hfgen.training.engine.run import main
-from hfgen.training.engine.settings import Settings, check_same, parse, seconds_of, write_yaml
+from hfgen.training.engine.settings import Settings, check_same, seconds_of, write_yaml
 from hfgen.training.latent_diffusion import LatentDiffusionSettings
 
 
@@ -109,7 +110,9 @@ def test_bad_yaml_is_an_error_that_names_the_file_and_the_field(tmp_path: Path, 
 @pytest.mark.parametrize(
     "arguments",
     ["--batch-size 0", "--keep-checkpoints 1", "--ema-decay 1.0", "--budget 3", "--learning-rate -1",
-     "--budget 3m --max-steps 5", "--warmup-steps -1", "--learning-rate nan"],
+     "--budget 3m --max-steps 5", "--warmup-steps -1", "--learning-rate nan", "--learning-rate inf",
+     "--max-grad-norm inf", "--seed 18446744073709551616", "--seed -1", "--threads 100000000000000000000",
+     "--resolution 100000000", "--resolution 8 100000000", "--max-steps 9223372036854775808"],
 )  # fmt: skip
 def test_values_that_no_run_can_use_are_refused_by_name(arguments: str) -> None:
     with pytest.raises(ConfigError, match=arguments.split()[0]):
