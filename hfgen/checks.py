@@ -101,15 +101,25 @@ def is_name_of_object(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
+def path_of(name: str | Path) -> Path | None:
+    """Return a path with the home folder of `~`; None for a text that cannot be one, such as "" or 5,000 letters."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path if str(name) and "\0" not in str(name) else None
+
+
 def check_model(model: str | Path) -> None:
     """Raise ConfigError for a model that is neither on disk nor named like a repository; the Hub is not asked.
 
     Names of Python objects are left alone.
     """
-    path = Path(model).expanduser()
-    if path.exists() or is_name_of_object(model):
+    path = path_of(model)
+    if is_name_of_object(model) or (path is not None and path.exists()):
         return
-    hint = _neighbour(path)
+    hint = "" if path is None else _neighbour(path)
     if hint or not HUB_ID.fullmatch(str(model)):
         raise ConfigError(f"{str(model)!r}: no such folder, and not a Hub id (owner/name) either; "
                           f"{hint or 'check the spelling'}")  # fmt: skip
@@ -121,7 +131,9 @@ def check_dataset(name: str) -> None:
     The Hub is not asked. Patterns of files and names of Python objects are left alone.
     """
     # accept data that are there
-    path = Path(name).expanduser()
+    path = path_of(name)
+    if path is None:
+        raise DataError(f"{name!r:.80}: cannot be the name of a file, nor of a dataset")
     if name in DATASETS or set(name) & set("*?[<") or path.exists():
         return
     # accept a Hub id

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import ImageColor
 
-from hfgen.checks import check_dataset, require, require_size
+from hfgen.checks import check_dataset, path_of, require, require_size
 from hfgen.data.dataset import Batch, Dataset, require_batch
 from hfgen.data.decode import EXTENSIONS
 from hfgen.data.digits import digits
@@ -153,12 +153,12 @@ def _locate(name: str) -> list[Path] | None:
     Raises DataError, with the nearest built-in name, for other names.
     """
     # folder or file
-    path = Path(name).expanduser()
-    if path.exists():
+    path = path_of(name)
+    if path is not None and path.exists():
         return [path]
     # pattern
     if set(name) & set("*?["):
-        files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+        files = sorted(Path(file) for file in glob.glob(str(path or name), recursive=True) if Path(file).is_file())
         if files:
             return files
         raise DataError(f"{name}: no file matches this pattern")
@@ -207,7 +207,7 @@ def _table(name: str, located: list[Path] | None, reading: Reading) -> Dataset:
     """Return the images of parquet files or of a Hub id."""
     # imported here, because `datasets` takes a second
     from hfgen.data.stream import StreamImages
-    from hfgen.data.tables import find_columns, open_table, table_source
+    from hfgen.data.tables import find_columns, lists_files, open_table, table_source
 
     # find the columns
     files = located if located and not located[0].is_dir() else None
@@ -216,7 +216,7 @@ def _table(name: str, located: list[Path] | None, reading: Reading) -> Dataset:
     # read the images
     if reading.streaming:
         return StreamImages(name, table, chosen, reading.spec)
-    return reading.load(table_source(name, table, chosen))
+    return reading.load(table_source(name, table, chosen, lists_files(table)))
 
 
 def _resolution(value: Any) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ Size: the shorter side is resized to the target (bicubic, antialiased), and the 
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -189,7 +190,8 @@ def _range(image: Image.Image, values: npt.NDArray[np.float64]) -> tuple[float, 
     # range in the tags, or [0, 1] for floats
     bounds = [float(np.ravel(tags[tag])[0]) for tag in (S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE) if tag in tags]
     low, high = bounds if len(bounds) == 2 else (0.0, 1.0)
-    if not (low < high and values.min() >= low and values.max() <= high) or (image.mode == "I" and len(bounds) != 2):
+    within = -math.inf < low <= values.min() and values.max() <= high < math.inf and low < high
+    if not within or (image.mode == "I" and len(bounds) != 2):
         kind = "float" if image.mode == "F" else "32-bit"
         raise ValueError(
             f"{kind} pixels in [{values.min():g}, {values.max():g}] have no known range; store them in [0, 1] (float), "

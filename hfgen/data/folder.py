@@ -26,6 +26,9 @@ from hfgen.data.source import (
 )
 from hfgen.errors import ConfigError, DataError
 
+LONGEST = 255
+"""Bytes of a file's name that systems allow."""
+
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLITS = {
     "train": ("train", "training"),
@@ -152,26 +155,62 @@ def _from_metadata(
 def _inside(folder: Path, file_name: Any) -> Path:
     """Return the path of `file_name` in metadata of `folder`. Raises DataError for a path outside of the folder."""
     path = Path(os.path.normpath(str(file_name)))
-    if not isinstance(file_name, str) or path.is_absolute() or path.parts[0] == "..":
-        raise DataError(f"{folder}: metadata names the file {file_name!r}; only paths inside the folder are allowed")
+    outside = not isinstance(file_name, str) or path.is_absolute() or path.parts[:1] in ((), ("..",))
+    if outside or "\0" in str(path) or any(len(part.encode()) > LONGEST for part in path.parts):
+        raise DataError(
+            f"{folder}: metadata names the file {file_name!r:.80}; only paths inside the folder are allowed"
+        )
     return folder / path
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metadata file. Raises DataError if it cannot be read."""
-    # read tables with types
+    """Return the rows of a metadata file. Raises DataError, with the line, if it cannot be read."""
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file")
+    readers = {".parquet": _parquet_rows, ".jsonl": _json_rows, ".csv": _csv_rows}
     try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return pyarrow.parquet.read_table(path).to_pylist()
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        # read CSV, in which all values are text
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        return readers[path.suffix](path)
     except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from error
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    rows: list[dict[str, Any]] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    return rows
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the object of each line that is not empty."""
+    rows = list[dict[str, Any]]()
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: cannot be read as JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: must be a JSON object, got {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows as text, those of numeric columns as numbers."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list[dict[str, Any]]()
+        for row in reader:
+            if None in row:
+                raise DataError(
+                    f"{path}, line {reader.line_num}: has more cells than the {len(row) - 1} columns of the first "
+                    "line; is there a comma too many, or a text without quotation marks?"
+                )
+            rows.append(row)
     return _with_numbers(rows)
 
 

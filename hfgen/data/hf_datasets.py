@@ -9,7 +9,7 @@ from hfgen.data.dataset import Dataset
 from hfgen.data.load import Reading
 from hfgen.data.splits import Split, require_split
 from hfgen.data.stream import StreamImages
-from hfgen.data.tables import find_columns, table_source
+from hfgen.data.tables import find_columns, lists_files, table_source
 from hfgen.errors import ConfigError, DataError
 
 
@@ -19,11 +19,13 @@ def load_saved(folder: Path, reading: Reading) -> Dataset:
         saved = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}: cannot be read as a folder of save_to_disk: {error}") from error
-    return load_given(str(folder), saved, reading)
+    return load_given(str(folder), saved, reading, follow=False)
 
 
-def load_given(name: str, value: Any, reading: Reading) -> Dataset:
+def load_given(name: str, value: Any, reading: Reading, follow: bool = True) -> Dataset:
     """Return the images of a dataset of `datasets`; of a DatasetDict, those of the split.
+
+    `follow`: False for tables that somebody else may have written, whose cells must hold the images themselves.
 
     Raises ConfigError for a transform, which is a function that may draw at random, for a split that does not exist and
     for streams without columns.
@@ -49,4 +51,5 @@ def load_given(name: str, value: Any, reading: Reading) -> Dataset:
         table = table.select(rows)
     if table._indices is not None:
         table = table.flatten_indices()
-    return reading.load(table_source(name, table, find_columns(name, table.features, **reading.columns)))
+    columns = find_columns(name, table.features, **reading.columns)
+    return reading.load(table_source(name, table, columns, follow and lists_files(table)))

@@ -66,7 +66,9 @@ class FileSource(Source):
         return len(self.paths)
 
     def read(self, i: int) -> bytes:
-        """Return the content of file i."""
+        """Return the content of file i. Raises OSError for one that cannot be read, such as a pipe or a device."""
+        if not self.paths[i].is_file():
+            raise OSError("is no regular file")
         return self.paths[i].read_bytes()
 
     def where(self, i: int) -> str:
@@ -107,23 +109,25 @@ def encode_labels(
     if not all(isinstance(value, int) for value in values):
         kinds = sorted({type(value).__name__ for value in values})
         numeric = [value for value in values if isinstance(value, int | float)]
-        span = f" in [{min(numeric):g}, {max(numeric):g}]" if numeric else ""
+        span = f" in [{min(numeric)!s:.20}, {max(numeric)!s:.20}]" if numeric else ""
         raise ConfigError(f"{where}: label column {column!r} holds {' and '.join(kinds)}{span}, not integers; {help_}")
-    labels = np.array(values, np.int64)
-    low, high = int(labels.min()), int(labels.max())
+    low, high = int(min(values)), int(max(values))
+    span = f"[{low!s:.20}, {high!s:.20}]"
     allowed = len(names) if names else high + 1
     if low < 0 or high >= allowed:
         rule = f"its {allowed} class names allow [0, {allowed - 1}]" if names else "labels start at 0"
-        raise ConfigError(f"{where}: label column {column!r} has values in [{low}, {high}], but {rule}; {help_}")
+        raise ConfigError(
+            f"{where}: label column {column!r} has values in {span}, but {rule}; {help_}"
+        )
     # gaps
-    present = np.unique(labels).tolist()
+    present = sorted(set(values))
     if not names and len(present) != allowed:
         absent = next(i for i, value in enumerate(present) if i != value)
         raise ConfigError(
-            f"{where}: label column {column!r} has gaps: {len(present)} different values in [{low}, {high}], none is "
+            f"{where}: label column {column!r} has gaps: {len(present)} different values in {span}, none is "
             f"{absent}; labels must be 0..K-1; {help_}"
         )
-    return Labels(labels, allowed, names)
+    return Labels(np.array(values, np.int64), allowed, names)
 
 
 def check_captions(where: str, column: str, values: Sequence[Any], columns: list[str]) -> list[str]:

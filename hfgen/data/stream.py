@@ -18,7 +18,7 @@ from hfgen.data.images import Images
 from hfgen.data.load import ImageSpec, broken_images, choose_layout, reason
 from hfgen.data.order import Ints, derive_seed, permutation
 from hfgen.data.source import Labels
-from hfgen.data.tables import Columns, class_names, encoded, image_bytes
+from hfgen.data.tables import Columns, class_names, encoded, image_bytes, lists_files
 from hfgen.errors import ConfigError, DataError
 from hfgen.images import from_integers
 
@@ -49,6 +49,7 @@ class StreamImages(Images):
     """
 
     def __init__(self, name: str, stream: Any, columns: Columns, spec: ImageSpec) -> None:
+        self.follow = lists_files(stream)
         self.columns, self.spec, self.window = columns, spec, WINDOW
         self.name, self._stream = name, encoded(stream, columns.image)
         # read the first window
@@ -56,7 +57,9 @@ class StreamImages(Images):
         self._length = len(first) if len(first) < WINDOW else _recorded_length(stream)
         self.layout = choose_layout(name, self._headers(first), self._where, spec)
         # fingerprint it; older versions named the class of `spec` Wanted
-        content = [(image_bytes(row[columns.image]), *self._extras(row)) for row in first if row[columns.image]]
+        content = [
+            (image_bytes(row[columns.image], self.follow), *self._extras(row)) for row in first if row[columns.image]
+        ]
         choices = repr(spec).replace("ImageSpec", "Wanted", 1).encode()
         super().__init__(
             name,
@@ -155,7 +158,7 @@ class StreamImages(Images):
             row = spot.rows[i]
             # Pillow raises many types of errors for damaged files
             try:
-                return decode(image_bytes(row[self.columns.image]), self.layout), row
+                return decode(image_bytes(row[self.columns.image], self.follow), self.layout), row
             except Exception as error:
                 bad[self._where(spot.start + int(i))] = reason(error)
             if not self.spec.skip_bad_images:
@@ -170,7 +173,7 @@ class StreamImages(Images):
         headers, bad = {}, {}
         for i, row in enumerate(rows):
             try:
-                headers[i] = read_header(image_bytes(row[self.columns.image]), self.spec.background)
+                headers[i] = read_header(image_bytes(row[self.columns.image], self.follow), self.spec.background)
             except Exception as error:
                 bad[self._where(i)] = reason(error)
         if not headers or (bad and not self.spec.skip_bad_images):

@@ -128,10 +128,27 @@ def encoded(table: Any, image_column: str) -> Any:
     return table
 
 
-def image_bytes(cell: Any) -> bytes:
-    """Return the encoded image of a cell: bytes, a path, or a struct of bytes and path. Raises OSError without one."""
+LISTING = ("imagefolder", "webdataset")
+"""Builders of `datasets` whose cells name files that the builder itself has listed."""
+
+
+def lists_files(table: Any) -> bool:
+    """Return whether the paths in a table are of files that were listed, not content that somebody wrote into it.
+
+    So it is for builders that list files, and for tables made in Python.
+    """
+    return table.builder_name is None or table.builder_name in LISTING
+
+
+def image_bytes(cell: Any, follow: bool) -> bytes:
+    """Return the encoded image of a cell: bytes, or a struct of bytes and path.
+
+    Where cells are listed files, `follow` reads a path without bytes. Raises OSError for a cell without an image.
+    """
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, str) and not follow:
+        raise OSError(f"the row names {cell!r:.80} in the place of an image, and names in tables are not followed")
     if isinstance(cell, str):
         with xopen(cell, "rb") as file:
             cell = file.read()
@@ -151,6 +168,7 @@ class TableSource(Source):
 
     table: Any
     column: str
+    follow: bool
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -158,15 +176,15 @@ class TableSource(Source):
 
     def read(self, i: int) -> bytes:
         """Return the encoded image of row i."""
-        return image_bytes(self.table.data.column(self.column)[i].as_py())
+        return image_bytes(self.table.data.column(self.column)[i].as_py(), self.follow)
 
     def where(self, i: int) -> str:
         """Return the table and the row."""
         return f"{self.name}, row {i}"
 
 
-def table_source(name: str, table: Any, columns: Columns) -> TableSource:
-    """Return the images of a table with their labels and captions."""
+def table_source(name: str, table: Any, columns: Columns, follow: bool) -> TableSource:
+    """Return the images of a table with their labels and captions; `follow` as in `image_bytes`."""
     # images
     table = encoded(table, columns.image)
     # labels and captions
@@ -179,7 +197,7 @@ def table_source(name: str, table: Any, columns: Columns) -> TableSource:
     if columns.caption is not None:
         values = table.data.column(columns.caption).to_pylist()
         captions = check_captions(name, columns.caption, values, list(table.features))
-    return TableSource(name, labels, captions, table, columns.image)
+    return TableSource(name, labels, captions, table, columns.image, follow)
 
 
 def _holds_images(feature: Any) -> bool:

@@ -75,7 +75,7 @@ def test_the_ranks_slices_together_are_the_whole_batch(stream):
 def test_the_fingerprint_of_a_stream_is_that_of_runs_made_before(stream):
     dataset = stream()
     rows = list(dataset._stream.take(8))
-    content = [(image_bytes(row["image"]), row["label"], row["number"]) for row in rows]
+    content = [(image_bytes(row["image"], follow=True), row["label"], row["number"]) for row in rows]
     choices = (
         b"Wanted(resolution=None, channels=None, background=(255, 255, 255), skip_bad_images=False, flip=True)"
     )

@@ -121,7 +121,7 @@ def test_a_table_without_images_or_with_two_columns_of_them_asks_for_the_column(
     [
         ([0, 2, 2], None, r"gaps: 2 different values in \[0, 2\]"),
         ([0, -1, 1], None, r"values in \[-1, 1\]"),
-        ([0.0, 1.5, 2.0], None, r"holds float in \[0, 2\], not integers"),
+        ([0.0, 1.5, 2.0], None, r"holds float in \[0.0, 2.0\], not integers"),
         ([0, None, 1], None, "no value in 1 of 3 rows"),
         ([0, -1, 1], NAMES, r"values in \[-1, 1\], but its 3 class names allow \[0, 2\]"),
         ([[0], [1], [2]], None, "holds list, not integers"),
