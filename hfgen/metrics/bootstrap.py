@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hfgen.errors import ConfigError, DataError
+from hfgen.errors import ConfigError
 from hfgen.metrics.distances import (
+    check_finite,
     frechet_distances,
     polynomial_kernel,
     random_halves,
@@ -180,9 +181,7 @@ class _Plan:
         for name, features in (("reference", reference), ("generated", generated)):
             if features.ndim != 2 or len(features) < 4:
                 raise ConfigError(f"{name} features must be (N, D) with N >= 4, got {tuple(features.shape)}")
-            if not features.isfinite().all():
-                bad = int((~features.isfinite()).any(1).sum())
-                raise DataError(f"{bad} of {len(features)} {name} feature vectors are not finite")
+        check_finite(reference=reference, generated=generated)
         # divide the reference features and choose as many generated ones
         self.reference, self.generated = reference.double(), generated.double()
         self.count = min(len(reference) // 2, len(generated))

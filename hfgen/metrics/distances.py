@@ -6,13 +6,21 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hfgen.errors import ConfigError
+from hfgen.errors import ConfigError, DataError
 
 ELEMENTS = 2**24
 """Largest number of entries of a table of distances or kernels in memory: 128 MiB in float64."""
 
 ROUNDING = 1e-12
 """Rounding error of a squared distance, relative to the squared norms; distances that differ by less are ties."""
+
+
+def check_finite(**features: Tensor) -> None:
+    """Raise DataError, naming the set, for feature vectors (N, D) with NaN or infinity."""
+    for name, vectors in features.items():
+        bad = int((~vectors.isfinite()).any(1).sum())
+        if bad:
+            raise DataError(f"{bad} of {len(vectors)} {name} feature vectors are not finite")
 
 
 class Moments:
@@ -36,9 +44,10 @@ class Moments:
         return moments
 
     def update(self, features: Tensor) -> None:
-        """Add (N, D) features. Raises ConfigError for another shape."""
+        """Add (N, D) features. Raises ConfigError for another shape, DataError unless all are finite."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ConfigError(f"features must be (N, {len(self.mean)}), got {tuple(features.shape)}")
+        check_finite(given=features)
         if len(features):
             features = features.to(self.mean)
             mean = features.mean(0)
@@ -119,7 +128,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     The estimate is biased upwards by about 1/N + 1/M: compare only at equal sample counts, and with `split_floor`.
     For features that do not fit in memory use `Moments` and `frechet_distance_of_moments`. Raises ConfigError for fewer
-    than 2 items.
+    than 2 items, DataError unless all are finite.
     """
     return frechet_distance_of_moments(*moments(a), *moments(b))
 
@@ -141,9 +150,10 @@ def kid(
     (Gretton et al. 2012, eq. 3). The estimate is unbiased at any sample counts, so values < 0 are possible.
     `subset_size`: size of `subsets` random subsets of both sets, over which the result is averaged, also without bias
     (published numbers use 100 subsets of 1,000). Default: None (all pairs, a block at a time).
-    Raises ConfigError for fewer than 2 items or subsets larger than a set.
+    Raises ConfigError for fewer than 2 items or subsets larger than a set, DataError unless all are finite.
     """
-    # check the sizes
+    # check the values and the sizes
+    check_finite(reference=reference, generated=generated)
     n, m = len(reference), len(generated)
     smallest = min(n, m)
     if smallest < 2 or (subset_size is not None and not 2 <= subset_size <= smallest):
@@ -213,8 +223,9 @@ def squared_distance_blocks(queries: Tensor, references: Tensor) -> Iterator[tup
     """Yield (rows, squared distances (b, N) float64 >= 0) of (M, D) queries to (N, D) references, a slice at a time.
 
     |x|^2 + |y|^2 - 2 x . y, taken about the median of the references, which outliers do not move. The error is less
-    than the sum of the `rounding` of both.
+    than the sum of the `rounding` of both. Raises DataError unless all are finite.
     """
+    check_finite(reference=references, generated=queries)
     centre = references.double().median(0).values
     y = references.double() - centre
     for rows in row_blocks(len(queries), len(references)):

@@ -27,7 +27,7 @@ class PRDC(NamedTuple):
 def knn_radii(features: Tensor, k: int) -> Tensor:
     """Return the distance of each of (N, D) features to its k-th nearest other item, (N,) float64 >= 0.
 
-    Raises ConfigError unless 1 <= k < N.
+    Raises ConfigError unless 1 <= k < N, DataError unless all are finite.
     """
     if not 1 <= k < len(features):
         raise ConfigError(f"k must be in [1, {len(features) - 1}] for {len(features)} items, got {k}")
@@ -42,7 +42,7 @@ def precision(reference: Tensor, generated: Tensor, k: int = 5) -> float:
     """Return the share of (M, D) generated features inside the manifold of (N, D) reference features, in [0, 1].
 
     A sample is inside if it lies in the k-NN ball of at least one reference item (Kynkäänniemi et al. 2019, eq. 2).
-    Raises ConfigError unless 1 <= k < N.
+    Raises ConfigError unless 1 <= k < N, DataError unless all are finite.
     """
     limits, slack = _limits(reference, k, reference), rounding(generated, reference)[:, None]
     blocks = squared_distance_blocks(generated, reference)
@@ -59,7 +59,8 @@ def prdc(reference: Tensor, generated: Tensor, k: int = 5) -> PRDC:
 
     Bias: more samples shrink the balls, so precision and recall of imperfect models fall with N and M. The ball of an
     outlier is large, so outliers make both too high (density and coverage less so). For two samples of one
-    distribution with N = M large, density is 1 and coverage 1 - 2^-k on average. Raises ConfigError unless k < N, M.
+    distribution with N = M large, density is 1 and coverage 1 - 2^-k on average. Raises ConfigError unless k < N, M,
+    DataError unless all are finite.
     """
     hits, insiders = 0, 0
     covered = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)

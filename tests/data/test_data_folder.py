@@ -297,7 +297,7 @@ def test_metadata_may_name_no_file_that_is_missing_or_outside(tmp_path):
 def test_metadata_that_cannot_be_parsed_is_named(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": ')
-    with pytest.raises(DataError, match=r"metadata\.jsonl: cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 1: cannot be read as JSON"):
         load_dataset(tmp_path)
 
 

@@ -1,10 +1,14 @@
 """Fréchet distance, nearest neighbours and precision against closed forms and brute force."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from hfgen.errors import DataError
 from hfgen.metrics import distances
-from hfgen.metrics.prdc import knn_radii, precision
+from hfgen.metrics.distances import frechet_distance, frechet_ratio, kid, nearest_distances
+from hfgen.metrics.prdc import knn_radii, prdc, precision
 
 
 def spd(dim: int, generator: torch.Generator) -> torch.Tensor:
@@ -69,3 +73,15 @@ def test_precision_and_radii_equal_brute_force() -> None:
     inside = [any((g - r).norm() <= radius for r, radius in zip(real, radii, strict=True)) for g in generated]
     assert precision(real, generated, k) == pytest.approx(sum(inside) / len(inside))
     assert 0.2 < precision(real, generated, k) < 0.9
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("measure", [frechet_distance, kid, prdc, precision, nearest_distances, frechet_ratio])
+def test_every_measure_refuses_features_that_are_not_finite(measure: Any, value: float) -> None:
+    good = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    bad = good.clone()
+    bad[7, 1] = value
+    with pytest.raises(DataError, match=r"1 of 50 .*feature vectors are not finite"):
+        measure(good, bad)
+    with pytest.raises(DataError, match=r"1 of \d+ .*feature vectors are not finite"):
+        measure(bad, good)
