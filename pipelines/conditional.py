@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.models.text import token_ids
+from hfgen.models.text import check_tokens, token_ids
 from hfgen.pipelines.base import check_labels
 from hfgen.pipelines.generative import GenerativePipeline
 from hfgen.pipelines.guidance import Guide, check_guidance
@@ -50,6 +50,8 @@ class ConditionalPipeline(GenerativePipeline):
         # check the conditions
         if text != (text_encoder is not None) or text != (tokenizer is not None):
             raise ConfigError(f"text_encoder and tokenizer must be given exactly if the {part} is conditioned on texts")
+        if text_encoder is not None and tokenizer is not None:
+            check_tokens(text_encoder, tokenizer)
         classes = net.config.get("num_class_embeds")
         if null_condition and (classes == 1 or not (classes or text)):
             raise ConfigError(f"null_condition needs a {part} that is conditioned on texts, or on classes followed by "

@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from hfgen.errors import CheckpointError, ConfigError, HfgenError
-from hfgen.loading.files import read_weights, shape_of, tensor_of
+from hfgen.loading.files import is_float, read_weights, shape_of, tensor_of
 
 MAX_PARAMETERS = 10**10
 MAX_TORCH_CALLS = 10_000
@@ -68,8 +68,10 @@ def fill(
     # compare the headers
     tied = getattr(net, "all_tied_weights_keys", {})                 # second names of tensors, stored once
     _compare(path, files, net, rename(read_weights(files, shape_of)), tied)
+    _compare_types(files, net, rename(read_weights(files, is_float)))
     # read the tensors
     tensors = rename(read_weights(files, tensor_of))
+    _check_finite(files, net, tensors)
     kept = getattr(net, "_keep_in_fp32_modules", None) or ()
     precise = {kept} if isinstance(kept, str) else set(kept)
     cast = {key: _cast(x, torch.float32 if precise & set(key.split(".")) else dtype) for key, x in tensors.items()}
@@ -85,7 +87,7 @@ def fill(
 def _compute_tables(path: Path, net: Any, make: Callable[[], Any], dtype: torch.dtype) -> None:
     """Replace the buffers of `net` that are still on the meta device by those of `make()`."""
     with torch.random.fork_rng(devices=[]), _MetaBuild(path):
-        computed = dict(make().named_buffers())
+        computed = dict(build(path, make).named_buffers())
     for name, buffer in list(net.named_buffers()):
         if buffer.is_meta:
             owner, _, key = name.rpartition(".")
@@ -117,6 +119,25 @@ def _compare(path: Path, files: list[Path], net: Any, stored: dict[str, Any], ti
     if any(problems.values()):
         lists = "; ".join(f"{problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys)
         raise CheckpointError(f"{files[0].parent}: the weights do not belong to {path.name}. {lists}")
+
+
+def _compare_types(files: list[Path], net: Any, stored: dict[str, bool]) -> None:
+    """Raise CheckpointError where weights are stored as integers, truth values or complex numbers, or vice versa."""
+    due = {key: tensor.is_floating_point() for key, tensor in net.state_dict().items()}
+    wrong = [key for key, found in stored.items() if due.get(key, found) != found]
+    if wrong:
+        raise CheckpointError(f"{files[0].parent}: stored as numbers of another kind: {', '.join(wrong)}")
+
+
+def _check_finite(files: list[Path], net: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError, naming them, for weights that are NaN or infinite."""
+    trained = {key for key, _ in net.named_parameters()}
+    wrong = [key for key in trained & tensors.keys() if not tensors[key].isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"{files[0].parent}: weights that are NaN or infinite: {', '.join(sorted(wrong))}. The model was saved "
+            "after its training had failed; take an earlier checkpoint"
+        )
 
 
 def _check_size(

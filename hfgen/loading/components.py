@@ -37,8 +37,11 @@ from hfgen.registry import (
 
 INDEX = "model_index.json"
 
-LARGEST = {"num_train_timesteps": 10**6, "sample_size": 2**14}
-"""Upper bounds of settings that determine the memory of a scheduler's tables and of the initial noise."""
+LARGEST = {
+    "num_train_timesteps": 10**6, "sample_size": 2**12, "clip_sample_range": 10**6, "sample_max_value": 10**6,
+}  # fmt: skip
+"""Upper bounds of settings that determine the memory of a scheduler's tables and of the initial noise, and the values
+of samples."""
 
 OLD_SCHEDULER_KEYS = {"tensor_format": ("pt", "np"), "timestep_values": (None,), "predict_epsilon": (True,)}
 """Settings of early diffusers, and their values that today's diffusers always uses."""
@@ -98,8 +101,9 @@ def _pipeline_name(path: Path, saved: Any) -> str:
     """Return the name of the hfgen pipeline that loads a folder whose `_class_name` is `saved`."""
     # hfgen's own pipelines, by their shim
     if isinstance(saved, list):
-        if len(saved) == 2 and saved[0] == PIPELINE_SHIM and saved[1] in PIPELINES:
-            return str(saved[1])
+        for ours in PIPELINES:
+            if saved == [PIPELINE_SHIM, ours]:
+                return ours
         raise UnsafeContentError(f"{path}: '_class_name' {saved!r} would run code from the model's folder")
     # pipelines of diffusers
     for ours, stock in PIPELINES.items():
@@ -217,6 +221,8 @@ def _check_value(path: Path, key: str, value: Any, hint: Any) -> None:
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{path}: {key!r} must be finite, got {value!r}")
+        if isinstance(number, float) and number > LARGEST.get(key, number):
+            raise ConfigError(f"{path}: {key!r} must be at most {LARGEST[key]}, got {value!r}")
         whole = isinstance(number, int) and not _fits(0.5, hint) and not _fits([0.5], hint)
         if whole and not 0 <= number <= LARGEST.get(key, number):
             raise ConfigError(f"{path}: {key!r} must be in [0, {LARGEST.get(key, 'inf')}], got {value!r}")

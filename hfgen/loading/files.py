@@ -1,5 +1,6 @@
 """The files of a model folder, read as untrusted data: JSON within bounds, safetensors and never a pickle."""
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -16,13 +17,24 @@ TRANSFORMERS_WEIGHTS = "model"
 """Stems of the weight files of a network, before `.safetensors`."""
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+FLOAT = re.compile(r"(BF|F)\d+.*")
+"""Names of the types of floating-point numbers in safetensors."""
+
 MAX_JSON_BYTES = 16 * 2**20
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError for anything but a regular file: opening a pipe or a device may never end."""
+    path.stat()
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "no regular file")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file `path`; ConfigError if the file is missing, too large or not an object."""
     # read the object
     try:
+        require_file(path)
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: {size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
         content = json.loads(path.read_bytes())
@@ -102,6 +114,11 @@ def shape_of(handle: Any, key: str) -> tuple[int, ...]:
     return tuple(handle.get_slice(key).get_shape())
 
 
+def is_float(handle: Any, key: str) -> bool:
+    """Return whether tensor `key` in an open file holds real floating-point numbers, from its header."""
+    return bool(FLOAT.fullmatch(handle.get_slice(key).get_dtype()))
+
+
 def tensor_of(handle: Any, key: str) -> torch.Tensor:
     """Return the tensor `key` of an open file, in the shape and dtype of its header."""
     return handle.get_tensor(key)
@@ -112,6 +129,7 @@ def read_weights(files: list[Path], read: Callable[[Any, str], Any]) -> dict[str
     values: dict[str, Any] = {}
     for file in files:
         try:
+            require_file(file)
             with safe_open(file, framework="pt") as handle:
                 values |= {key: read(handle, key) for key in handle.offset_keys()}
         except (SafetensorError, OSError) as error:

@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from hfgen import runs
-from hfgen.checks import HUB_ID, check_model
-from hfgen.errors import ConfigError, HfgenError, ResourceError, UnsafeContentError
+from hfgen.checks import HUB_ID, check_model, path_of, require
+from hfgen.errors import ConfigError, ConfigTypeError, HfgenError, ResourceError, UnsafeContentError
 from hfgen.loading.components import INDEX, component_folder, read_index
 from hfgen.loading.files import PICKLES, refuse_pickles
 from hfgen.registry import SHIM
@@ -135,8 +135,11 @@ def _is_alone(folder: Path, config: str) -> bool:
 def _local(model: str | Path, options: HubOptions, alone: bool = False) -> Path:
     """Return the folder `model`, or the folder of the files downloaded from the Hub; errors as in `resolve`."""
     # a folder
-    path = Path(model).expanduser()
+    require(isinstance(model, str | Path), "model", model, "a folder, a run or a Hub id", ConfigTypeError)
+    path = path_of(model)
     _check_inside("subfolder", options.subfolder or "")
+    if path is None:
+        raise ConfigError(f"{str(model)!r:.80} cannot be a folder, nor a Hub id")
     if path.is_dir():
         return path
     if path.exists():

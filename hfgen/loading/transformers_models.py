@@ -15,7 +15,15 @@ import torch
 
 from hfgen.errors import ConfigError
 from hfgen.loading.build import build, build_without_memory, fill
-from hfgen.loading.files import MAX_JSON_BYTES, TRANSFORMERS_WEIGHTS, read_json, read_weights, shape_of, weight_files
+from hfgen.loading.files import (
+    MAX_JSON_BYTES,
+    TRANSFORMERS_WEIGHTS,
+    read_json,
+    read_weights,
+    require_file,
+    shape_of,
+    weight_files,
+)
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -103,7 +111,7 @@ def load_tokenizer(folder: Path, cls: Any) -> Any:
     # special tokens
     special = {key: _text(config[key]) for key in SPECIAL_TOKENS if key in config}
     for key, token in special.items():
-        if token not in vocabulary:
+        if not isinstance(token, str) or token not in vocabulary:
             raise ConfigError(f"{where}: {key!r} must be a token of the vocabulary, got {token!r}")
     # length of a text
     length = config.get("model_max_length")
@@ -142,6 +150,7 @@ def _pair(path: Path, merge: Any) -> tuple[str, str]:
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file; ConfigError if it is missing, too large or not text."""
     try:
+        require_file(path)
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ConfigError(f"{path}: larger than the {MAX_JSON_BYTES} bytes that are read")
         return path.read_text(encoding="utf-8").splitlines()
@@ -169,6 +178,10 @@ def check_model_settings(path: Path, cls: Any, config: dict[str, Any]) -> dict[s
         if key in _settings(cls):
             _check_value(path, key, value)
             settings[key] = value
+    # the token that ends a text
+    vocabulary, end = settings.get("vocab_size"), settings.get("eos_token_id", 0)
+    if isinstance(vocabulary, int) and (type(end) is not int or not 0 <= end < vocabulary):
+        raise ConfigError(f"{path}: 'eos_token_id' must be in [0, {vocabulary - 1}], got {end!r}")
     return settings
 
 

@@ -85,6 +85,18 @@ def token_ids(tokenizer: Any, texts: list[str], device: torch.device | str = "cp
     return ids
 
 
+def check_tokens(text_encoder: CLIPTextModel, tokenizer: Any) -> None:
+    """Raise ConfigError unless the text encoder has a position and an embedding for every token that may come."""
+    config = text_encoder.config
+    for what, needed, there in (
+        ("positions for texts", tokenizer.model_max_length, config.max_position_embeddings),
+        ("tokens", len(tokenizer), config.vocab_size),
+    ):
+        if needed > there:
+            raise ConfigError(f"the tokenizer has {needed:,} {what}, the text encoder {there:,}: they do not belong "
+                              "together")  # fmt: skip
+
+
 def _numbered(tokens: Iterable[str]) -> dict[str, int]:
     return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
 
