@@ -18,12 +18,13 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import tyro
 import yaml
 
-from hfgen import runs
 from hfgen.checks import nearest
 from hfgen.errors import ConfigError
-from hfgen.loading.files import read_json
 from hfgen.logging import warn
 from hfgen.training.engine.settings import AnySettings, Settings, check_settings
+
+SETTINGS = "config.yaml"
+"""The file of a run's settings in its folder."""
 
 
 @dataclass(kw_only=True)
@@ -133,7 +134,7 @@ def _from_files(
     folder = output_dir or given.get("output_dir")
     values: dict[str, Any] = {}
     if resume and folder and folder.is_dir():
-        values = _typed(cls, _of_run(folder), folder / runs.SETTINGS)
+        values = _typed(cls, _of_run(folder), folder / SETTINGS)
     return _overridden(values, given)
 
 
@@ -143,13 +144,16 @@ def _of_run(folder: Path) -> dict[str, Any]:
     {} where both are missing. Raises ConfigError for a broken file without a checkpoint.
     """
     # read the file
-    path, problem = folder / runs.SETTINGS, "is missing"
+    path, problem = folder / SETTINGS, "is missing"
     if path.is_file():
         try:
             return _read_yaml(path)
         except ConfigError as error:
             problem = str(error).removeprefix(f"{path}: ").splitlines()[0]
     # read the checkpoint in its place
+    from hfgen import runs  # imports torch, which help does not need
+    from hfgen.loading.files import read_json
+
     stored = runs.newest_checkpoint(folder)
     if stored is not None:
         warn(f"{path}: {problem}; took the settings of {stored.name} in its place")
