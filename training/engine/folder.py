@@ -4,10 +4,16 @@ import os
 import shutil
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from hfgen import runs
 from hfgen.errors import ConfigError, ResourceError
+from hfgen.logging import warn
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.settings import Settings
+
+LOCK = ".lock"
+"""The file in a run's folder that says which process trains there."""
 
 
 def stored_checkpoint(settings: Settings) -> Path | None:
@@ -33,6 +39,38 @@ def make_folder(folder: Path) -> None:
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+class Lock:
+    """Keeps two runs out of one folder. The system releases it when the process ends, in whatever way."""
+
+    def __init__(self, folder: Path, main: bool) -> None:
+        self.folder, self.main = folder, main
+        self._lock = FileLock(folder / LOCK)
+
+    def take(self) -> None:
+        """Take the lock of a folder that is there, in the main process. Raises ConfigError if another run has it.
+
+        A file system that knows no locks is used without.
+        """
+        if not self.main or self._lock.is_locked or not self.folder.is_dir():
+            return
+        path = self.folder / LOCK
+        try:
+            self._lock.acquire(timeout=0)
+            path.write_text(str(os.getpid()), encoding="utf-8")
+        except Timeout as error:
+            process = path.read_text(encoding="utf-8", errors="replace").strip()[:20]
+            raise ConfigError(f"{self.folder}: the run in it is still going on, as process {process}: wait for it, or "
+                              "choose another --output-dir") from error  # fmt: skip
+        except OSError as error:
+            warn(f"{self.folder}: cannot be locked ({error.strerror}); start no second run in it")
+
+    def release(self) -> None:
+        """Give the lock back, and take its file away."""
+        if self._lock.is_locked:
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self._lock.release()
 
 
 def require_room(folder: Path, engine: Engine, keep: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from torch import Tensor
 
 from hfgen.data import require_batch
@@ -31,7 +32,7 @@ from hfgen.training.engine.distributed import (
     set_threads,
     split_batch,
 )
-from hfgen.training.engine.folder import make_folder, require_room, stored_checkpoint
+from hfgen.training.engine.folder import Lock, make_folder, require_room, stored_checkpoint
 from hfgen.training.engine.init_from import with_weights_of
 from hfgen.training.engine.introduction import introduction
 from hfgen.training.engine.log import Log, activity
@@ -76,7 +77,31 @@ def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None
     settings = dataclasses.replace(small(settings), mixed_precision=chosen_precision(settings))
     accelerator = accelerator_for(settings)
     threads = set_threads(settings.threads)
+    lock = Lock(settings.output_dir, accelerator.is_main_process)
+    try:
+        code = _train(recipe, settings, accelerator, threads, lock, started, callback)
+    finally:
+        lock.release()
+    # publish; the processes stay connected, for what a program does next
+    atexit.register(accelerator.state.destroy_process_group)
+    if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
+        return 0 if publish_finished(settings.output_dir, settings.publish_to) else UNPUBLISHED
+    return code
+
+
+def _train(
+    recipe: RecipeSpec[Any],
+    settings: Settings,
+    accelerator: Accelerator,
+    threads: int,
+    lock: Lock,
+    started: float,
+    callback: Callback | None,
+) -> int:
+    """Return 0 when the run is finished, and 75 when a signal stopped it before."""
     # read the data, and complete the settings by them
+    if settings.resume:
+        lock.take()
     stored = stored_checkpoint(settings)
     with activity(f"reading {settings.dataset}", accelerator.is_main_process):
         dataset = recipe.open_data(settings)
@@ -103,18 +128,16 @@ def train(recipe: RecipeSpec[Any], settings: Settings, callback: Callback | None
             with activity("building networks", accelerator.is_main_process):
                 engine = Engine(settings, build, dataset, accelerator)
                 make_folder(settings.output_dir)
+                lock.take()
             code = Run(settings, engine, stored, threads, stop, started, notes, callback).loop()
         except Interrupted:
             code = INTERRUPTED
             if accelerator.is_main_process:
                 logger.info("stopped before the first step: nothing was trained, nothing is written; start it again")
-    # finish together, then publish; the processes stay connected, for what a program does next
+    # finish together
     accelerator.wait_for_everyone()
     for tracker in accelerator.trackers:
         tracker.finish()
-    atexit.register(accelerator.state.destroy_process_group)
-    if code == 0 and settings.publish_to is not None and accelerator.is_main_process:
-        return 0 if publish_finished(settings.output_dir, settings.publish_to) else UNPUBLISHED
     return code
 
 

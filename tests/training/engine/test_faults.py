@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hfgen.training import ddpm
 from hfgen.training.engine import log, record, run, settings, state
 from hfgen.training.engine.run import main
 from tests.training import runs
+from tests.training.test_exact_resume import wait_for_step
 from tests.training.tiny import DDPM
 from tests.training.tiny import run as steps
 
@@ -179,3 +181,28 @@ def test_a_loss_that_is_nan_with_finite_gradients_takes_no_step() -> None:
     assert all(torch.equal(value, before[key]) for key, value in engine.nets["unet"].state_dict().items())
     with pytest.raises(NonFiniteError, match="in the last 10 steps"):
         engine.check_finite(10)
+
+
+def test_a_second_run_in_a_folder_names_the_first_and_a_killed_one_locks_nothing(
+    whole: Path, tmp_path: Path, start: Callable[..., Any], capsys: Any
+) -> None:
+    process = start(tmp_path / "run", "--max-steps", "100000", "--save-every", "2", launched=True)
+    wait_for_step(tmp_path / "run", 3, process)
+    assert main(ddpm.RECIPE, ["--output-dir", str(tmp_path / "run"), "--resume"]) == 2
+    assert f"the run in it is still going on, as process {process.pid}" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "run/.lock").exists()
+    resumed = start(tmp_path / "run", "--max-steps", "100000", "--save-every", "2", "--resume", launched=True)
+    assert next(line for line in resumed.stdout if "continued from step" in line)
+    assert (tmp_path / "run/.lock").read_text() == str(resumed.pid)
+    resumed.send_signal(signal.SIGTERM)
+    resumed.communicate(timeout=120)
+    assert resumed.returncode == 75
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_folder_that_holds_something_else_gets_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(ddpm.RECIPE, runs.arguments(tmp_path)) == 2
+    assert os.listdir(tmp_path) == ["notes.txt"]
