@@ -22,6 +22,8 @@ MODULES: dict[str, str] = {
     "AutoencoderKLPipeline": "hfgen.pipelines.autoencoder_kl",
     "AutoencoderPipeline": "hfgen.pipelines.autoencoder",
     "AutoregressivePipeline": "hfgen.pipelines.autoregressive",
+    "BigGANDiscriminator": "hfgen.models.biggan",
+    "BigGANGenerator": "hfgen.models.biggan",
     "Classifier": "hfgen.models.classifier",
     "ClassifierPipeline": "hfgen.pipelines.classifier",
     "ConditionalUNet": "hfgen.models.conditional_unet",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
+from hfgen.losses.orthogonal import filters, orthogonal_penalty
 from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.training.engine.adversarial import optimizer
@@ -109,7 +110,8 @@ class GANLosses:
             real = nets["discriminator"](batch["x"], labels).logits
         # compute the objective
         loss = self.objective.g(fake, real)
-        return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
+        scalars = {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
+        return loss + self.orthogonality(nets["generator"]), scalars
 
     def penalties(self, critic: Any, x: Tensor, generated: Tensor, noise: Noise) -> Tensor | float:
         """Return the weighted gradient penalties at x and generated samples (B, ...), a non-negative scalar.
@@ -129,6 +131,11 @@ class GANLosses:
                 if weight:
                     total = total + weight * decay * zero_centred_penalty(critic, samples)
         return total
+
+    def orthogonality(self, net: nn.Module) -> Tensor | float:
+        """Return the weighted orthogonal penalty of a network's filters, a scalar (Brock et al. 2019, eq. 3)."""
+        weight = self.settings.orthogonal_penalty
+        return weight * orthogonal_penalty(filters(net)) if weight else 0.0
 
     def labels(self, batch: Batch) -> Tensor | None:
         """Return the classes that both networks are given, (B,) int64 from 0 on; None for unconditional ones."""

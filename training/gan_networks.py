@@ -8,10 +8,11 @@ from torch import nn
 
 from hfgen.data.dataset import Dataset
 from hfgen.errors import ConfigError
+from hfgen.models.biggan import BigGANDiscriminator, BigGANGenerator
 from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
 from hfgen.training.engine.recipe import mean_and_std, side_or_sides
-from hfgen.training.settings.gan import POINT_NETWORKS, GANSettings
+from hfgen.training.settings.gan import POINT_NETWORKS, UNUSED, GANSettings
 
 Networks = tuple[nn.Module, nn.Module]
 
@@ -55,6 +56,15 @@ def dcgan(s: GANSettings, dataset: Dataset) -> Networks:
     return generator, discriminator
 
 
+def biggan(s: GANSettings, dataset: Dataset) -> Networks:
+    """Return generator and discriminator of images (C, H, W): those of Brock et al. 2019."""
+    if s.generator_norm == "spectral":
+        raise ConfigError("--generator-norm spectral: every layer of --network biggan has spectral normalisation; "
+                          "choose batch, layer or none beside it")  # fmt: skip
+    size: dict[str, Any] = {**of_images(s, dataset), "base_size": s.base_size, "attention_size": s.attention_size}
+    return BigGANGenerator(**size, latent_dim=s.latent_dim, norm=s.generator_norm), BigGANDiscriminator(**size)
+
+
 def of_images(s: GANSettings, dataset: Dataset) -> dict[str, Any]:
     """Return the arguments that all generators and discriminators of images (C, H, W) have."""
     return {
@@ -73,17 +83,23 @@ def judged_together(s: GANSettings) -> dict[str, Any]:
     return {"pack": s.pack, "minibatch_stddev": s.minibatch_stddev}
 
 
-BUILDERS: dict[str, Callable[[GANSettings, Dataset], Networks]] = {"mlp": mlp, "dcgan": dcgan}
+BUILDERS: dict[str, Callable[[GANSettings, Dataset], Networks]] = {
+    "mlp": mlp, "dcgan": dcgan, "biggan": biggan,
+}  # fmt: skip
 """Functions from settings and dataset to generator and discriminator, by the name of `--network`."""
 
 
 def check_gan(s: GANSettings) -> None:
     """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
-    # check the ranges of single fields
+    # check the ranges of single fields, and those that the network does not use
     for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end", "pack"):
         if not getattr(s, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
-    for name in ("gradient_penalty", "r1", "r2", "clip"):
+    for name, only in UNUSED[s.network].items():
+        if getattr(s, name) != only:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)} is not for --network {s.network}; leave "
+                              "it out")  # fmt: skip
+    for name in ("gradient_penalty", "r1", "r2", "orthogonal_penalty", "clip"):
         if not 0 <= getattr(s, name) < float("inf"):
             raise ConfigError(f"--{name.replace('_', '-')} must be a number >= 0, got {getattr(s, name)}")
     for name in ("betas", "discriminator_betas"):

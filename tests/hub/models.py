@@ -14,6 +14,8 @@ from hfgen import (
     AutoencoderKLPipeline,
     AutoencoderPipeline,
     AutoregressivePipeline,
+    BigGANDiscriminator,
+    BigGANGenerator,
     Classifier,
     ClassifierPipeline,
     ConditionalUNet,
@@ -152,6 +154,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 COMPONENTS: dict[str, Callable[[], Any]] = {
     "Autoencoder": lambda: Autoencoder(8, 1, "mlp", (16,), 6),
     "AutoencoderKL": autoencoder_kl,
+    "BigGANDiscriminator": lambda: BigGANDiscriminator(8, 1, 4, base_size=2, attention_size=4, num_classes=3),
+    "BigGANGenerator": lambda: BigGANGenerator(8, 1, 4, 6, base_size=2, attention_size=4, num_classes=3),
     "Classifier": lambda: Classifier(8, 1, num_classes=4, width=8, class_names=["ant", "bee", "cow", "dog"]),
     "ConditionalUNet": lambda: conditional_unet(cross_attention_dim=8),
     "DCGANDiscriminator": lambda: DCGANDiscriminator(8, 1, width=4),

@@ -23,8 +23,9 @@ class GANSettings(AdversarialFields, Settings):
     """Adam's decay rates of the discriminator, where they differ."""
 
     # network
-    network: Auto[Literal["mlp", "dcgan"]] = AUTO
-    """Networks of points (mlp) or of images: dcgan (Radford et al. 2016)."""
+    network: Auto[Literal["mlp", "dcgan", "biggan"]] = AUTO
+    """Networks of points (mlp) or of images: dcgan (Radford et al. 2016), or biggan (Brock et al. 2019), residual
+    networks with self-attention, class-conditional normalisation and a projection discriminator."""
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
@@ -35,6 +36,8 @@ class GANSettings(AdversarialFields, Settings):
     """3x3 convolutions after each stage of the discriminator."""
     base_size: Auto[int] = AUTO
     """Pixels a side where the generator starts and the discriminator ends, at least."""
+    attention_size: Auto[int] = AUTO
+    """Smaller side of the maps with self-attention in biggan; 0 for none."""
     latent_dim: Auto[int] = AUTO
     """Dimensions of the latent z."""
     generator_norm: Auto[Norm] = AUTO
@@ -42,7 +45,7 @@ class GANSettings(AdversarialFields, Settings):
     discriminator_norm: Auto[Norm] = AUTO
     """Normalisation in the discriminator; layer, none and spectral make it a critic."""
     class_conditional: bool = False
-    """Give the class, as a one-hot vector, to both networks."""
+    """Condition both networks on the class: as a one-hot vector; in biggan as an embedding."""
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
     frequencies: Auto[int] = AUTO
@@ -55,6 +58,8 @@ class GANSettings(AdversarialFields, Settings):
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on generated samples."""
+    orthogonal_penalty: Auto[float] = AUTO
+    """Weight of the squared inner products of different filters in each layer of the generator."""
     penalty_end: Auto[float] = AUTO
     """Factor of the weights of R1 and R2 at the last step, reached exponentially; 1 keeps them constant."""
     penalty_every: Auto[int] = AUTO
@@ -79,6 +84,7 @@ COMMON: dict[str, Any] = {
     "layers": 3,
     "latent_dim": 100,
     "base_size": 4,
+    "attention_size": 0,
     "generator_extra_layers": 0,
     "discriminator_extra_layers": 0,
     "generator_norm": "batch",
@@ -89,6 +95,7 @@ COMMON: dict[str, Any] = {
     "gradient_penalty": 0.0,
     "r1": 0.0,
     "r2": 0.0,
+    "orthogonal_penalty": 0.0,
     "penalty_end": 1.0,
     "penalty_every": 1,
     "clip": 0.0,
@@ -134,6 +141,28 @@ SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
 }  # fmt: skip
 
 
+UNUSED: dict[str, dict[str, Any]] = {
+    "mlp": {"attention_size": 0},
+    "dcgan": {"attention_size": 0},
+    "biggan": {
+        "generator_extra_layers": 0, "discriminator_extra_layers": 0, "discriminator_norm": "spectral", "pack": 1,
+        "minibatch_stddev": 0,
+    },
+}  # fmt: skip
+"""Fields that a network does not use, or uses with one value only, with that value; any other is an error."""
+
+OF_NETWORK: dict[str, dict[str, Any]] = {"biggan": {"latent_dim": 120, "orthogonal_penalty": 1e-4}}
+"""Brock et al. 2019, section 3 and appendix B."""
+
+TRAINED_AS: dict[str, dict[str, Any]] = {
+    "biggan": {"loss": "hinge", "learning_rate": 1e-4, "discriminator_learning_rate": 4e-4, "betas": (0.0, 0.9)},
+}
+"""Loss and optimiser of a network where no loss is given: Zhang et al. 2019, section 4."""
+
+LARGEST_ATTENTION = 64
+"""Largest smaller side of maps with self-attention that is recommended (Brock et al. 2019, appendix B)."""
+
+
 def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
     """Return the settings completed for the dataset and the loss."""
     # choose values for the loss
@@ -150,10 +179,25 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
+    # choose values for the network
+    network = settings.network or values["network"]
+    values |= UNUSED[network] | OF_NETWORK.get(network, {})
+    if loss is None:
+        values |= TRAINED_AS.get(network, {})
+    if network == "biggan":
+        values["attention_size"] = attention_size(dataset.shape, settings.base_size or values["base_size"])
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
     return filled(settings, own)
+
+
+def attention_size(shape: tuple[int, ...], base_size: int) -> int:
+    """Return half the smaller side of images, halved to at most 64; 0 where no map lies between base and image."""
+    size = min(shape[1:], default=0) // 2
+    while size > LARGEST_ATTENTION:
+        size //= 2
+    return size if size >= 2 * base_size else 0
 
 
 SPEC = SettingsSpec(GANSettings, recommended, kinds=IMAGES_AND_POINTS)
