@@ -12,8 +12,8 @@ Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, Late
                ClassifierPipeline
 Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
                HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
-               MLPDiscriminator, BigGANGenerator, BigGANDiscriminator, ResNetTranslator, UNetTranslator,
-               PatchDiscriminator, PixelCNN, TarFlow
+               MLPDiscriminator, BigGANGenerator, BigGANDiscriminator, ProgressiveGenerator, ProgressiveDiscriminator,
+               ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from hfgen.models.image_transformer import ImageTransformer
     from hfgen.models.mlp import MLPDenoiser, MLPDiscriminator, MLPGenerator
     from hfgen.models.pixel_cnn import PixelCNN
+    from hfgen.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
     from hfgen.models.tarflow import TarFlow
     from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
     from hfgen.models.unet import UNet
@@ -99,8 +100,9 @@ __all__ = [
     "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline",
     "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser",
     "MLPDiscriminator", "MLPGenerator", "MaskedGenerationPipeline", "NormalizingFlowPipeline", "PatchDiscriminator",
-    "PixelCNN", "ResNetTranslator", "TarFlow", "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline",
-    "VPSDEScheduler", "VQAutoencoder", "VQAutoencoderPipeline", "__version__", "compare", "evaluate", "train",
+    "PixelCNN", "ProgressiveDiscriminator", "ProgressiveGenerator", "ResNetTranslator", "TarFlow",
+    "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder",
+    "VQAutoencoderPipeline", "__version__", "compare", "evaluate", "train",
 ]  # fmt: skip
 
 

@@ -43,6 +43,8 @@ MODULES: dict[str, str] = {
     "NormalizingFlowPipeline": "hfgen.pipelines.normalizing_flow",
     "PatchDiscriminator": "hfgen.models.translator",
     "PixelCNN": "hfgen.models.pixel_cnn",
+    "ProgressiveDiscriminator": "hfgen.models.progressive",
+    "ProgressiveGenerator": "hfgen.models.progressive",
     "ResNetTranslator": "hfgen.models.translator",
     "TarFlow": "hfgen.models.tarflow",
     "TranslationPipeline": "hfgen.pipelines.translation",

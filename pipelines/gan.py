@@ -16,6 +16,7 @@ from hfgen.images import LATENT, check_output_type
 from hfgen.models.biggan import BigGANGenerator
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
+from hfgen.models.progressive import ProgressiveGenerator
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.latents import (
@@ -31,7 +32,7 @@ from hfgen.pipelines.latents import (
 )
 from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
 
-Generator = DCGANGenerator | MLPGenerator | BigGANGenerator
+Generator = DCGANGenerator | MLPGenerator | BigGANGenerator | ProgressiveGenerator
 """Networks that a GAN's pipelines sample from."""
 
 

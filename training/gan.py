@@ -25,6 +25,7 @@ from hfgen.training.engine.preview import preview
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
 from hfgen.training.gan_networks import check_gan, networks
+from hfgen.training.growth import growing
 from hfgen.training.settings.gan import SPEC, GANSettings
 
 Nets = Mapping[str, nn.Module]
@@ -46,7 +47,7 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     weights_d, weights_g = discriminator.parameters(), generator.parameters()
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
-    return Recipe(
+    recipe = Recipe(
         nets={"generator": generator, "discriminator": discriminator},
         phases=[
             Phase("discriminator", adam_d, ("discriminator",), losses.discriminator_loss, s.discriminator_steps, after),
@@ -58,6 +59,7 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
         evaluate=evaluate,
         guard=partial(guard, settings=s, points=len(dataset.shape) == 1),
     )
+    return growing(recipe, s) if s.network == "progressive" else recipe
 
 
 class GANLosses:

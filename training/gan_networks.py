@@ -11,6 +11,7 @@ from hfgen.errors import ConfigError
 from hfgen.models.biggan import BigGANDiscriminator, BigGANGenerator
 from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
+from hfgen.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
 from hfgen.training.engine.recipe import mean_and_std, side_or_sides
 from hfgen.training.settings.gan import POINT_NETWORKS, UNUSED, GANSettings
 
@@ -65,6 +66,12 @@ def biggan(s: GANSettings, dataset: Dataset) -> Networks:
     return BigGANGenerator(**size, latent_dim=s.latent_dim, norm=s.generator_norm), BigGANDiscriminator(**size)
 
 
+def progressive(s: GANSettings, dataset: Dataset) -> Networks:
+    """Return generator and discriminator of images (C, H, W) that grow: those of Karras et al. 2018."""
+    size: dict[str, Any] = {**of_images(s, dataset), "base_size": s.base_size}
+    return ProgressiveGenerator(**size, latent_dim=s.latent_dim), ProgressiveDiscriminator(**size, **judged_together(s))
+
+
 def of_images(s: GANSettings, dataset: Dataset) -> dict[str, Any]:
     """Return the arguments that all generators and discriminators of images (C, H, W) have."""
     return {
@@ -84,7 +91,7 @@ def judged_together(s: GANSettings) -> dict[str, Any]:
 
 
 BUILDERS: dict[str, Callable[[GANSettings, Dataset], Networks]] = {
-    "mlp": mlp, "dcgan": dcgan, "biggan": biggan,
+    "mlp": mlp, "dcgan": dcgan, "biggan": biggan, "progressive": progressive,
 }  # fmt: skip
 """Functions from settings and dataset to generator and discriminator, by the name of `--network`."""
 
@@ -105,6 +112,8 @@ def check_gan(s: GANSettings) -> None:
     for name in ("betas", "discriminator_betas"):
         if not all(0 <= beta < 1 for beta in getattr(s, name)):
             raise ConfigError(f"--{name.replace('_', '-')} must be two numbers in [0, 1), got {getattr(s, name)}")
+    if not 0 <= s.fade_share <= 1:
+        raise ConfigError(f"--fade-share must be a number in [0, 1], got {s.fade_share}")
     # check that packs and groups fit into a micro-batch
     per_process = s.batch_size // PartialState().num_processes
     unit, micro = s.pack * max(1, s.minibatch_stddev), min(s.micro_batch_size or per_process, per_process)

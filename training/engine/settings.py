@@ -142,6 +142,11 @@ class Settings:
     publish_to: str | None = None
     """Repository on the Hub, user/name, that the finished model is published to, private; `hf auth login` first."""
 
+    @property
+    def extendable(self) -> bool:
+        """Return whether no step depends on the number of steps, so that a resumed run may have another one."""
+        return self.lr_schedule == "constant"
+
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -357,11 +362,11 @@ def write_yaml(settings: Settings, path: Path) -> None:
 def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
 
-    The number of steps may change only under a constant learning rate, which does not depend on it. An `Auto` field
+    The number of steps may change only in runs that are `extendable`. An `Auto` field
     that is younger than the run has the value of today's recommendation.
     """
     free = FREE_ON_RESUME
-    if settings.lr_schedule == "constant":
+    if settings.extendable:
         free = free | {"max_steps", "budget"}
     free = free | {field.name for field in dataclasses.fields(settings) if is_auto(field) and field.name not in stored}
     now = plain_values(settings)

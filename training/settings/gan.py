@@ -23,9 +23,15 @@ class GANSettings(AdversarialFields, Settings):
     """Adam's decay rates of the discriminator, where they differ."""
 
     # network
-    network: Auto[Literal["mlp", "dcgan", "biggan"]] = AUTO
-    """Networks of points (mlp) or of images: dcgan (Radford et al. 2016), or biggan (Brock et al. 2019), residual
-    networks with self-attention, class-conditional normalisation and a projection discriminator."""
+    network: Auto[Literal["mlp", "dcgan", "biggan", "progressive"]] = AUTO
+    """Networks of points (mlp) or of images: dcgan (Radford et al. 2016); biggan (Brock et al. 2019), residual
+    networks with self-attention, class-conditional normalisation and a projection discriminator; progressive (Karras et
+    al. 2018), which grows from about 4x4 pixels to the full resolution."""
+    stage_shares: tuple[float, ...] | None = None
+    """Relative numbers of steps of the stages of progressive, the smallest images first. Default: half of all steps for
+    the full resolution, the rest in equal parts."""
+    fade_share: float = 0.5
+    """Share of each stage of progressive, after the first, in which its layers fade in."""
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
@@ -67,6 +73,11 @@ class GANSettings(AdversarialFields, Settings):
     stop_on_collapse: bool = False
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
+
+    @property
+    def extendable(self) -> bool:
+        """Return whether a resumed run may have another number of steps; it decides when networks grow."""
+        return super().extendable and self.network != "progressive"
 
 
 POINT_NETWORKS = ("mlp",)
@@ -142,22 +153,33 @@ SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
 
 
 UNUSED: dict[str, dict[str, Any]] = {
-    "mlp": {"attention_size": 0},
-    "dcgan": {"attention_size": 0},
+    "mlp": {"attention_size": 0, "stage_shares": None},
+    "dcgan": {"attention_size": 0, "stage_shares": None},
     "biggan": {
         "generator_extra_layers": 0, "discriminator_extra_layers": 0, "discriminator_norm": "spectral", "pack": 1,
-        "minibatch_stddev": 0,
+        "minibatch_stddev": 0, "stage_shares": None,
+    },
+    "progressive": {
+        "generator_extra_layers": 0, "discriminator_extra_layers": 0, "generator_norm": "none",
+        "discriminator_norm": "none", "attention_size": 0,
     },
 }  # fmt: skip
 """Fields that a network does not use, or uses with one value only, with that value; any other is an error."""
 
-OF_NETWORK: dict[str, dict[str, Any]] = {"biggan": {"latent_dim": 120, "orthogonal_penalty": 1e-4}}
-"""Brock et al. 2019, section 3 and appendix B."""
+OF_NETWORK: dict[str, dict[str, Any]] = {
+    "biggan": {"latent_dim": 120, "orthogonal_penalty": 1e-4},
+    "progressive": {"minibatch_stddev": 4},
+}
+"""Brock et al. 2019, section 3 and appendix B; Karras et al. 2018, section 3."""
 
 TRAINED_AS: dict[str, dict[str, Any]] = {
     "biggan": {"loss": "hinge", "learning_rate": 1e-4, "discriminator_learning_rate": 4e-4, "betas": (0.0, 0.9)},
+    "progressive": {
+        "loss": "wasserstein_gp", "gradient_penalty": 10.0, "learning_rate": 1e-3, "betas": (0.0, 0.99),
+    },
 }
-"""Loss and optimiser of a network where no loss is given: Zhang et al. 2019, section 4."""
+"""Loss and optimiser of a network where no loss is given: Zhang et al. 2019, section 4; Karras et al. 2018, appendix
+A.1."""
 
 LARGEST_ATTENTION = 64
 """Largest smaller side of maps with self-attention that is recommended (Brock et al. 2019, appendix B)."""
