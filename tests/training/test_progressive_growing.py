@@ -70,6 +70,14 @@ def test_an_impossible_setting_is_an_error_that_names_it(fields: dict[str, Any],
         engine(**fields)
 
 
+def test_growing_networks_are_recommended_with_r1_and_the_deviation_of_groups_of_four() -> None:
+    chosen = engine().settings
+    assert (chosen.loss, chosen.r1, chosen.minibatch_stddev) == ("non_saturating", 1.0, 4)
+    assert chosen.learning_rate == 1e-3 and chosen.betas == (0.0, 0.99) == chosen.discriminator_betas
+    other = engine(loss="wasserstein_gp").settings
+    assert other.gradient_penalty > 0 and other.r1 == 0 and other.discriminator_norm == "none"
+
+
 def test_layers_of_a_stage_move_from_the_first_step_of_its_fade_and_lower_ones_always() -> None:
     trained = engine()
     G = trained.nets["generator"]
