@@ -12,7 +12,8 @@ Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, Late
                ClassifierPipeline
 Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
                HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
-               MLPDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
+               MLPDiscriminator, BigGANGenerator, BigGANDiscriminator, ProgressiveGenerator, ProgressiveDiscriminator,
+               ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 
@@ -55,12 +56,14 @@ if TYPE_CHECKING:
     from hfgen.evaluation.api import compare, evaluate
     from hfgen.models.autoencoder import Autoencoder
     from hfgen.models.autoencoder_kl import AutoencoderKL
+    from hfgen.models.biggan import BigGANDiscriminator, BigGANGenerator
     from hfgen.models.classifier import Classifier
     from hfgen.models.conditional_unet import ConditionalUNet
     from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
     from hfgen.models.image_transformer import ImageTransformer
     from hfgen.models.mlp import MLPDenoiser, MLPDiscriminator, MLPGenerator
     from hfgen.models.pixel_cnn import PixelCNN
+    from hfgen.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
     from hfgen.models.tarflow import TarFlow
     from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
     from hfgen.models.unet import UNet
@@ -93,11 +96,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE", "AutoPipeline", "Autoencoder", "AutoencoderKL", "AutoencoderKLPipeline", "AutoencoderPipeline",
-    "AutoregressivePipeline", "Classifier", "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline",
-    "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE",
-    "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser", "MLPDiscriminator", "MLPGenerator",
-    "MaskedGenerationPipeline", "NormalizingFlowPipeline", "PatchDiscriminator", "PixelCNN", "ResNetTranslator",
-    "TarFlow", "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder",
+    "AutoregressivePipeline", "BigGANDiscriminator", "BigGANGenerator", "Classifier", "ClassifierPipeline",
+    "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline",
+    "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser",
+    "MLPDiscriminator", "MLPGenerator", "MaskedGenerationPipeline", "NormalizingFlowPipeline", "PatchDiscriminator",
+    "PixelCNN", "ProgressiveDiscriminator", "ProgressiveGenerator", "ResNetTranslator", "TarFlow",
+    "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder",
     "VQAutoencoderPipeline", "__version__", "compare", "evaluate", "train",
 ]  # fmt: skip
 

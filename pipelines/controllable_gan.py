@@ -14,10 +14,8 @@ from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import LATENT, check_output_type
 from hfgen.models.classifier import Classifier
-from hfgen.models.dcgan import DCGANGenerator
-from hfgen.models.mlp import MLPGenerator
 from hfgen.pipelines.base import ClassLabels, Generators, check_labels, output_or_tuple
-from hfgen.pipelines.gan import GANPipeline, evaluating
+from hfgen.pipelines.gan import GANPipeline, Generator, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
 from hfgen.pipelines.step_end import LATENTS, Callback, StepEnd
@@ -65,7 +63,7 @@ class ControllableGANPipeline(GANPipeline):
 
     def __init__(
         self,
-        generator: DCGANGenerator | MLPGenerator,
+        generator: Generator,
         classifier: Classifier | PreTrainedModel,
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,

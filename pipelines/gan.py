@@ -13,8 +13,10 @@ from torch import nn
 from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError
 from hfgen.images import LATENT, check_output_type
+from hfgen.models.biggan import BigGANGenerator
 from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
+from hfgen.models.progressive import ProgressiveGenerator
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
 from hfgen.pipelines.generative import GenerativePipeline, merge_steps
 from hfgen.pipelines.latents import (
@@ -29,6 +31,9 @@ from hfgen.pipelines.latents import (
     truncate,
 )
 from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
+
+Generator = DCGANGenerator | MLPGenerator | BigGANGenerator | ProgressiveGenerator
+"""Networks that a GAN's pipelines sample from."""
 
 
 @dataclass
@@ -52,7 +57,7 @@ class GANPipeline(GenerativePipeline):
 
     model_cpu_offload_seq = "generator"
 
-    def __init__(self, generator: DCGANGenerator | MLPGenerator) -> None:
+    def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.register_modules(generator=generator)
 

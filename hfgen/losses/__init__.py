@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from hfgen.losses import adversarial as adversarial
     from hfgen.losses import diffusion as diffusion
     from hfgen.losses import elbo as elbo
+    from hfgen.losses import orthogonal as orthogonal
     from hfgen.losses import perceptual as perceptual
     from hfgen.losses import sparsity as sparsity
 
 __all__ = [
-    "adversarial", "diffusion", "elbo", "perceptual", "sparsity",
+    "adversarial", "diffusion", "elbo", "orthogonal", "perceptual", "sparsity",
 ]  # fmt: skip
 
 

@@ -63,13 +63,25 @@ def with_classes(x: Tensor, labels: Tensor | None, num_classes: int | None) -> T
     Labels are in [0, K - 1]. Without classes the result is x. Raises ConfigError unless labels are given exactly if
     there are classes.
     """
-    if (num_classes is None) != (labels is None):
-        expected = "None: this network has no classes" if num_classes is None else "given"
-        raise ConfigError(f"class_labels must be {expected} (num_classes={num_classes})")
+    require_labels(labels, num_classes)
     if labels is None or num_classes is None:
         return x
     one_hot = F.one_hot(labels, num_classes).to(x.dtype)
     return torch.cat([x, one_hot.view(*one_hot.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])], 1)
+
+
+def require_labels(labels: Tensor | None, num_classes: int | None) -> None:
+    """Raise ConfigError unless labels are given exactly if there are classes."""
+    if (num_classes is None) != (labels is None):
+        expected = "None: this network has no classes" if num_classes is None else "given"
+        raise ConfigError(f"class_labels must be {expected} (num_classes={num_classes})")
+
+
+def require_images(x: Tensor, config: Any) -> None:
+    """Raise ConfigError unless x are images (B, C, H, W) of the size that a network of this `config` judges."""
+    size = (config["channels"], *sides_of(config["resolution"]))
+    if tuple(x.shape[1:]) != size:
+        raise ConfigError(f"x must have shape (B, {', '.join(map(str, size))}), got {tuple(x.shape)}")
 
 
 def packed(x: Tensor, pack: int, group: int) -> Tensor:
@@ -206,9 +218,7 @@ class DCGANDiscriminator(ModelMixin):
         """
         # check the size
         c = self.config
-        size = (c["channels"], *sides_of(c["resolution"]))
-        if tuple(x.shape[1:]) != size:
-            raise ConfigError(f"x must have shape (B, {', '.join(map(str, size))}), got {tuple(x.shape)}")
+        require_images(x, c)
         # join classes and packs
         x = with_classes(x, class_labels, c["num_classes"])                              # (B, C + K, H, W)
         h = self.body(packed(x, c["pack"], c["minibatch_stddev"]))                     # (B / m, C', h, w)
@@ -255,10 +265,12 @@ def check_parts(config: Any) -> None:
     for field, high in {**sizes, "pack": 64}.items():
         if field in config:
             require_int(field, config[field], high=high)
-    for field, low, high in (("extra_layers", 0, 16), ("minibatch_stddev", 0, 2**10), ("base_size", 1, 16)):
+    most = {"extra_layers": 16, "minibatch_stddev": 2**10, "base_size": 16, "attention_size": 2**12}
+    for field, high in most.items():
         if field in config:
-            require_int(field, config[field], low=low, high=high)
+            require_int(field, config[field], low=int(field == "base_size"), high=high)
     # classes and normalisation
     if config["num_classes"] is not None:
         require_int("num_classes", config["num_classes"])
-    require_choice("norm", config["norm"], NORMS)
+    if "norm" in config:
+        require_choice("norm", config["norm"], NORMS)

@@ -122,10 +122,13 @@ def checkpoint_gradients(nets: Mapping[str, nn.Module]) -> None:
 def wrap(accelerator: Accelerator, net: nn.Module) -> nn.Module:
     """Return the network as this run's processes train it together; each keeps its own batch statistics.
 
-    One without trainable parameters, which only holds tensors, stays as it is.
+    One without trainable parameters, which only holds tensors, stays as it is. One with `_unused_parameters` has
+    parameters that take no part in some steps.
     """
     if not any(parameter.requires_grad for parameter in net.parameters()):
         return net
+    if accelerator.ddp_handler is not None:
+        accelerator.ddp_handler.find_unused_parameters = getattr(net, "_unused_parameters", False)
     wrapped: nn.Module = accelerator.prepare_model(net)
     if isinstance(wrapped, DistributedDataParallel):
         wrapped.forward_sync_buffers = False

@@ -1,7 +1,7 @@
 """Settings of `hfgen train gan`, and their recommended values."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hfgen.models.choices import Norm
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
@@ -23,6 +23,15 @@ class GANSettings(AdversarialFields, Settings):
     """Adam's decay rates of the discriminator, where they differ."""
 
     # network
+    network: Auto[Literal["mlp", "dcgan", "biggan", "progressive"]] = AUTO
+    """Networks of points (mlp) or of images: dcgan (Radford et al. 2016); biggan (Brock et al. 2019), residual
+    networks with self-attention, class-conditional normalisation and a projection discriminator; progressive (Karras et
+    al. 2018), which grows from about 4x4 pixels to the full resolution."""
+    stage_shares: tuple[float, ...] | None = None
+    """Relative numbers of steps of the stages of progressive, the smallest images first. Default: half of all steps for
+    the full resolution, the rest in equal parts."""
+    fade_share: float = 0.5
+    """Share of each stage of progressive, after the first, in which its layers fade in."""
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
@@ -33,6 +42,8 @@ class GANSettings(AdversarialFields, Settings):
     """3x3 convolutions after each stage of the discriminator."""
     base_size: Auto[int] = AUTO
     """Pixels a side where the generator starts and the discriminator ends, at least."""
+    attention_size: Auto[int] = AUTO
+    """Smaller side of the maps with self-attention in biggan; 0 for none."""
     latent_dim: Auto[int] = AUTO
     """Dimensions of the latent z."""
     generator_norm: Auto[Norm] = AUTO
@@ -40,7 +51,7 @@ class GANSettings(AdversarialFields, Settings):
     discriminator_norm: Auto[Norm] = AUTO
     """Normalisation in the discriminator; layer, none and spectral make it a critic."""
     class_conditional: bool = False
-    """Give the class, as a one-hot vector, to both networks."""
+    """Condition both networks on the class: as a one-hot vector; in biggan as an embedding."""
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
     frequencies: Auto[int] = AUTO
@@ -53,6 +64,8 @@ class GANSettings(AdversarialFields, Settings):
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on generated samples."""
+    orthogonal_penalty: Auto[float] = AUTO
+    """Weight of the squared inner products of different filters in each layer of the generator."""
     penalty_end: Auto[float] = AUTO
     """Factor of the weights of R1 and R2 at the last step, reached exponentially; 1 keeps them constant."""
     penalty_every: Auto[int] = AUTO
@@ -61,8 +74,17 @@ class GANSettings(AdversarialFields, Settings):
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
 
+    @property
+    def extendable(self) -> bool:
+        """Return whether a resumed run may have another number of steps; it decides when networks grow."""
+        return super().extendable and self.network != "progressive"
+
+
+POINT_NETWORKS = ("mlp",)
+"""Choices of `network` for points; the others are for images."""
 
 COMMON: dict[str, Any] = {
+    "network": "dcgan",
     "loss": "non_saturating",
     "max_steps": 20_000,
     "batch_size": 64,
@@ -73,6 +95,7 @@ COMMON: dict[str, Any] = {
     "layers": 3,
     "latent_dim": 100,
     "base_size": 4,
+    "attention_size": 0,
     "generator_extra_layers": 0,
     "discriminator_extra_layers": 0,
     "generator_norm": "batch",
@@ -83,6 +106,7 @@ COMMON: dict[str, Any] = {
     "gradient_penalty": 0.0,
     "r1": 0.0,
     "r2": 0.0,
+    "orthogonal_penalty": 0.0,
     "penalty_end": 1.0,
     "penalty_every": 1,
     "clip": 0.0,
@@ -102,11 +126,13 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 section 4; Huang et al. 2024, section 4."""
 
 POINTS: dict[str, Any] = {
+    "network": "mlp",
     "generator_norm": "none", "discriminator_norm": "none", "latent_dim": 2, "width": 128, "batch_size": 256,
 }  # fmt: skip
 """For points: small networks without normalisation."""
 
 RECOMMENDED_POINTS: dict[str, Any] = {
+    "network": "mlp",
     "loss": "relativistic", "learning_rate": 2e-3, "betas": (0.0, 0.99), "frequencies": 32,
     "r1": 1.0, "r2": 1.0, "penalty_end": 1e-4, "penalty_every": 4,
 }  # fmt: skip
@@ -126,6 +152,37 @@ SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
 }  # fmt: skip
 
 
+UNUSED: dict[str, dict[str, Any]] = {
+    "mlp": {"attention_size": 0, "stage_shares": None},
+    "dcgan": {"attention_size": 0, "stage_shares": None},
+    "biggan": {
+        "generator_extra_layers": 0, "discriminator_extra_layers": 0, "discriminator_norm": "spectral", "pack": 1,
+        "minibatch_stddev": 0, "stage_shares": None,
+    },
+    "progressive": {
+        "generator_extra_layers": 0, "discriminator_extra_layers": 0, "generator_norm": "none",
+        "discriminator_norm": "none", "attention_size": 0,
+    },
+}  # fmt: skip
+"""Fields that a network does not use, or uses with one value only, with that value; any other is an error."""
+
+OF_NETWORK: dict[str, dict[str, Any]] = {
+    "biggan": {"latent_dim": 120, "orthogonal_penalty": 1e-4},
+    "progressive": {"minibatch_stddev": 4},
+}
+"""Brock et al. 2019, section 3 and appendix B; Karras et al. 2018, section 3."""
+
+TRAINED_AS: dict[str, dict[str, Any]] = {
+    "biggan": {"loss": "hinge", "learning_rate": 1e-4, "discriminator_learning_rate": 4e-4, "betas": (0.0, 0.9)},
+    "progressive": {"loss": "non_saturating", "r1": 1.0, "learning_rate": 1e-3, "betas": (0.0, 0.99)},
+}
+"""Loss and optimiser of a network where no loss is given: Zhang et al. 2019, section 4; Karras et al. 2018, appendix
+A.1, but with R1 (Mescheder et al. 2018) in place of wasserstein_gp, with which digits came out worse."""
+
+LARGEST_ATTENTION = 64
+"""Largest smaller side of maps with self-attention that is recommended (Brock et al. 2019, appendix B)."""
+
+
 def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
     """Return the settings completed for the dataset and the loss."""
     # choose values for the loss
@@ -142,10 +199,25 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
+    # choose values for the network
+    network = settings.network or values["network"]
+    values |= UNUSED[network] | OF_NETWORK.get(network, {})
+    if loss is None:
+        values |= TRAINED_AS.get(network, {})
+    if network == "biggan":
+        values["attention_size"] = attention_size(dataset.shape, settings.base_size or values["base_size"])
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
     return filled(settings, own)
+
+
+def attention_size(shape: tuple[int, ...], base_size: int) -> int:
+    """Return half the smaller side of images, halved to at most 64; 0 where no map lies between base and image."""
+    size = min(shape[1:], default=0) // 2
+    while size > LARGEST_ATTENTION:
+        size //= 2
+    return size if size >= 2 * base_size else 0
 
 
 SPEC = SettingsSpec(GANSettings, recommended, kinds=IMAGES_AND_POINTS)
