@@ -29,6 +29,7 @@ from hfgen.models.unet import UNet
 from hfgen.pipelines.ddpm import DDPMPipeline
 from hfgen.sampling.request import GRID_SUFFIXES
 from hfgen.schedulers.ddpm import DDPMScheduler
+from hfgen.schedulers.reverse import reverse_moments
 from hfgen.training.engine.noise import Noise
 
 Sampler = Callable[[int, int], Tensor]
@@ -99,6 +100,49 @@ def train_multi_stage(data: Tensor, steps: int, seed: int, stages: int = STAGES,
     return sampler
 
 
+def train_attenuated(data: Tensor, steps: int, seed: int, stages: int = STAGES, shared: bool = True) -> Sampler:
+    """Return a sampler that starts from N(0, I) and applies a denoising autoencoder at each stage: x_{t-1} = d(x_t, t).
+
+    Noise is added as in DDPM, x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, so that the chain ends in N(0, I),
+    where sampling starts: the first error of `train_multi_stage` is gone. d is the mean of DDPM's step, at the same
+    network. The second error stays: for data N(m, C) the product of all stages is E[x_0 | x_T],
+
+        m + sqrt(alpha_bar_T) C (alpha_bar_T C + (1 - alpha_bar_T) I)^-1 (x_T - sqrt(alpha_bar_T) m),
+
+    which is m for every x_T as alpha_bar_T falls to 0. Each mean is narrower than its x_{t-1}, by the variance that
+    x_{t-1} has given x_t; DDPM draws noise of this variance. `shared`: one network for all autoencoders, with t as
+    input; otherwise each stage has its own, trained for `steps`.
+    """
+    # train the network, or the networks, to predict eps
+    scheduler = ddpm_scheduler(stages)
+    own: list[int | None] = [None] if shared else list(range(stages))
+    nets = [noise_predictor(data, steps, seed, scheduler, stage) for stage in own]
+    # apply every stage
+    return walk(data, scheduler, lambda x, t: nets[0 if shared else int(t[0])](x, t).sample)
+
+
+def walk(
+    data: Tensor, scheduler: DDPMScheduler, predict: Callable[[Tensor, Tensor], Tensor], noise: float = 0.0
+) -> Sampler:
+    """Return a sampler that walks from N(0, I) through the means of DDPM's steps, with a factor of their `noise`.
+
+    `predict(x, t)`: eps in x (N, C, H, W) at t (N,). Factor 0 is a chain of denoising autoencoders, 1 is DDPM.
+    """
+
+    @torch.no_grad()
+    def sampler(number: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "sample"))
+        x = torch.randn(number, *data.shape[1:], generator=generator)
+        for step in reversed(range(len(scheduler))):
+            t = torch.full((number,), step)
+            x, log_variance = reverse_moments(scheduler, predict(x, t), t, x)
+            if noise and step:
+                x = x + noise * (log_variance / 2).exp() * torch.randn(x.shape, generator=generator)
+        return x
+
+    return sampler
+
+
 def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sampler:
     """Return the sampler of denoising diffusion with the network, data, stages and beta_t of `train_multi_stage`.
 
@@ -106,13 +150,8 @@ def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sam
     from a Gaussian around the posterior mean, so noise is added again (Ho et al. 2020, algorithms 1 and 2).
     """
     # train the network to predict eps
-    net, scheduler = network(data, seed), ddpm_scheduler(stages)
-
-    def loss(x: Tensor, noise: Noise) -> Tensor:
-        eps, t = noise.normal("eps", *x.shape[1:]), (noise.stratified("t") * stages).long()
-        return l_simple(net(scheduler.add_noise(x, eps, t), t).sample, eps)
-
-    fit(net, data, loss, steps, seed)
+    scheduler = ddpm_scheduler(stages)
+    net = noise_predictor(data, steps, seed, scheduler)
     # sample with its pipeline
     pipeline = DDPMPipeline(unet=cast(UNet, net), scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -123,6 +162,25 @@ def train_ddpm(data: Tensor, steps: int, seed: int, stages: int = STAGES) -> Sam
         return images * 2 - 1
 
     return sampler
+
+
+def noise_predictor(
+    data: Tensor, steps: int, seed: int, scheduler: DDPMScheduler, stage: int | None = None
+) -> nn.Module:
+    """Return a network trained on E |eps(x_t, t) - eps|^2 (Ho et al. 2020, eq. 14), at all t or at one `stage` alone.
+
+    `data`: images x_0 (N, C, H, W) in [-1, 1].
+    """
+    net = network(data, seed)
+
+    def loss(x: Tensor, noise: Noise) -> Tensor:
+        eps, t = noise.normal("eps", *x.shape[1:]), (noise.stratified("t") * len(scheduler)).long()
+        if stage is not None:
+            t = torch.full_like(t, stage)
+        return l_simple(net(scheduler.add_noise(x, eps, t), t).sample, eps)
+
+    fit(net, data, loss, steps, seed)
+    return net
 
 
 def denoise_by_stages(predict: Callable[[Tensor, int], Tensor], betas: Tensor, x: Tensor) -> Tensor:
@@ -191,6 +249,7 @@ def spread(samples: Tensor) -> float:
 ATTEMPTS: dict[str, Callable[[Tensor, int, int], Sampler]] = {
     "one shot": train_one_shot,
     "multi-stage, unscaled": train_multi_stage,
+    "multi-stage, attenuated": train_attenuated,
     "DDPM": train_ddpm,
 }
 
@@ -227,12 +286,12 @@ def compare_attempts(data: Tensor, steps: int, seed: int, report: Callable[[str]
 def first_attempts(
     dataset: str = "digits", steps: int = 1000, seed: int = 0, report: Callable[[str], None] = print
 ) -> Image.Image:
-    """Return a sheet of training images and of samples of three attempts to make images from noise with a denoiser.
+    """Return a sheet of training images and of samples of four attempts to make images from noise with a denoiser.
 
-    They are denoising in one shot, denoising in stages without scaling, and DDPM, with the same network, data and
-    `steps` of training. `dataset`: small images with even sides, of which the first 2,000 are used. The numbers of
-    `compare_attempts` stand beside the samples and go to `report`, a line each. Raises ConfigError for points and for
-    fewer than 1 step.
+    They are denoising in one shot, denoising in stages without scaling, with attenuation, and DDPM, with the same
+    network, data and `steps` of training. `dataset`: small images with even sides, of which the first 2,000 are used.
+    The numbers of `compare_attempts` stand beside the samples and go to `report`, a line each. Raises ConfigError for
+    points and for fewer than 1 step.
     """
     # load the data
     if steps < 1:

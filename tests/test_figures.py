@@ -72,6 +72,41 @@ def test_the_trained_stages_lose_the_spread_that_the_closed_form_says(gaussian: 
     assert root_mean_square(samples - optimum) < 0.045
 
 
+def test_perfect_stages_with_attenuation_end_in_the_mean_of_gaussian_data_whatever_the_start() -> None:
+    scheduler, C = figures.ddpm_scheduler(10), STD**2
+    alpha_bar = [1.0, *scheduler.alpha_bar.tolist()]
+    start = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    x, variance = start, 1.0
+    for a, before in zip(alpha_bar[:0:-1], alpha_bar[-2::-1], strict=True):
+        # E[x_{t-1} | x_t], and the variance that it leaves out
+        slope = (a / before) ** 0.5 * (before * C + 1 - before) / (a * C + 1 - a)
+        x = before**0.5 * MEAN + slope * (x - a**0.5 * MEAN)
+        variance = slope**2 * variance + (before * C + 1 - before) - slope**2 * (a * C + 1 - a)
+    last = alpha_bar[-1]
+    product = MEAN + last**0.5 * C / (last * C + 1 - last) * (start - last**0.5 * MEAN)
+    torch.testing.assert_close(x, product, atol=1e-9, rtol=0)
+    assert float((x - MEAN).abs().max()) < 0.01 * STD
+    assert variance == pytest.approx(C, rel=1e-3)                      # with that variance drawn as noise
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_trained_stages_with_attenuation_lose_the_spread_and_keep_the_mean(shared: bool, gaussian: Tensor) -> None:
+    sampler = figures.train_attenuated(gaussian, steps=200, seed=0, stages=4, shared=shared)
+    samples = sampler(1000, 3)
+    assert figures.spread(samples) < STD / 3
+    assert root_mean_square(samples - MEAN) < STD / 3
+
+
+def test_the_noise_of_each_step_is_all_that_ddpm_adds_to_stages_with_attenuation(gaussian: Tensor) -> None:
+    scheduler = figures.ddpm_scheduler(6)
+    net = figures.noise_predictor(gaussian, 30, 0, scheduler)
+    noisy, plain = (figures.walk(gaussian, scheduler, lambda x, t: net(x, t).sample, noise)(20, 3) for noise in (1, 0))
+    ddpm = figures.train_ddpm(gaussian, 30, 0, stages=6)(20, 3)
+    torch.testing.assert_close(noisy, ddpm, atol=1e-4, rtol=0)
+    assert torch.equal(plain, figures.train_attenuated(gaussian, 30, 0, stages=6)(20, 3))
+    assert root_mean_square(plain - ddpm) > 0.05
+
+
 def test_ddpm_with_the_same_network_and_steps_keeps_the_mean_and_the_spread_of_perfect_steps(gaussian: Tensor) -> None:
     alpha_bar = [1.0, *figures.ddpm_scheduler(DDPM_STAGES).alpha_bar.tolist()]
     mean, variance = 0.0, 1.0
@@ -126,7 +161,7 @@ def test_the_command_writes_a_picture_and_prints_the_numbers_of_each_attempt(
     output = tmp_path / "new" / "attempts.png"
     assert figures.main(["first_attempts", "-o", str(output), "--steps", "2", "--seed", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["one shot", "multi-stage, unscaled", "DDPM"]
+    assert [line.split(":")[0] for line in lines] == list(figures.ATTEMPTS)
     data = load_dataset("digits").tensor(40)
     assert all("Frechet ratio" in line and f"(data {figures.spread(data):.2f})" in line for line in lines)
     with Image.open(output) as picture:

@@ -36,7 +36,8 @@ def build(s: DDPMSettings, dataset: Dataset) -> Recipe:
     """Return the networks, the one phase and the pipeline of a DDPM on `dataset`."""
     # build networks and scheduler
     conditions = Conditions(s, dataset)
-    unet: Any = network(s, dataset, s.variance_type == "learned_range", conditions.num_class_embeds, conditions.width)
+    learned, classes = s.variance_type == "learned_range", conditions.num_class_embeds
+    unet: Any = network(s, dataset, learned, classes, conditions.width, s.num_train_timesteps)
     scheduler = DDPMScheduler(
         num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
         prediction_type=s.prediction_type, variance_type=s.variance_type,

@@ -16,6 +16,7 @@ from hfgen.errors import ConfigError
 from hfgen.loading.files import read_json
 from hfgen.loading.resolve import resolve_component
 from hfgen.loading.transformers_models import CONFIG, load_half, load_model, load_tokenizer
+from hfgen.models.blocks import FourierFeatures, TableFeatures
 from hfgen.models.conditional_unet import ConditionalUNet
 from hfgen.models.mlp import MLPDenoiser
 from hfgen.models.text import build_text_encoder, build_tokenizer, token_ids
@@ -177,23 +178,34 @@ def network(
     learned_variance: bool = False,
     num_class_embeds: int | None = None,
     text_width: int | None = None,
+    num_train_timesteps: int = 1000,
 ) -> UNet | MLPDenoiser | ConditionalUNet:
-    """Return the denoiser for the dataset's shape: a U-Net for images, with or without text, an MLP for 2-D points."""
+    """Return the denoiser for the dataset's shape: a U-Net for images, with or without text, an MLP for 2-D points.
+
+    Raises ConfigError, naming the field, for settings of a U-Net with points.
+    """
     # build an MLP for points
     widths, layers = settings.block_out_channels, settings.layers_per_block
     if len(dataset.shape) == 1:
         if learned_variance:
             raise ConfigError("--variance-type learned_range is for images; points take fixed_small or fixed_large")
+        for name, usual in (("time_embedding_type", "positional"), ("resnet_time_scale_shift", "default")):
+            if getattr(settings, name) != usual:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} {getattr(settings, name)} is for images; points take {usual}")
         return MLPDenoiser(
             dim=dataset.shape[0], hidden=widths[-1], layers=layers, num_class_embeds=num_class_embeds,
             **recipe.mean_and_std(dataset),
         )  # fmt: skip
     # build a U-Net for images or latents
     if text_width is not None:
-        return conditional_unet(settings, dataset, learned_variance, num_class_embeds, text_width)
-    channels = dataset.shape[0]
+        return conditional_unet(
+            settings, dataset, learned_variance, num_class_embeds, text_width, num_train_timesteps
+        )
+    channels, groups = dataset.shape[0], min(32, widths[0] // 4)
     kinds = ["Attn" if level in settings.attention_levels else "" for level in range(len(widths))]
-    return UNet(
+    fourier, scale_shift = settings.time_embedding_type == "fourier", settings.resnet_time_scale_shift == "scale_shift"
+    unet = UNet(
         sample_size=recipe.side_or_sides(dataset),
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
@@ -202,10 +214,18 @@ def network(
         down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         attention_head_dim=min(settings.attention_head_dim, *widths),
-        norm_num_groups=min(32, widths[0] // 4),
+        norm_num_groups=groups,
+        attn_norm_num_groups=groups if scale_shift else None,      # as without adaptive normalisation
         dropout=settings.dropout,
         num_class_embeds=num_class_embeds,
+        time_embedding_type="learned" if fourier else "positional",
+        num_train_timesteps=num_train_timesteps if fourier else None,
+        resnet_time_scale_shift=settings.resnet_time_scale_shift,
     )
+    # in a stock U-Net "fourier" is of noise levels, so that features of timesteps are a table
+    if isinstance(unet.time_proj, TableFeatures):
+        unet.time_proj.use_fourier_features()
+    return unet
 
 
 def conditional_unet(
@@ -214,10 +234,11 @@ def conditional_unet(
     learned_variance: bool,
     num_class_embeds: int | None,
     text_width: int,
+    num_train_timesteps: int,
 ) -> ConditionalUNet:
     """Return the U-Net with transformer blocks, for images or latents conditioned on text."""
-    channels, widths = dataset.shape[0], settings.block_out_channels
-    return ConditionalUNet(
+    channels, widths, fourier = dataset.shape[0], settings.block_out_channels, settings.time_embedding_type == "fourier"
+    unet = ConditionalUNet(
         sample_size=recipe.side_or_sides(dataset),
         in_channels=channels,
         out_channels=2 * channels if learned_variance else channels,
@@ -230,7 +251,14 @@ def conditional_unet(
         norm_num_groups=min(32, max(1, widths[0] // 4)),
         dropout=settings.dropout,
         num_class_embeds=num_class_embeds,
+        time_embedding_type=settings.time_embedding_type,
+        time_embedding_dim=4 * widths[0] if fourier else None,     # as without Fourier features
+        resnet_time_scale_shift=settings.resnet_time_scale_shift,
     )
+    # frequencies for the number of timesteps
+    if isinstance(unet.time_proj, FourierFeatures):
+        unet.time_proj.weight.mul_(1000 / num_train_timesteps)
+    return unet
 
 
 def optimizer(settings: DenoiserSettings, nets: Mapping[str, nn.Module]) -> torch.optim.Optimizer:

@@ -49,7 +49,8 @@ def build(s: LatentDiffusionSettings, dataset: Dataset) -> Recipe:
     """Return U-Net, text encoder if any, the one phase and the pipeline of a diffusion model of latents."""
     # build networks and scheduler
     conditions = Conditions(s, dataset)
-    unet: Any = network(s, dataset, False, conditions.num_class_embeds, conditions.width)
+    classes, timesteps = conditions.num_class_embeds, s.num_train_timesteps
+    unet: Any = network(s, dataset, False, classes, conditions.width, timesteps)
     scheduler = DDPMScheduler(
         num_train_timesteps=s.num_train_timesteps, beta_schedule=s.beta_schedule,
         prediction_type=s.prediction_type, variance_type=s.variance_type, clip_sample=False,

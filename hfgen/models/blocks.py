@@ -44,21 +44,66 @@ class SinusoidalFeatures(nn.Module):
         return F.pad(torch.cat(waves, dim=1), (0, self.dim % 2))                        # (B, D)
 
 
-class FourierFeatures(nn.Module):
-    """Sines and cosines of log t at fixed random frequencies: sin(2 pi w log t), w ~ N(0, 16^2); t > 0.
+FREQUENCY_STD = 16.0
+"""Standard deviation of random frequencies (Song et al. 2021, score SDE, appendix C.2)."""
 
-    t (B,) to (B, 2 dim) (Song et al. 2021, score SDE, appendix C.2). The frequencies are saved with the weights and not
-    trained.
+
+class FourierFeatures(nn.Module):
+    """Cosines and sines of t at fixed random frequencies: cos(2 pi w t), w ~ N(0, scale^2) (Tancik et al. 2020).
+
+    t (B,) to (B, 2 dim). The frequencies are saved with the weights and not trained. Default: 16 waves for 1,000
+    timesteps.
     """
 
-    def __init__(self, dim: int, scale: float = 16.0) -> None:
+    def __init__(self, dim: int, scale: float = FREQUENCY_STD / 1000) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(dim) * scale, requires_grad=False)
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
-        """Return the features (B, 2D), in [-1, 1], of t (B,) > 0."""
-        phase = torch.log(t)[:, None] * self.weight * 2 * math.pi                        # (B, D)
+        """Return the features (B, 2D), in [-1, 1], of t (B,)."""
+        phase = t[:, None].to(self.weight.dtype) * self.weight * 2 * math.pi             # (B, D)
+        return torch.cat((phase.cos(), phase.sin()), dim=1)                              # (B, 2D)
+
+
+def noise_level(t: torch.Tensor) -> torch.Tensor:
+    """Return t (B,) as noise levels > 0: 0, the first timestep of DDPM, which has no logarithm, counts as 1."""
+    return t + (t == 0).to(t.dtype)
+
+
+class LogFourierFeatures(FourierFeatures):
+    """Sines and cosines of the logarithm of a noise level t at fixed random frequencies: sin(2 pi w log t).
+
+    w ~ N(0, 16^2) (Song et al. 2021, score SDE, appendix C.2). t = 0 counts as 1.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, FREQUENCY_STD)
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, 2D), in [-1, 1], of t (B,) >= 0."""
+        phase = torch.log(noise_level(t))[:, None] * self.weight * 2 * math.pi           # (B, D)
         return torch.cat((phase.sin(), phase.cos()), dim=1)                              # (B, 2D)
+
+
+class TableFeatures(nn.Embedding):
+    """Features of the timesteps 0, ..., T - 1, a row of a table each; between timesteps they are interpolated."""
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, D) of t (B,) in [0, T - 1], integers or not."""
+        if not t.is_floating_point():
+            return super().forward(t)
+        below = t.long()
+        above = (below + 1).clamp(max=self.num_embeddings - 1)
+        part = (t - below)[:, None].to(self.weight.dtype)                                # (B, 1)
+        return super().forward(below).lerp(super().forward(above), part)                 # (B, D)
+
+    def use_fourier_features(self) -> None:
+        """Fill the table with `FourierFeatures` of 16 waves for all timesteps, and freeze it."""
+        waves = FourierFeatures(self.embedding_dim // 2, FREQUENCY_STD / self.num_embeddings)
+        features = waves(torch.arange(self.num_embeddings))
+        with torch.no_grad():
+            self.weight.copy_(F.pad(features, (0, self.embedding_dim % 2)))
+        self.weight.requires_grad_(False)
 
 
 class TimestepEmbedding(nn.Module):

@@ -22,6 +22,7 @@ from hfgen.models.attention import attention
 from hfgen.models.blocks import (
     BlockSettings,
     DownBlock,
+    FourierFeatures,
     GroupNorm,
     MidBlock,
     SinusoidalFeatures,
@@ -144,7 +145,9 @@ class ConditionalUNet(ModelMixin):
     attend; None without texts. `pooled_text`: a vector of the whole text is also added to the embedding of the
     timestep, so every residual block is conditioned on the text (Saharia et al. 2022, section 2.3).
     `attention_head_dim`: width of a head. `num_class_embeds`: number of classes, the null class of guidance included
-    as the last.
+    as the last. `time_embedding_type`: "positional", or "fourier", random frequencies. `time_embedding_dim`: width of
+    the embedding of the timestep. Default: 4 times the channels of the first level (2 times with "fourier").
+    `resnet_time_scale_shift`: that of `UNet`.
 
     Raises ConfigError, naming the field, for impossible values.
     """
@@ -153,6 +156,7 @@ class ConditionalUNet(ModelMixin):
     _skip_layerwise_casting_patterns = ("norm",)
     _no_split_modules = ("ResnetBlock", "SpatialTransformer", "UpLevel", "AttentionPooling")
     _repeated_blocks = ("TransformerBlock",)
+    _keep_in_fp32_modules = ("time_proj",)
 
     @register_to_config
     def __init__(
@@ -171,15 +175,22 @@ class ConditionalUNet(ModelMixin):
         norm_num_groups: int = 32,
         dropout: float = 0.0,
         num_class_embeds: int | None = None,
+        time_embedding_type: str = "positional",
+        time_embedding_dim: int | None = None,
+        resnet_time_scale_shift: str = "default",
     ) -> None:
         super().__init__()
         check_config(self.config)
-        widths, time_dim, levels = tuple(block_out_channels), 4 * block_out_channels[0], len(block_out_channels)
-        settings = BlockSettings(time_dim, norm_num_groups, 1e-5, F.silu, dropout, False, None, downsample_padding=1)
+        widths, levels = tuple(block_out_channels), len(block_out_channels)
+        fourier, scale_shift = time_embedding_type == "fourier", resnet_time_scale_shift == "scale_shift"
+        time_dim = time_embedding_dim or (2 if fourier else 4) * widths[0]
+        settings = BlockSettings(
+            time_dim, norm_num_groups, 1e-5, F.silu, dropout, scale_shift, None, downsample_padding=1
+        )
 
         # embedding of time, class and text
-        self.time_proj = SinusoidalFeatures(widths[0])
-        self.time_embedding = TimestepEmbedding(widths[0], time_dim)
+        self.time_proj = FourierFeatures(time_dim // 2) if fourier else SinusoidalFeatures(widths[0])
+        self.time_embedding = TimestepEmbedding(time_dim if fourier else widths[0], time_dim)
         self.class_embedding = nn.Embedding(num_class_embeds, time_dim) if num_class_embeds else None
         if pooled_text:
             assert cross_attention_dim is not None
@@ -289,6 +300,9 @@ class ConditionalUNet(ModelMixin):
             raise ConfigError("class_labels must be given: this U-Net is conditional, one label for each sample")
 
 
+CHOICES = {"time_embedding_type": ("positional", "fourier"), "resnet_time_scale_shift": ("default", "scale_shift")}
+
+
 def check_config(config: Any) -> None:
     """Raise ConfigError, naming the field, for an impossible value."""
     # sizes
@@ -298,12 +312,18 @@ def check_config(config: Any) -> None:
     require(listed, "block_out_channels", channels, f"a list of 1 to {MAX_LEVELS} channel counts")
     for field in ("in_channels", "out_channels", "norm_num_groups", "attention_head_dim"):
         require_int(field, c[field])
-    for field in ("cross_attention_dim", "num_class_embeds"):
+    for field in ("cross_attention_dim", "num_class_embeds", "time_embedding_dim"):
         if c[field] is not None:
             require_int(field, c[field])
     for field in ("layers_per_block", "transformer_layers"):
         require_int(field, c[field], high=MAX_LAYERS)
     require_number("dropout", c["dropout"], 0.0, 1.0)
+    # time
+    for field, choices in CHOICES.items():
+        require(c[field] in choices, field, c[field], f"one of {choices}")
+    width = c["time_embedding_dim"]
+    even = width is None or width % 2 == 0 or c["time_embedding_type"] != "fourier"
+    require(even, "time_embedding_dim", width, "even with fourier features")
     # switches
     for field in ("self_attention", "pooled_text"):
         require(isinstance(c[field], bool), field, c[field], "true or false")

@@ -8,7 +8,8 @@ from hfgen.checks import require, require_int
 
 SHARED = (
     "sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups",
-    "cross_attention_dim", "dropout", "num_class_embeds",
+    "cross_attention_dim", "dropout", "num_class_embeds", "time_embedding_type", "time_embedding_dim",
+    "resnet_time_scale_shift",
 )  # fmt: skip
 """Settings with one name and one meaning in both classes."""
 
@@ -18,7 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     "transformer_layers_per_block": 1, "attention_head_dim": 8, "addition_embed_type": None,
-    "addition_embed_type_num_heads": 64,
+    "addition_embed_type_num_heads": 64, "time_embedding_type": "positional", "time_embedding_dim": None,
+    "resnet_time_scale_shift": "default",
 }  # fmt: skip
 """Defaults of diffusers for the settings that are converted."""
 
@@ -29,9 +31,9 @@ FIXED: dict[str, Any] = {
     "encoder_hid_dim_type": None, "flip_sin_to_cos": True, "freq_shift": 0, "mid_block_only_cross_attention": None,
     "mid_block_scale_factor": 1, "mid_block_type": "UNetMidBlock2DCrossAttn", "norm_eps": 1e-5,
     "num_attention_heads": None, "only_cross_attention": False, "projection_class_embeddings_input_dim": None,
-    "resnet_out_scale_factor": 1.0, "resnet_skip_time_act": False, "resnet_time_scale_shift": "default",
+    "resnet_out_scale_factor": 1.0, "resnet_skip_time_act": False,
     "reverse_transformer_layers_per_block": None, "time_cond_proj_dim": None, "time_embedding_act_fn": None,
-    "time_embedding_dim": None, "time_embedding_type": "positional", "timestep_post_act": None,
+    "timestep_post_act": None,
     "upcast_attention": False, "use_linear_projection": False,
 }  # fmt: skip
 """Settings of diffusers that have this value in every `ConditionalUNet`; the values are the defaults."""

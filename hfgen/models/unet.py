@@ -16,15 +16,17 @@ from hfgen.models.blocks import (
     ACTIVATIONS,
     BlockSettings,
     DownBlock,
-    FourierFeatures,
     GroupNorm,
+    LogFourierFeatures,
     MidBlock,
     SinusoidalFeatures,
+    TableFeatures,
     TimestepEmbedding,
     UpBlock,
     as_timesteps,
     channels_last,
     groups_of,
+    noise_level,
 )
 from hfgen.models.ncsnpp import SkipDownBlock, SkipUpBlock
 from hfgen.models.unet_config import check_config
@@ -37,6 +39,11 @@ class UNet(ModelMixin):
     resolution. Middle: block, attention, block. Decoder: one residual block more per level; each has a skip connection
     from the encoder. Every residual block is conditioned on time and, if there are classes, on the class. "Skip" blocks
     are those of NCSN++, with an image beside the features (Song et al. 2021, appendix H).
+
+    `time_embedding_type`: "positional"; "learned", a table of `num_train_timesteps` rows; or "fourier", where t is a
+    noise level, its logarithm has random frequencies, and the output is divided by it (Song et al. 2021, appendix C.2).
+    `resnet_time_scale_shift`: the embedding is added in each residual block, or with "scale_shift" it scales and shifts
+    the normalisation (adaptive group norm, Dhariwal and Nichol 2021).
 
     Raises ConfigError for impossible values, and for values of stock configurations that are not reproduced. Under
     `torch.device("meta")` it allocates nothing, so that parameters can be counted before loading.
@@ -140,9 +147,9 @@ class UNet(ModelMixin):
         features = 2 * channels if c["time_embedding_type"] == "fourier" else channels
         self.time_proj: nn.Module
         if c["time_embedding_type"] == "fourier":
-            self.time_proj = FourierFeatures(channels)
+            self.time_proj = LogFourierFeatures(channels)
         elif c["time_embedding_type"] == "learned":
-            self.time_proj = nn.Embedding(c["num_train_timesteps"], channels)
+            self.time_proj = TableFeatures(c["num_train_timesteps"], channels)
         else:
             self.time_proj = SinusoidalFeatures(channels, c["flip_sin_to_cos"], c["freq_shift"])
         self.time_embedding = TimestepEmbedding(features, time_dim)
@@ -190,7 +197,7 @@ class UNet(ModelMixin):
         if image is not None:
             out = out + image.to(out.device)
         if self.config["time_embedding_type"] == "fourier":
-            out = (out / t.to(out.device)[:, None, None, None]).to(out.dtype)
+            out = (out / noise_level(t).to(out.device)[:, None, None, None]).to(out.dtype)
         return UNet2DOutput(sample=out) if return_dict else (out,)
 
     def _encode(self, h: torch.Tensor, temb: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-Generators = torch.Generator | list[torch.Generator] | None
+from hfgen.schedulers.processes import Generators, Process, euler_maruyama_step, simulate
+
+
+def langevin_process(score: Callable[[Tensor], Tensor]) -> Process:
+    """Return the process dx = grad log p dt + sqrt(2) dW, whose stationary density is p; `score`: grad log p."""
+    return Process(lambda x, t: score(x), 1.0)
 
 
 def langevin_step(x: Tensor, score: Tensor, step_size: float, z: Tensor) -> Tensor:
@@ -14,20 +17,15 @@ def langevin_step(x: Tensor, score: Tensor, step_size: float, z: Tensor) -> Tens
 
     `x`, `score` and the standard normal `z`: (B, ...). `step_size`: positive.
     """
-    return x + step_size * score + (2 * step_size) ** 0.5 * z
+    return euler_maruyama_step(x, score, 1.0, step_size, z)
 
 
-@torch.no_grad()
 def langevin(
     score: Callable[[Tensor], Tensor], x: Tensor, num_steps: int, step_size: float, generator: Generators = None
 ) -> Iterator[Tensor]:
-    """Yield x (B, ...) and the state after each of `num_steps` steps of unadjusted Langevin dynamics.
+    """Return an iterator over x (B, ...) and the state after each of `num_steps` steps of unadjusted Langevin dynamics.
 
     `score`: grad log p, (B, ...) -> (B, ...). `step_size`: positive. After many small steps the states are samples of
     p. For annealed dynamics, whose score depends on the noise level, run it once per level, from large to small.
     """
-    yield x
-    for _ in range(num_steps):
-        z = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = langevin_step(x, score(x), step_size, z)
-        yield x
+    return simulate(langevin_process(score), x, num_steps, step_size, generator)

@@ -5,6 +5,7 @@ gamma_t = exp(-B(t) / 2), sigma_t^2 = 1 - gamma_t^2, B(t) = int_0^t beta. The in
 (T - 1) (t - t_min) / (1 - t_min), a float in [0, T - 1], for t in [t_min, 1].
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import softplus
 
 from hfgen.schedulers.ddpm import DDPMScheduler
 from hfgen.schedulers.forward import Marginals
+from hfgen.schedulers.processes import Process
 from hfgen.schedulers.vp_rates import Rate
 
 
@@ -40,6 +42,27 @@ class VPProcess(Marginals):
         It is the inverse of `log_snr`.
         """
         return self.rate.inverse(softplus(-log_snr.double(), threshold=40))
+
+    def forward_process(self) -> Process:
+        """Return the process of t in [0, 1] from data to noise, dx = -1/2 beta x dt + sqrt(beta) dW.
+
+        (Song et al. 2021, eq. 11.) Its diffusion is D = beta / 2.
+        """
+        return Process(lambda x, t: x * (-self._beta(t) / 2), lambda x, t: self._beta(t) / 2)
+
+    def reverse_process(self, score: Callable[[Tensor, float], Tensor]) -> Process:
+        """Return the process of u = 1 - t in [0, 1] from noise to data, dx = beta [x / 2 + score] du + sqrt(beta) dW.
+
+        (Song et al. 2021, eq. 6, for eq. 11.) `score`: (x, t) -> grad log q_t(x), in the shape of x (B, ...).
+        """
+
+        def drift(x: Tensor, u: float) -> Tensor:
+            return (x / 2 + score(x, 1 - u)) * self._beta(1 - u)
+
+        return Process(drift, lambda x, u: self._beta(1 - u) / 2)
+
+    def _beta(self, t: float) -> float:
+        return float(self.rate.beta(torch.tensor(t, dtype=torch.float64)))
 
     def time_of(self, timestep: float | Tensor) -> Tensor:
         """Return t in [t_min, 1] of timesteps in [0, T - 1], float64, in their shape."""

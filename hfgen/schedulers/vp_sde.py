@@ -19,6 +19,7 @@ from hfgen.schedulers.betas import SCHEDULES, make_betas
 from hfgen.schedulers.ddpm import DDPMSchedulerOutput, Generators
 from hfgen.schedulers.forward import upcast
 from hfgen.schedulers.langevin import langevin_step
+from hfgen.schedulers.processes import euler_maruyama_step
 from hfgen.schedulers.settings import MAX_TIMESTEPS
 from hfgen.schedulers.solvers import Estimate, Level
 from hfgen.schedulers.traits import SchedulerTraits
@@ -262,13 +263,12 @@ class VPSDEScheduler(VPProcess, SchedulerMixin):  # type: ignore[misc]
         return self._stages[index]
 
     def _reverse_sde(self, score: Tensor, s: Level, t: Level, x: Tensor, z: Tensor) -> Tensor:
-        """Return x + (x / 2 + score) dB + sqrt(dB) z, a step of Euler-Maruyama.
+        """Return x + (x / 2 + score) dB + sqrt(dB) z, a step of Euler-Maruyama of `reverse_process` with B as time.
 
-        It solves dx = [-1/2 beta x - beta score] dt + sqrt(beta) dW backwards in t (Song et al. 2021, eq. 6), with B as
-        time. dB = int beta dt over the step is exact for every growth of beta; B = -2 log gamma.
+        dB = int beta dt over the step is exact for every growth of beta; B = -2 log gamma.
         """
         dB = 2 * math.log(t.gamma / s.gamma)
-        return x + (x / 2 + score) * dB + z * dB**0.5
+        return euler_maruyama_step(x, x / 2 + score, 0.5, dB, z)
 
     def _langevin(self, score: Tensor, s: Level, x: Tensor, z: Tensor) -> Tensor:
         """Return the state after a Langevin step of size 2 (r sigma_t)^2 (Song et al. 2021, algorithm 5).

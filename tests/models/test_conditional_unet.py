@@ -24,6 +24,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "attention_levels": (0, 1), "transformer_layers": 2, "layers_per_block": 2,
     },
     "attention in the middle only": {"attention_levels": ()},
+    "random Fourier": {"time_embedding_type": "fourier"},
+    "random Fourier, wide, scale and shift": {
+        "time_embedding_type": "fourier", "time_embedding_dim": 20, "resnet_time_scale_shift": "scale_shift",
+    },
+    "wide time embedding": {"time_embedding_dim": 20},
     "three levels, other channels": {
         "block_out_channels": (8, 4, 12), "attention_levels": (0, 2), "in_channels": 3, "out_channels": 6,
     },
@@ -37,7 +42,8 @@ def stock(net: ConditionalUNet) -> diffusers.UNet2DConditionModel:
     down = ["CrossAttnDownBlock2D" if level in c["attention_levels"] else "DownBlock2D" for level in levels]
     up = ["CrossAttnUpBlock2D" if level in c["attention_levels"] else "UpBlock2D" for level in reversed(levels)]
     same = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "num_class_embeds",
-            "norm_num_groups", "cross_attention_dim")  # fmt: skip
+            "norm_num_groups", "cross_attention_dim", "time_embedding_type", "time_embedding_dim",
+            "resnet_time_scale_shift")  # fmt: skip
     pooled = {"addition_embed_type": "text", "addition_embed_type_num_heads": 3} if c["pooled_text"] else {}
     return diffusers.UNet2DConditionModel(
         down_block_types=tuple(down), up_block_types=tuple(up), transformer_layers_per_block=c["transformer_layers"],
@@ -107,6 +113,25 @@ def test_a_saved_folder_loads_again_without_code(tmp_path: Path) -> None:
         assert torch.equal(again(x, t, labels, text).sample, net(x, t, labels, text).sample)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_saved_folder_loads_in_plain_diffusers_and_back(tmp_path: Path, name: str) -> None:
+    net: Any = ConditionalUNet(**{**SMALL, **VARIANTS[name]}).eval()
+    net.save_pretrained(tmp_path / "ours")
+    theirs: Any = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    again: Any = load_component(tmp_path / "theirs", "unet", ConditionalUNet, "UNet2DConditionModel")
+    x, t, labels, text = inputs(net)
+    with torch.no_grad():
+        expected = net(x, t, labels, text).sample
+        torch.testing.assert_close(theirs(x, t, text, class_labels=labels).sample, expected, atol=1e-5, rtol=0)
+        assert torch.equal(again(x, t, labels, text).sample, expected)
+
+
+def test_fourier_features_of_an_odd_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="time_embedding_dim must be even"):
+        ConditionalUNet(**{**SMALL, "time_embedding_type": "fourier", "time_embedding_dim": 9})
+
+
 def test_inputs_that_do_not_fit_are_refused_by_name() -> None:
     told: Any = ConditionalUNet(**{**SMALL, "num_class_embeds": 5})
     plain: Any = ConditionalUNet(**{**SMALL, "cross_attention_dim": None})
@@ -129,7 +154,8 @@ BAD = [
     ("layers_per_block", 10**9), ("cross_attention_dim", 0), ("num_class_embeds", -1),
     ("self_attention", None), ("pooled_text", 1),
     ("dropout", 2.0), ("sample_size", 7), ("sample_size", (8, 8, 8)), ("in_channels", "4"),
-    ("norm_num_groups", 0),
+    ("norm_num_groups", 0), ("time_embedding_type", "learned"), ("resnet_time_scale_shift", "spatial"),
+    ("time_embedding_dim", 0),
 ]  # fmt: skip
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from hfgen import UNet
+from hfgen import DDPMPipeline, DDPMScheduler, UNet, VPSDEScheduler
 from hfgen.errors import ConfigError
 from hfgen.loading.old_names import rename_old_attention_keys
-from hfgen.models.blocks import SinusoidalFeatures, as_timesteps
+from hfgen.models.blocks import FREQUENCY_STD, SinusoidalFeatures, TableFeatures, as_timesteps
 
 SMALL = {
     "sample_size": 8,
@@ -266,6 +266,48 @@ def test_timesteps_between_whole_numbers_count(kind):
         found = ours(x, 7.5).sample
         torch.testing.assert_close(found, theirs(x, torch.tensor(7.5)).sample, atol=1e-5, rtol=0)
         assert (found - ours(x, 7).sample).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler(num_train_timesteps=20), VPSDEScheduler(num_train_timesteps=20)])
+@pytest.mark.parametrize("time", [
+    {"time_embedding_type": "fourier"}, {"time_embedding_type": "learned", "num_train_timesteps": 20},
+])  # fmt: skip
+def test_every_kind_of_time_features_samples_with_our_own_schedulers(scheduler, time):
+    pipe = DDPMPipeline(UNet(**{**SMALL, **time}).eval(), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    *_, images = pipe.states(2, num_steps=20)
+    assert images.isfinite().all()
+
+
+def test_random_fourier_features_are_those_of_stock_and_finite_at_time_0():
+    theirs, ours = pair(time_embedding_type="fourier")
+    x, _ = inputs(ours)
+    with torch.no_grad():
+        for t in (1e-3, 1.0, 80.0):
+            stock = theirs(x, torch.tensor(t)).sample
+            torch.testing.assert_close(ours(x, t).sample, stock, atol=1e-5 * max(1, 1 / t), rtol=0)
+        assert theirs(x, torch.tensor(0)).sample.isnan().all()
+        assert torch.equal(ours(x, 0).sample, ours(x, 1).sample)
+
+
+def test_a_table_of_fourier_features_has_waves_of_a_gaussian_spectrum_also_between_its_rows():
+    table = TableFeatures(1000, 512)
+    table.use_fourier_features()
+    assert not table.weight.requires_grad
+    # E cos(2 pi w d) = exp(-2 pi^2 s^2 d^2) for w ~ N(0, s^2): the mean product of two rows at the distance d
+    t = torch.arange(1000)
+    rows = table(t)
+    for distance in (0, 3, 10, 30, 300):
+        products = (rows[distance:] * rows[: 1000 - distance]).mean(1) * 2
+        expected = torch.tensor(-2 * (torch.pi * FREQUENCY_STD * distance / 1000) ** 2).exp()
+        assert abs(float(products.mean() - expected)) < 4 * 256**-0.5
+    # between rows the features are those of the frequencies that all rows have in common
+    half = torch.tensor([0.5, 499.25, 998.75])
+    waves = torch.complex(rows[:, :256], rows[:, 256:])
+    step = (waves[1:] * waves[:-1].conj()).mean(0).angle()
+    exact = torch.exp(1j * half[:, None] * step)
+    torch.testing.assert_close(table(half), torch.cat([exact.real, exact.imag], 1), atol=0.03, rtol=0)
+    torch.testing.assert_close(table(torch.tensor([0.0, 7.0, 999.0])), rows[[0, 7, 999]], atol=0, rtol=0)
 
 
 def test_labels_and_one_timestep_broadcast():

@@ -1,7 +1,7 @@
 """Settings of the denoiser that three recipes share, and their recommended values."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hfgen.losses.choices import PredictionType
 from hfgen.training.engine.settings import AUTO, GRID_IMAGES, Auto, Settings, filled
@@ -45,6 +45,12 @@ class DenoiserSettings(ConditionSettings):
     """Resolutions with attention, 0 being the finest; the middle always has it. All but the finest for captions."""
     attention_head_dim: int = 32
     """Channels of each attention head."""
+    time_embedding_type: Literal["positional", "fourier"] = "positional"
+    """Features of the timestep, for images: sines at geometric frequencies (positional), or random Fourier features,
+    sines at fixed random frequencies (fourier)."""
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    """Conditioning of the residual blocks on the timestep and the class, for images: their embedding is added
+    (default), or it scales and shifts the normalisation, which is adaptive group normalisation (scale_shift)."""
     prediction_type: Auto[PredictionType] = AUTO
     """Prediction target of the network: the noise (epsilon), x_0 (sample), or the velocity (v_prediction), which says
     x_0 at the noisiest times too, and is recommended for images of 16 pixels and more."""
