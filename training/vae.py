@@ -2,6 +2,7 @@
 
     hfgen train vae --dataset digits --latent-dim 2 --output-dir runs/plane
     hfgen train vae --dataset data/mnist-train.parquet --importance-samples 50 --output-dir runs/iwae
+    hfgen train vae --dataset data/mnist-train.parquet --posterior inverse_autoregressive --output-dir runs/flow
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,6 +124,8 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
         choices |= {"channels": dataset.shape[0], "resolution": side_or_sides(dataset)}
     # build one layer of latents, or a hierarchy
     if len(sizes) == 1:
+        if s.posterior != "normal":
+            choices |= {"posterior": s.posterior, "flow_steps": s.flow_steps, "flow_width": s.flow_width or 1}
         net: LatentModel = VAE(latent_dim=sizes[0], hidden=hidden, **choices)
     else:
         layers = (hidden, *[s.upper_hidden] * (len(sizes) - 1))
@@ -152,10 +155,25 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
     # check fields that exclude each other
-    if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1):
-        raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
+    if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1 or s.posterior != "normal"):
+        raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1, one --latent-dim, and "
+                          "--posterior normal")  # fmt: skip
+    check_posterior(s)
     if s.sigma is not None and not LIKELIHOODS[s.likelihood].has_scale:
         raise ConfigError(f"--sigma {s.sigma}: --likelihood {s.likelihood} has none")
+
+
+def check_posterior(s: VAESettings) -> None:
+    """Raise ConfigError, naming the field, for a flow that no run can use, and for fields that it does not have."""
+    flow = s.posterior != "normal"
+    if flow and len(s.latent_dim) > 1:
+        raise ConfigError(f"--posterior {s.posterior} is for one --latent-dim, got {len(s.latent_dim)}")
+    used = {"flow_steps": flow, "flow_width": s.posterior == "inverse_autoregressive"}
+    for name, has in used.items():
+        if has and getattr(s, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(s, name)}")
+        if not has and getattr(s, name):
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: --posterior {s.posterior} has none")
 
 
 def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:
@@ -168,7 +186,8 @@ def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:
 def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) -> dict[str, float]:
     """Return how the latents are used: active units, and the KL by dimension; of `named` data the ELBO as well.
 
-    With the same draws every time. Of more than 16 latents the smallest, mean and largest KL stand for all.
+    With the same draws every time. Of more than 16 latents the smallest, mean and largest KL stand for all; a flow's KL
+    is one number for all latents, which the log has.
     """
     # collect posterior means, KL and bound of all batches
     device, generator = net.centre.device, torch.Generator().manual_seed(s.seed)
@@ -189,7 +208,8 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
     numbers: dict[str, float] = {"active_units": sum(layers)}
     if len(layers) > 1:
         numbers |= {f"active_units_{i}": units for i, units in enumerate(layers, 1)}
-    numbers |= by_dimension(torch.cat(kls).double().mean(0))
+    if net.flow is None:
+        numbers |= by_dimension(torch.cat(kls).double().mean(0))
     if named:
         numbers["eval_elbo"] = float(torch.cat(bounds).double().mean())
     return numbers

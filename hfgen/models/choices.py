@@ -12,3 +12,6 @@ Norm = Literal["batch", "layer", "none", "spectral"]
 GeneratorNorm = Literal["instance", "layer", "none"]
 PatchNorm = Literal["instance", "layer", "spectral", "none"]
 """Normalisations of translators, and of the discriminators of patches."""
+
+Posterior = Literal["normal", "planar", "inverse_autoregressive"]
+"""Families of q(z|x): a diagonal normal distribution, or a normalizing flow from it."""

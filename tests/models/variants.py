@@ -154,6 +154,9 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "VAE, mlp": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3),
     "VAE, conv with classes": partial(vae, hfgen.VAE, body="conv", hidden=(4, 6), latent_dim=3, num_classes=3),
     "VAE, points": partial(vae, hfgen.VAE, dim=2, hidden=(8,), likelihood="gaussian", learned_sigma=True),
+    "VAE, planar flow": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3, posterior="planar", flow_steps=2),
+    "VAE, inverse autoregressive flow": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3, flow_width=8,
+                                                posterior="inverse_autoregressive"),
     "HierarchicalVAE": partial(vae, hfgen.HierarchicalVAE, hidden=((12,), (6, 5)), latent_dims=(4, 2),
                                likelihood="discretised_logistic"),
     # a classifier and denoisers of points

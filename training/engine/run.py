@@ -37,7 +37,7 @@ from hfgen.training.engine.log import Log, activity
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate
 from hfgen.training.engine.recipe import RecipeSpec
-from hfgen.training.engine.settings import AUTO, Settings, check_same, small, write_yaml
+from hfgen.training.engine.settings import AUTO, Settings, check_same, default_values, small, write_yaml
 from hfgen.training.engine.trackers import start_tracker, track_picture
 
 logger = get_logger("training")
@@ -350,7 +350,7 @@ class Run:
         engine = self.engine
         # check that it is the same run on the same data
         then = json.loads((stored / "state.json").read_text(encoding="utf-8"))
-        check_same(self.settings, then["settings"], self.folder)
+        check_same(self.settings, default_values(self.settings) | then["settings"], self.folder)
         if then["dataset"] != engine.dataset.fingerprint:
             raise CheckpointError(
                 f"{self.folder}: the dataset {engine.dataset.name!r} is not the one this run was trained on "

@@ -357,11 +357,13 @@ def write_yaml(settings: Settings, path: Path) -> None:
 def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
 
-    The number of steps may change only under a constant learning rate, which does not depend on it.
+    The number of steps may change only under a constant learning rate, which does not depend on it. An `Auto` field
+    that is younger than the run has the value of today's recommendation.
     """
     free = FREE_ON_RESUME
     if settings.lr_schedule == "constant":
         free = free | {"max_steps", "budget"}
+    free = free | {field.name for field in dataclasses.fields(settings) if is_auto(field) and field.name not in stored}
     now = plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
@@ -369,9 +371,23 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
         raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
 
 
+def is_auto(field: dataclasses.Field[Any]) -> bool:
+    """Return whether a recipe completes the field, whose type is `Auto[T]`."""
+    return get_origin(field.type) is Annotated
+
+
 def plain_values(settings: Settings) -> dict[str, Any]:
     """Return the fields by name, with values that YAML and JSON hold."""
     return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+
+
+def default_values(settings: Settings) -> dict[str, Any]:
+    """Return the default of each field that has one: the value in a run that is older than the field."""
+    defaults = {}
+    for field in dataclasses.fields(settings):
+        if field.default not in (dataclasses.MISSING, None):
+            defaults[field.name] = _plain(field.default)
+    return defaults
 
 
 def _plain(value: Any) -> Any:
