@@ -32,6 +32,9 @@ from hfgen.training.settings.vae import SPEC, VAESettings
 LOOKED_AT, LISTED = 2000, 16
 """Items that the training data are judged by, and latents listed one by one."""
 
+START_SIGMA = 0.3
+"""Initial value of a learned scale of p(x|z)."""
+
 
 def build(s: VAESettings, dataset: Dataset) -> Recipe:
     """Return the network, the one phase and the pipeline of a variational autoencoder of `dataset`."""
@@ -115,9 +118,11 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     sizes, hidden = s.latent_dim, s.hidden
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
-        "sigma": 0.3 if s.sigma is None else s.sigma, "levels": dataset.top + 1,
-        "num_classes": dataset.num_classes if s.class_conditional else None,
+        "sigma": START_SIGMA if s.sigma is None else s.sigma, "levels": dataset.top + 1,
+        "num_classes": dataset.num_classes if s.class_conditional else None, "sigma_per_pixel": s.sigma_per_pixel,
     }  # fmt: skip
+    if s.sigma_per_pixel:
+        choices["min_sigma"] = smallest_sigma(s, dataset)
     if len(dataset.shape) == 1:
         choices |= {"dim": dataset.shape[0], **mean_and_std(dataset)}
     else:
@@ -134,6 +139,15 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     if len(dataset.shape) == 3:
         net.start_at(dataset.tensor(10_000).mean(0))
     return net
+
+
+def smallest_sigma(s: VAESettings, dataset: Dataset) -> float:
+    """Return the smallest scale of a pixel: as given, else the deviation of rounding, a bin / sqrt(12)."""
+    if s.min_sigma is not None:
+        return s.min_sigma
+    if len(dataset.shape) == 1:
+        return 0.01
+    return min(0.1, 2 / dataset.top / 12**0.5)
 
 
 def check_vae(s: VAESettings, dataset: Dataset) -> None:
@@ -161,6 +175,12 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
     check_posterior(s)
     if s.sigma is not None and not LIKELIHOODS[s.likelihood].has_scale:
         raise ConfigError(f"--sigma {s.sigma}: --likelihood {s.likelihood} has none")
+    if s.sigma_per_pixel and not LIKELIHOODS[s.likelihood].has_scale:
+        raise ConfigError(f"--sigma-per-pixel: --likelihood {s.likelihood} has no scale")
+    if s.sigma_per_pixel and s.sigma is not None:
+        raise ConfigError(f"--sigma {s.sigma} is one scale for all pixels, without --sigma-per-pixel")
+    if s.min_sigma is not None and not (s.sigma_per_pixel and 0 < s.min_sigma < START_SIGMA):
+        raise ConfigError(f"--min-sigma must be between 0 and {START_SIGMA}, with --sigma-per-pixel, got {s.min_sigma}")
 
 
 def check_posterior(s: VAESettings) -> None:

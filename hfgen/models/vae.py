@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from hfgen.checks import check_divisible, require, require_choice, require_int, require_number, require_size
 from hfgen.errors import ConfigError
@@ -60,19 +61,23 @@ class LatentModel(ModelMixin):
         if c.get("posterior", "normal") != "normal":
             self.flow = FLOWS[c["posterior"]](sizes[0], c["flow_steps"], c["flow_width"])
         outputs = 2 * sizes[0] + self.context
+        maps = 1 + c["sigma_per_pixel"]                                                  # location, and log-scale
         if c["body"] == "conv":
             self.encoder = conv_encoder(self.shape, classes, hidden[0], outputs, act)
-            self.decoder = conv_decoder(sizes[0] + classes, down[0], self.shape, act)
+            out = (maps * self.shape[0], *self.shape[1:])
+            self.decoder = conv_decoder(sizes[0] + classes, down[0], out, act)
         else:
             self.encoder = mlp(P + classes, hidden[0], outputs, act)
-            self.decoder = mlp(sizes[0] + classes, down[0], P, act)
+            self.decoder = mlp(sizes[0] + classes, down[0], maps * P, act)
         # q(z_l+1|z_l) and p(z_l|z_l+1)
         between = list(zip(sizes, sizes[1:], hidden[1:], down[1:], strict=False))
         self.inference = nn.ModuleList(mlp(low, up, 2 * high, act) for low, high, up, _ in between)
         self.generation = nn.ModuleList(mlp(high, back, 2 * low, act) for low, high, _, back in between)
         # scale and centre of p(x|z_1)
         self.log_scale: nn.Parameter | None = None
-        if c["learned_sigma"] and self.likelihood.has_scale:
+        if c["sigma_per_pixel"]:
+            self._start_decoder(None)
+        elif c["learned_sigma"] and self.likelihood.has_scale:
             self.log_scale = nn.Parameter(torch.full((1,), math.log(c["sigma"])))
         self.centre: Tensor
         self.register_buffer("centre", torch.zeros(self.shape))
@@ -102,7 +107,7 @@ class LatentModel(ModelMixin):
 
     @property
     def log_sigma(self) -> Tensor:
-        """Return the logarithm of the likelihood's scale > 0, (1,) if learned, else 0-d: sigma or the logistic's s."""
+        """Return the logarithm of the one scale of all pixels, (1,) if learned, else 0-d: sigma, or s of logistics."""
         if self.log_scale is None:
             return self.centre.new_tensor(math.log(self.config["sigma"]))
         return self.log_scale
@@ -114,9 +119,18 @@ class LatentModel(ModelMixin):
         `mean`: (C, H, W) in [-1, 1], or (dim,).
         """
         self.centre.copy_(mean)
-        start = self.likelihood.link(mean)
+        self._start_decoder(self.likelihood.link(mean))
+
+    @torch.no_grad()
+    def _start_decoder(self, location: Tensor | None) -> None:
+        """Set the biases of the last layer to a location in the shape of x, and to `sigma`, if pixels have scales."""
+        c = self.config
         last: Any = self.decoder[-1]
-        last.bias.copy_(start.mean((1, 2)) if isinstance(last, nn.ConvTranspose2d) else start.flatten())
+        biases = last.bias.chunk(1 + c["sigma_per_pixel"])
+        if location is not None:
+            biases[0].copy_(location.mean((1, 2)) if isinstance(last, nn.ConvTranspose2d) else location.flatten())
+        if c["sigma_per_pixel"]:
+            biases[1].fill_(math.log(c["sigma"] / c["min_sigma"] - 1))
 
     def encode(self, x: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z_1|x), each (B, D_1), of x (B, C, H, W) in [-1, 1] or (B, dim).
@@ -140,11 +154,29 @@ class LatentModel(ModelMixin):
 
     def decode(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Return the location of p(x|z_1) for z_1 (B, D_1): logits or means of all pixels, in the shape of x."""
+        return self._decoded(z, class_labels)[0]
+
+    def pixel_scales(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Return the scale > 0 of p(x|z_1) of each pixel for z_1 (B, D_1), in the shape of x: sigma, or s of logistics.
+
+        For likelihoods that have a scale.
+        """
+        location, log_scale = self._decoded(z, class_labels)
+        return log_scale.exp().expand(location.shape)
+
+    def _decoded(self, z: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return location and log-scale of p(x|z_1), the latter in the shape of the former or as `log_sigma`.
+
+        If each pixel has a scale, it is min_sigma (1 + exp(r)), r an output of the decoder: at least min_sigma.
+        """
         h = with_classes(z.to(self.centre.dtype), class_labels, self.config["num_classes"])
-        location: Tensor = self.decoder(h)
+        out: Tensor = self.decoder(h)
         if self.config["body"] == "mlp":
-            location = location.unflatten(1, self.shape)
-        return location
+            out = out.unflatten(1, (-1, *self.shape[1:]))
+        if not self.config["sigma_per_pixel"]:
+            return out, self.log_sigma
+        location, r = out.chunk(2, 1)
+        return location, softplus(wide(r)) + math.log(self.config["min_sigma"])
 
     def forward(
         self, x: Tensor, eps: Sequence[Tensor], class_labels: Tensor | None = None, return_dict: bool = True
@@ -182,8 +214,11 @@ class LatentModel(ModelMixin):
         """Return log p(x|z_1) in nats, (B, k), of z_1 (B, k, D_1)."""
         k = z.shape[1]
         labels = None if class_labels is None else class_labels.repeat_interleave(k)
-        location = self.decode(z.flatten(0, 1), labels).flatten(1).unflatten(0, (z.shape[0], k))   # (B, k, P)
-        return self.likelihood.log_prob(x.flatten(1)[:, None], location, self.log_sigma, self.config["levels"])
+        location, log_scale = self._decoded(z.flatten(0, 1), labels)
+        if log_scale.ndim > 1:
+            log_scale = log_scale.flatten(1).unflatten(0, (z.shape[0], k))                          # (B, k, P)
+        location = location.flatten(1).unflatten(0, (z.shape[0], k))                                # (B, k, P)
+        return self.likelihood.log_prob(x.flatten(1)[:, None], location, log_scale, self.config["levels"])
 
     def normals(self, batch: int, k: int, generator: torch.Generator | None = None) -> list[Tensor]:
         """Return draws (batch, k, D_l) of mean 0 and variance 1 for each layer, on the model's device."""
@@ -261,7 +296,8 @@ class VAE(LatentModel):
     with `hidden` units per layer (an empty list makes it linear), or "conv" with `hidden` channels per stage, each of
     which halves the sides. `likelihood`: "bernoulli" (pixels -1 or 1), "continuous_bernoulli", "gaussian", or
     "discretised_logistic" (pixels at `levels` even levels). The last two have one scale for all pixels: `sigma`, or its
-    initial value if `learned_sigma`. The class of a conditional model is a one-hot vector (planes) joined to x and z.
+    initial value if `learned_sigma`; or with `sigma_per_pixel` one for each pixel, a function of z that is at least
+    `min_sigma` and `sigma` at first. The class of a conditional model is a one-hot vector (planes) joined to x and z.
     `data_mean` and `data_std` convert vectors to data coordinates, as in `MLPDenoiser`. `posterior`: "normal", or a
     normalizing flow of `flow_steps` from a normal distribution, "planar" (Rezende and Mohamed 2015) or
     "inverse_autoregressive" (Kingma et al. 2016), the latter with `flow_width` hidden units. Raises ConfigError, naming
@@ -288,6 +324,8 @@ class VAE(LatentModel):
         posterior: Posterior = "normal",
         flow_steps: int = 2,
         flow_width: int = 200,
+        sigma_per_pixel: bool = False,
+        min_sigma: float = 0.01,
     ) -> None:
         super().__init__()
         check_config(self.config, [latent_dim], [hidden])
@@ -319,6 +357,8 @@ class HierarchicalVAE(LatentModel):
         num_classes: int | None = None,
         data_mean: Sequence[float] | None = None,
         data_std: float | Sequence[float] | None = None,
+        sigma_per_pixel: bool = False,
+        min_sigma: float = 0.01,
     ) -> None:
         super().__init__()
         check_config(self.config, latent_dims, hidden)
@@ -404,6 +444,12 @@ def check_config(config: Any, sizes: Any, hidden: Any) -> None:
             require_int("hidden", width, high=2**16)
     # numbers
     require_number("sigma", c["sigma"], 1e-6)
+    require(isinstance(c["sigma_per_pixel"], bool), "sigma_per_pixel", c["sigma_per_pixel"], "true or false")
+    if c["sigma_per_pixel"]:
+        require_number("min_sigma", c["min_sigma"], 1e-6)
+        require(c["min_sigma"] < c["sigma"], "min_sigma", c["min_sigma"], f"below sigma ({c['sigma']})")
+        scaled = LIKELIHOODS[c["likelihood"]].has_scale
+        require(scaled, "sigma_per_pixel", True, f"false for likelihood {c['likelihood']}, which has no scale")
     require_int("levels", c["levels"], 2, 2**16)
     if c["num_classes"] is not None:
         require_int("num_classes", c["num_classes"], high=2**20)

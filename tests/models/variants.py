@@ -157,6 +157,8 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "VAE, planar flow": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3, posterior="planar", flow_steps=2),
     "VAE, inverse autoregressive flow": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3, flow_width=8,
                                                 posterior="inverse_autoregressive"),
+    "VAE, scales of pixels": partial(vae, hfgen.VAE, body="conv", hidden=(4,), latent_dim=3, likelihood="gaussian",
+                                     sigma_per_pixel=True),
     "HierarchicalVAE": partial(vae, hfgen.HierarchicalVAE, hidden=((12,), (6, 5)), latent_dims=(4, 2),
                                likelihood="discretised_logistic"),
     # a classifier and denoisers of points

@@ -50,6 +50,7 @@ CHOICES: list[dict[str, Any]] = [
     {"latent_dim": (6, 3), "upper_hidden": (7,), "importance_samples": 2},
     {"class_conditional": True, "beta": 4.0, "beta_warmup_steps": 10},
     {"posterior": "planar", "flow_steps": 3},
+    {"sigma_per_pixel": True, "likelihood": "discretised_logistic", "importance_samples": 2},
     {"posterior": "inverse_autoregressive", "flow_width": 8, "importance_samples": 3, "class_conditional": True},
 ]
 
@@ -138,6 +139,29 @@ def test_the_model_fits_the_data_its_shape_its_levels_and_its_mean() -> None:
     assert ring.shape == (2,) and ring.config["likelihood"] == "gaussian" and len(ring.config["data_mean"]) == 2
 
 
+def test_the_floor_of_a_pixels_scale_is_the_deviation_of_rounding_to_the_datas_levels() -> None:
+    def of(name: str, **changes: Any) -> Any:
+        return RECIPE.create(settings(sigma_per_pixel=True, **changes), load_dataset(name)).nets["vae"]
+
+    rounding = (torch.rand(100_000) - 0.5) * 2 / 16                        # digits have 17 levels in [-1, 1]
+    assert of("digits").config["min_sigma"] == pytest.approx(float(rounding.std()), rel=0.01)
+    assert of("digits", min_sigma=0.07).config["min_sigma"] == 0.07
+    assert of("ring8").config["min_sigma"] == 0.01
+    torch.testing.assert_close(of("digits").pixel_scales(torch.zeros(1, 3)).mean(), torch.tensor(0.3), atol=0.2, rtol=0)
+
+
+def test_the_command_line_trains_a_scale_for_each_pixel_which_is_smallest_where_all_digits_agree(
+    tmp_path: Path,
+) -> None:
+    train_here(tmp_path, *"--sigma-per-pixel --max-steps 300 --batch-size 64 --learning-rate 1e-2".split())
+    pipeline: Any = AutoPipeline.from_pretrained(tmp_path)
+    scales = pipeline.vae.pixel_scales(torch.randn(64, 16)).detach().mean(0)[0]            # (8, 8)
+    edges, middle = scales[:, [0, 7]].mean(), scales[2:6, 2:6].mean()
+    assert float(scales.min()) > 0.036 and float(middle) > 2 * float(edges)
+    judged = evaluate(pipeline, "digits", metrics="likelihood", split="train[:50]").metrics
+    assert judged["log_likelihood"]["value"] > judged["elbo"]["value"]
+
+
 def test_what_is_recommended_fits_the_data_and_gives_way_to_what_is_asked(tmp_path: Path) -> None:
     def of(side: int, mode: str, **asked: Any) -> VAESettings:
         for i in range(2):
@@ -197,12 +221,13 @@ def test_a_collapsed_posterior_is_said_once_with_what_to_change(
 
 
 @pytest.mark.parametrize("choices", [
-    "--latent-dim 6 3 --importance-samples 3", "--posterior inverse_autoregressive --flow-width 16",
+    "--likelihood bernoulli --latent-dim 6 3 --importance-samples 3",
+    "--likelihood gaussian --sigma-per-pixel --posterior inverse_autoregressive --flow-width 16",
 ])  # fmt: skip
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train, choices: str
 ) -> None:
-    arguments = ("--max-steps", "40", "--save-every", "7", "--likelihood", "bernoulli", *choices.split(),
+    arguments = ("--max-steps", "40", "--save-every", "7", *choices.split(),
                  "--beta-warmup-steps", "30", "--class-conditional")  # fmt: skip
     train(tmp_path / "whole", *arguments, recipe="vae")
     process = start(tmp_path / "killed", *arguments, recipe="vae")
@@ -227,6 +252,9 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
         ({"free_bits": 0.1, "latent_dim": (4, 2)}, "--free-bits needs the KL in closed form"),
         ({"free_bits": 0.1, "posterior": "planar"}, "--free-bits needs the KL in closed form"),
         ({"latent_dim": (4, 2), "posterior": "planar"}, "--posterior planar is for one --latent-dim, got 2"),
+        ({"likelihood": "bernoulli", "sigma_per_pixel": True}, "--sigma-per-pixel: .* bernoulli has no scale"),
+        ({"sigma": 0.1, "sigma_per_pixel": True}, "--sigma 0.1 is one scale for all pixels"),
+        ({"min_sigma": 0.1}, "--min-sigma must be between 0 and 0.3, with --sigma-per-pixel, got 0.1"),
         ({"flow_steps": 3}, "--flow-steps 3: --posterior normal has none"),
         ({"posterior": "planar", "flow_width": 9}, "--flow-width 9: --posterior planar has none"),
         ({"posterior": "planar", "flow_steps": 0}, "--flow-steps must be at least 1, got 0"),

@@ -23,6 +23,11 @@ class VAESettings(EvaluationFields, Settings):
     """Density p(x|z) of pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
     sigma: float | None = None
     """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. Default: learned."""
+    sigma_per_pixel: bool = False
+    """Make the scale of p(x|z) a function of z for each pixel, in place of one number: a diagonal covariance."""
+    min_sigma: float | None = None
+    """Smallest scale with --sigma-per-pixel, which keeps it from collapsing to 0 where data are constant. Default: the
+    standard deviation of the rounding of pixels to their levels, at most 0.1 (0.01 for points)."""
     binarise: bool = True
     """With --likelihood bernoulli, draw each pixel black or white in every batch, by its brightness."""
 
