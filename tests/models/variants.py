@@ -165,6 +165,8 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "Classifier": partial(one, hfgen.Classifier, PIXELS, resolution=8, width=4),
     "Classifier, dropout": partial(one, hfgen.Classifier, (3, 28, 20), resolution=(28, 20), channels=3, width=4,
                                    dropout=0.5),
+    "Classifier, codes": partial(one, hfgen.Classifier, PIXELS, resolution=8,
+                                 encoder={"name": "Autoencoder", "resolution": 8, "hidden": (12,), "latent_dim": 3}),
     "MLPDenoiser": denoiser,
     "MLPDenoiser, classes": partial(denoiser, num_class_embeds=3),
     "ImageTransformer, masked entries": masked_transformer,

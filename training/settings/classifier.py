@@ -9,7 +9,8 @@ from hfgen.training.settings.shared import EvaluationFields
 
 @dataclass(kw_only=True)
 class ClassifierSettings(EvaluationFields, Settings):
-    """Train a small convolutional classifier on labelled images."""
+    """Train a small convolutional classifier on labelled images, or one on the encoder of --start-from, which may be an
+    autoencoder or VAE."""
 
     # network
     width: int = 32
