@@ -4,7 +4,8 @@ from typing import Literal
 
 Body = Literal["mlp", "conv"]
 CodeActivation = Literal["linear", "relu", "sigmoid"]
-"""Networks of an autoencoder, and activations of its code."""
+Output = Literal["tanh", "linear"]
+"""Networks of an autoencoder, activations of its code, and of its images."""
 
 Norm = Literal["batch", "layer", "none", "spectral"]
 """Normalisations of a GAN's networks."""

@@ -97,7 +97,7 @@ def test_two_processes_give_the_losses_of_one_and_there_were_two(tmp_path: Path,
     [
         ("vae", "--importance-samples 3 --latent-dim 6 3"),
         ("vae", "--posterior inverse_autoregressive --flow-width 16 --sigma-per-pixel --eval-split train[:100]"),
-        ("autoencoder", "--split train[:80%] --eval-split train[80%:]"),
+        ("autoencoder", "--split train[:80%] --eval-split train[80%:] --tied"),
         ("tarflow", "--preview-images 0 --class-conditional --noise-std 0.1 --eval-split train[:100]"),
         ("autoregressive", "--preview-images 0 --eval-split train[:100]"),
     ],
