@@ -50,7 +50,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
 def build_on(settings: ClassifierSettings, dataset: Dataset, components: dict[str, Any]) -> Recipe | None:
     """Return the recipe of a classifier on the encoder of an autoencoder, a VAE or a classifier that has one.
 
-    None for other components. Raises ConfigError for an encoder of other images, and for `--width`.
+    None for other components. Raises ConfigError for an encoder of other images.
     """
     # find a trained encoder
     source = next((net for net in components.values() if type(net).__name__ in SOURCES), None)
@@ -112,7 +112,7 @@ def network(settings: ClassifierSettings, dataset: Dataset, encoder: dict[str, A
         )
     if dataset.num_classes < 2:
         raise ConfigError(f"--dataset {settings.dataset}: a classifier needs two classes or more, found one")
-    _check_settings(settings, dataset, encoder)
+    _check_settings(settings, dataset)
     # build the network
     return Classifier(
         resolution=side_or_sides(dataset),
@@ -125,9 +125,7 @@ def network(settings: ClassifierSettings, dataset: Dataset, encoder: dict[str, A
     )
 
 
-def _check_settings(settings: ClassifierSettings, dataset: Dataset, encoder: dict[str, Any] | None) -> None:
-    if encoder is not None and settings.width != ClassifierSettings.width:
-        raise ConfigError(f"--width {settings.width}: a classifier on the encoder of --start-from has no convolutions")
+def _check_settings(settings: ClassifierSettings, dataset: Dataset) -> None:
     if not 0 <= settings.label_smoothing < 1:
         raise ConfigError(f"--label-smoothing must be in [0, 1), got {settings.label_smoothing}")
     side = min(dataset.shape[1:])

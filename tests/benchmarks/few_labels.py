@@ -5,7 +5,7 @@
 The encoders see the first 80 % of the digits without labels; classifiers then get 10, 100 or 1,000 labelled images of
 them, the same number of each class, drawn by the seed, and are tested on the rest. `scratch` is the usual
 convolutional classifier, `fresh encoder` the network of the VAE from random weights. All have the same steps, without
-shifts and label smoothing. Intervals are 95 % (Student's t over seeds).
+shifts and label smoothing. Intervals are 95 % (Student's t over seeds); gains over `fresh encoder` are paired by seed.
 """
 
 import argparse
@@ -66,6 +66,12 @@ def work(job: Row, folder: Path, unlabelled_steps: int, steps: int) -> Row:
     return {"accuracy": float(right.double().mean())}
 
 
+def accuracies(rows: list[Row], number: int, start: str) -> list[float]:
+    """Return the accuracies of one way to start from a number of labels, by seed."""
+    chosen = [row for row in rows if row["labels"] == number and row["start"] == start]
+    return [row["accuracy"] for row in sorted(chosen, key=lambda row: row["seed"])]
+
+
 def interval(values: list[float]) -> str:
     """Return the mean and the half-width of its 95 % interval, in percent."""
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
@@ -89,13 +95,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         rows = collect(jobs, lambda job: work(job, folder, options.unlabelled_steps, options.steps), options.results, 1)
-    print("| labels | " + " | ".join(STARTS) + " |\n" + "|---" * (len(STARTS) + 1) + "|")
+    columns = [*STARTS, *(f"{start} - fresh" for start in SOURCES)]
+    print("| labels | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for number in options.labels:
-        cells = []
-        for start in STARTS:
-            of = [row["accuracy"] for row in rows if row["labels"] == number and row["start"] == start]
-            cells.append(interval(of))
-        print(f"| {number:,} | " + " | ".join(cells) + " |")
+        of = {start: accuracies(rows, number, start) for start in STARTS}
+        gains = [[a - b for a, b in zip(of[start], of["fresh encoder"], strict=True)] for start in SOURCES]
+        print(f"| {number:,} | " + " | ".join(interval(values) for values in [*of.values(), *gains]) + " |")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_classifiers_of_few_labels_start_in_four_ways(
     monkeypatch.setattr(sys, "argv", ["few_labels", *words, str(tmp_path)])
     few_labels.main()
     said = capsys.readouterr().out
-    assert "| labels | scratch | fresh encoder | autoencoder | vae |" in said and said.splitlines()[-1].count("±") == 4
+    assert "| labels | scratch | fresh encoder | autoencoder | vae |" in said and said.splitlines()[-1].count("±") == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["autoencoder-3", "autoencoder-4", "vae-3", "vae-4"]
 
 

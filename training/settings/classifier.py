@@ -14,7 +14,7 @@ class ClassifierSettings(EvaluationFields, Settings):
 
     # network
     width: int = 32
-    """Channels of the first convolution; the deepest have four times as many."""
+    """Channels of the first convolution; the deepest have four times as many. Not used with an encoder."""
     dropout: float = 0.0
     """Share of the penultimate activations dropped in training."""
     # losses
