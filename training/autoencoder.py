@@ -120,6 +120,8 @@ def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
         hidden=s.hidden,
         latent_dim=s.latent_dim,
         code_activation=s.code_activation,
+        tied=s.tied,
+        output=s.output,
     )
 
 

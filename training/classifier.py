@@ -1,23 +1,30 @@
 """A small classifier of images: cross-entropy on images that are shifted at random.
 
     hfgen train classifier --dataset digits --split "train[:80%]" --eval-split "train[80%:]" --output-dir runs/reader
+    hfgen train classifier --dataset digits --split "train[:100]" --start-from runs/codes --output-dir runs/few
+
+Started from an autoencoder or VAE, it is a linear layer on the codes of its encoder, and all is trained.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hfgen import images
+from hfgen import images, runs
 from hfgen.data.dataset import Batch, Dataset
 from hfgen.errors import ConfigError
+from hfgen.loading.components import component_folder
+from hfgen.loading.files import read_json
 from hfgen.models.classifier import Classifier
+from hfgen.models.encoders import SOURCES, encoder_settings
 from hfgen.pipelines.base import Pipeline
 from hfgen.pipelines.classifier import ClassifierPipeline
 from hfgen.training.engine.evaluation import BATCH_SIZE, batches_of, held_out
+from hfgen.training.engine.init_from import copy_weights
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Phase, Recipe
 from hfgen.training.engine.recipe import RecipeSpec, side_or_sides
@@ -29,9 +36,42 @@ GRID_IMAGES, CANDIDATES = 64, 2048
 
 
 def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
-    """Return the network, the one phase and the pipeline of a classifier of `dataset`."""
-    # build the network
-    classifier: Any = network(settings, dataset)
+    """Return the network, the one phase and the pipeline of a classifier of `dataset`.
+
+    The network of a run that is resumed has the encoder of its checkpoint.
+    """
+    stored = runs.newest_checkpoint(settings.output_dir) if settings.resume else None
+    encoder = None
+    if stored is not None:
+        encoder = read_json(component_folder(stored / "model", "classifier") / "config.json").get("encoder")
+    return recipe_of(network(settings, dataset, encoder), settings, dataset)
+
+
+def build_on(settings: ClassifierSettings, dataset: Dataset, components: dict[str, Any]) -> Recipe | None:
+    """Return the recipe of a classifier on the encoder of an autoencoder, a VAE or a classifier that has one.
+
+    None for other components. Raises ConfigError for an encoder of other images.
+    """
+    # find a trained encoder
+    source = next((net for net in components.values() if type(net).__name__ in SOURCES), None)
+    trained = components.get("classifier")
+    if source is not None:
+        encoder = encoder_settings(source)
+    elif isinstance(trained, Classifier) and trained.codes is not None:
+        encoder = trained.config["encoder"]
+    else:
+        return None
+    # build on it, and start from its weights
+    net: Any = network(settings, dataset, encoder)
+    if source is not None:
+        net.codes.start_from(source)
+    else:
+        copy_weights(cast(nn.Module, trained), net, "--start-from: classifier")
+    return recipe_of(net, settings, dataset)
+
+
+def recipe_of(classifier: Any, settings: ClassifierSettings, dataset: Dataset) -> Recipe:
+    """Return the one phase and the pipeline of a classifier of `dataset`."""
     unseen = evaluation_data(settings, dataset)
     # shift images at random, and smooth labels
     reach = [round(side / 12) for side in dataset.shape[1:]]
@@ -60,7 +100,7 @@ def build(settings: ClassifierSettings, dataset: Dataset) -> Recipe:
     )
 
 
-def network(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
+def network(settings: ClassifierSettings, dataset: Dataset, encoder: dict[str, Any] | None = None) -> Classifier:
     """Return the classifier for the dataset's images and classes. Raises ConfigError where it has none."""
     # check that the dataset can be classified
     if len(dataset.shape) != 3:
@@ -81,6 +121,7 @@ def network(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
         width=settings.width,
         dropout=settings.dropout,
         class_names=dataset.class_names,
+        encoder=encoder,
     )
 
 
@@ -147,7 +188,7 @@ def preview(pipeline: Pipeline, dataset: Dataset) -> Image.Image:
     return images.grid(images.to_pil(x[least.cpu()]))
 
 
-RECIPE = RecipeSpec(SPEC, build)
+RECIPE = RecipeSpec(SPEC, build, build_on=build_on)
 
 if __name__ == "__main__":
     from hfgen.training import classifier

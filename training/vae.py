@@ -2,6 +2,7 @@
 
     hfgen train vae --dataset digits --latent-dim 2 --output-dir runs/plane
     hfgen train vae --dataset data/mnist-train.parquet --importance-samples 50 --output-dir runs/iwae
+    hfgen train vae --dataset data/mnist-train.parquet --posterior inverse_autoregressive --output-dir runs/flow
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,9 @@ from hfgen.training.settings.vae import SPEC, VAESettings
 
 LOOKED_AT, LISTED = 2000, 16
 """Items that the training data are judged by, and latents listed one by one."""
+
+START_SIGMA = 0.3
+"""Initial value of a learned scale of p(x|z)."""
 
 
 def build(s: VAESettings, dataset: Dataset) -> Recipe:
@@ -114,15 +118,19 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     sizes, hidden = s.latent_dim, s.hidden
     choices: dict[str, Any] = {
         "body": s.body, "activation": s.activation, "likelihood": s.likelihood, "learned_sigma": s.sigma is None,
-        "sigma": 0.3 if s.sigma is None else s.sigma, "levels": dataset.top + 1,
-        "num_classes": dataset.num_classes if s.class_conditional else None,
+        "sigma": START_SIGMA if s.sigma is None else s.sigma, "levels": dataset.top + 1,
+        "num_classes": dataset.num_classes if s.class_conditional else None, "sigma_per_pixel": s.sigma_per_pixel,
     }  # fmt: skip
+    if s.sigma_per_pixel:
+        choices["min_sigma"] = smallest_sigma(s, dataset)
     if len(dataset.shape) == 1:
         choices |= {"dim": dataset.shape[0], **mean_and_std(dataset)}
     else:
         choices |= {"channels": dataset.shape[0], "resolution": side_or_sides(dataset)}
     # build one layer of latents, or a hierarchy
     if len(sizes) == 1:
+        if s.posterior != "normal":
+            choices |= {"posterior": s.posterior, "flow_steps": s.flow_steps, "flow_width": s.flow_width or 1}
         net: LatentModel = VAE(latent_dim=sizes[0], hidden=hidden, **choices)
     else:
         layers = (hidden, *[s.upper_hidden] * (len(sizes) - 1))
@@ -131,6 +139,15 @@ def network(s: VAESettings, dataset: Dataset) -> LatentModel:
     if len(dataset.shape) == 3:
         net.start_at(dataset.tensor(10_000).mean(0))
     return net
+
+
+def smallest_sigma(s: VAESettings, dataset: Dataset) -> float:
+    """Return the smallest scale of a pixel: as given, else the deviation of rounding, a bin / sqrt(12)."""
+    if s.min_sigma is not None:
+        return s.min_sigma
+    if len(dataset.shape) == 1:
+        return 0.01
+    return min(0.1, 2 / dataset.top / 12**0.5)
 
 
 def check_vae(s: VAESettings, dataset: Dataset) -> None:
@@ -152,10 +169,31 @@ def check_vae(s: VAESettings, dataset: Dataset) -> None:
         if getattr(s, name) < 0:
             raise ConfigError(f"--{name.replace('_', '-')} must not be negative, got {getattr(s, name)}")
     # check fields that exclude each other
-    if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1):
-        raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1 and one --latent-dim")
+    if s.free_bits and (s.importance_samples > 1 or len(s.latent_dim) > 1 or s.posterior != "normal"):
+        raise ConfigError("--free-bits needs the KL in closed form: --importance-samples 1, one --latent-dim, and "
+                          "--posterior normal")  # fmt: skip
+    check_posterior(s)
     if s.sigma is not None and not LIKELIHOODS[s.likelihood].has_scale:
         raise ConfigError(f"--sigma {s.sigma}: --likelihood {s.likelihood} has none")
+    if s.sigma_per_pixel and not LIKELIHOODS[s.likelihood].has_scale:
+        raise ConfigError(f"--sigma-per-pixel: --likelihood {s.likelihood} has no scale")
+    if s.sigma_per_pixel and s.sigma is not None:
+        raise ConfigError(f"--sigma {s.sigma} is one scale for all pixels, without --sigma-per-pixel")
+    if s.min_sigma is not None and not (s.sigma_per_pixel and 0 < s.min_sigma < START_SIGMA):
+        raise ConfigError(f"--min-sigma must be between 0 and {START_SIGMA}, with --sigma-per-pixel, got {s.min_sigma}")
+
+
+def check_posterior(s: VAESettings) -> None:
+    """Raise ConfigError, naming the field, for a flow that no run can use, and for fields that it does not have."""
+    flow = s.posterior != "normal"
+    if flow and len(s.latent_dim) > 1:
+        raise ConfigError(f"--posterior {s.posterior} is for one --latent-dim, got {len(s.latent_dim)}")
+    used = {"flow_steps": flow, "flow_width": s.posterior == "inverse_autoregressive"}
+    for name, has in used.items():
+        if has and getattr(s, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(s, name)}")
+        if not has and getattr(s, name):
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: --posterior {s.posterior} has none")
 
 
 def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:
@@ -168,7 +206,8 @@ def training_batches(dataset: Dataset, s: VAESettings) -> Iterator[Batch]:
 def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) -> dict[str, float]:
     """Return how the latents are used: active units, and the KL by dimension; of `named` data the ELBO as well.
 
-    With the same draws every time. Of more than 16 latents the smallest, mean and largest KL stand for all.
+    With the same draws every time. Of more than 16 latents the smallest, mean and largest KL stand for all; a flow's KL
+    is one number for all latents, which the log has.
     """
     # collect posterior means, KL and bound of all batches
     device, generator = net.centre.device, torch.Generator().manual_seed(s.seed)
@@ -189,7 +228,8 @@ def evaluate(net: Any, batches: Iterable[Batch], s: VAESettings, named: bool) ->
     numbers: dict[str, float] = {"active_units": sum(layers)}
     if len(layers) > 1:
         numbers |= {f"active_units_{i}": units for i, units in enumerate(layers, 1)}
-    numbers |= by_dimension(torch.cat(kls).double().mean(0))
+    if net.flow is None:
+        numbers |= by_dimension(torch.cat(kls).double().mean(0))
     if named:
         numbers["eval_elbo"] = float(torch.cat(bounds).double().mean())
     return numbers

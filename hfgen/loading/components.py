@@ -240,7 +240,7 @@ def _fits(value: Any, hint: Any) -> bool:
         options = tuple(option for option in options if option is not ...) or (Any,)
         return isinstance(value, list) and all(_fits_any(item, options) for item in value)
     # a single type
-    if kind in (bool, int, str, types.NoneType):
+    if kind in (bool, int, str, dict, types.NoneType):
         return type(value) is kind
     if kind is float:
         return type(value) in (int, float)

@@ -11,10 +11,11 @@ from hfgen.checks import nearest_sizes, require, require_choice, require_int, re
 from hfgen.errors import ConfigError
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
-from hfgen.models.choices import Body, CodeActivation
+from hfgen.models.choices import Body, CodeActivation, Output
 from hfgen.models.outputs import AutoencoderOutput
 
 CODES: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+OUTPUTS = ("tanh", "linear")
 
 
 class Autoencoder(ModelMixin):
@@ -38,6 +39,8 @@ class Autoencoder(ModelMixin):
         hidden: list[int] | tuple[int, ...] = (256, 128),
         latent_dim: int = 32,
         code_activation: CodeActivation = "linear",
+        tied: bool = False,
+        output: Output = "tanh",
     ) -> None:
         super().__init__()
         check_config(self.config)
@@ -55,6 +58,9 @@ class Autoencoder(ModelMixin):
         # code
         self.encoder = nn.Sequential(*down, nn.Linear(features, latent_dim), CODES[code_activation]())
         self.decoder = nn.Sequential(nn.Linear(latent_dim, features), *up)
+        if tied:
+            layers = [layer for layer in self.encoder if isinstance(layer, nn.Linear | nn.Conv2d)]
+            self.decoder = nn.Sequential(*(tied_layer(layer, layers) for layer in self.decoder))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -69,10 +75,14 @@ class Autoencoder(ModelMixin):
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the images d(z), (B, C, H, W) in [-1, 1], of codes (B, D). Raises ConfigError for another shape."""
+        """Return the images d(z), (B, C, H, W), of codes (B, D), in [-1, 1] unless `output` is linear.
+
+        Raises ConfigError for another shape.
+        """
         size = self.config["latent_dim"]
         require(tuple(z.shape[1:]) == (size,), "latents", tuple(z.shape), f"(B, {size})")
-        return torch.tanh(self.decoder(z))
+        x: Tensor = self.decoder(z)
+        return torch.tanh(x) if self.config["output"] == "tanh" else x
 
     def forward(self, x: Tensor, return_dict: bool = True) -> AutoencoderOutput | tuple[Tensor, Tensor]:
         """Return d(e(x)), (B, C, H, W) in [-1, 1], as `.sample` and the codes (B, D) as `.latents`, or both as a tuple.
@@ -84,6 +94,32 @@ class Autoencoder(ModelMixin):
         if not return_dict:
             return sample, z
         return AutoencoderOutput(sample=sample, latents=z)
+
+
+class Transposed(nn.Module):
+    """The transpose of a linear layer or a convolution, with its weights and a bias of its own.
+
+    The layer stays part of the encoder alone, so that its weights are stored once.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.layer = (layer,)                                                            # a tuple: no submodule
+        self.bias = nn.Parameter(torch.zeros(layer.weight.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return W^T x + b: (B, I) of x (B, O), or (B, I, 2 H, 2 W) of x (B, O, H, W)."""
+        (layer,) = self.layer
+        if isinstance(layer, nn.Linear):
+            return nn.functional.linear(x, layer.weight.T, self.bias)
+        return nn.functional.conv_transpose2d(x, layer.weight, self.bias, stride=2, padding=1)
+
+
+def tied_layer(layer: nn.Module, layers: list[nn.Linear | nn.Conv2d]) -> nn.Module:
+    """Return the transpose of the last of the encoder's `layers`, and remove it; the `layer` itself without weights."""
+    if isinstance(layer, nn.Linear | nn.ConvTranspose2d):
+        return Transposed(layers.pop())
+    return layer
 
 
 def perceptrons(shape: tuple[int, int, int], hidden: Any) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -122,6 +158,8 @@ def check_config(config: Any) -> None:
         require_int(field, config[field], high=high)
     require_choice("body", config["body"], ("mlp", "conv"))
     require_choice("code_activation", config["code_activation"], CODES)
+    require_choice("output", config["output"], OUTPUTS)
+    require(isinstance(config["tied"], bool), "tied", config["tied"], "true or false")
     # hidden layers
     hidden = config["hidden"]
     listed = isinstance(hidden, list | tuple) and len(hidden) <= 12 and (len(hidden) > 0 or config["body"] == "mlp")

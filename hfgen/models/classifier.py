@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hfgen.checks import require, require_int, require_number, require_size
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
+from hfgen.models.encoders import Encoder
 from hfgen.models.outputs import LogitsOutput
 
 SMALLEST = 7
@@ -38,7 +39,8 @@ class Classifier(ModelMixin):
 
     The channels double from `width` to 4 `width`. With group norm (Wu and He 2018) in place of batch norm the logits of
     an image do not depend on its batch. `resolution`: int or (height, width). `class_names`: one name per class, stored
-    for the pipeline. Raises ConfigError, naming the field, for impossible values.
+    for the pipeline. With `encoder`, settings of `hfgen.models.encoders.Encoder`, the logits are a linear function of
+    its codes, in place of all other layers. Raises ConfigError, naming the field, for impossible values.
     """
 
     _no_split_modules = ("ConvBlock",)
@@ -53,9 +55,18 @@ class Classifier(ModelMixin):
         width: int = 32,
         dropout: float = 0.0,
         class_names: list[str] | None = None,
+        encoder: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._check_config()
+        # the encoder of another network, and a linear layer
+        self.codes: Encoder | None = None
+        if encoder is not None:
+            self.codes = Encoder(encoder)
+            shape = (channels, *self.sides)
+            require(self.codes.shape == shape, "encoder", self.codes.shape, f"an encoder of images {shape}")
+            self._build_head(self.codes.size)
+            return
         # plan widths and strides
         height, wide = self.sides
         widths, strides = [width], []
@@ -70,8 +81,12 @@ class Classifier(ModelMixin):
             self.blocks.append(ConvBlock(before, after, stride))
         # linear layers
         self.hidden = nn.Linear(widths[-1] * height * wide, 4 * width)
+        self._build_head(4 * width)
+
+    def _build_head(self, features: int) -> None:
+        dropout = self.config["dropout"]
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.linear_out = nn.Linear(4 * width, num_classes)
+        self.linear_out = nn.Linear(features, self.config["num_classes"])
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -92,13 +107,16 @@ class Classifier(ModelMixin):
         require(fits, "class_names", names, f"None or a list of {count} strings (num_classes)")
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the penultimate activations (B, 4 width), >= 0, of images (B, C, H, W) in [-1, 1].
+        """Return the penultimate activations (B, 4 width), >= 0, of images (B, C, H, W) in [-1, 1], or codes (B, D).
 
         They are differentiable in x. Raises ConfigError for another shape.
         """
         expected = (self.config["channels"], *self.sides)
         allowed = f"(B, {', '.join(map(str, expected))})"
         require(tuple(x.shape[1:]) == expected, "images", tuple(x.shape), allowed)
+        if self.codes is not None:
+            codes: torch.Tensor = self.codes(x)                                          # (B, D)
+            return codes
         h = self.conv_in(x)                                                              # (B, width, H, W)
         for block in self.blocks:
             h = block(h)                                                                 # (B, 4 width, <= 7, <= 7)

@@ -54,7 +54,8 @@ class Terms(BaseOutput):
     """Terms of the bounds on log p(x), in nats, for B items and k draws z ~ q(z|x).
 
     `log_px_z` (B, k): log p(x|z_1). `log_ratio` (B, k): log q(z|x) - log p(z), over all layers. `kl`: E[log q - log p]
-    of each layer, from the data up, by dimension, (B, 1 or k, D_l); exact for the last layer, a draw for the others.
+    of each layer, from the data up, by dimension, (B, 1 or k, D_l); exact for the last layer, a draw for the others. If
+    q(z|x) is a flow, it is a draw of all dimensions together, (B, k, 1).
     """
 
     log_px_z: Tensor

@@ -1,12 +1,53 @@
 """The autoencoder: shapes, independence of images, codes, configuration."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
 
 from hfgen.errors import ConfigError
 from hfgen.models.autoencoder import Autoencoder
+
+
+def test_tied_weights_are_stored_once_and_the_decoder_is_the_transpose_with_its_own_biases():
+    net = Autoencoder((2, 3), 1, "mlp", hidden=(4,), latent_dim=2, tied=True, output="linear")
+    assert [tuple(p.shape) for p in net.parameters()] == [(4, 6), (4,), (2, 4), (2,), (4,), (6,)]
+    for bias in list(net.parameters())[-2:]:
+        torch.nn.init.normal_(bias)
+    w1, b1, w2, b2, c2, c1 = (p.detach() for p in net.parameters())
+    x = torch.randn(5, 1, 2, 3)
+    z = (x.flatten(1) @ w1.T + b1).relu() @ w2.T + b2
+    expected = ((z @ w2 + c2).relu() @ w1 + c1).reshape(5, 1, 2, 3)
+    torch.testing.assert_close(net(x).sample, expected, atol=1e-5, rtol=0)
+
+
+def test_tied_convolutions_are_adjoint_to_each_other():
+    """<E x, y> = <x, E^T y> for every x and y."""
+    net = Autoencoder((8, 4), 2, "conv", hidden=(3,), latent_dim=5, tied=True, output="linear")
+    conv, up = net.encoder[0], net.decoder[-1]
+    torch.nn.init.zeros_(conv.bias)
+    x, y = torch.randn(1, 2, 8, 4), torch.randn(1, 3, 4, 2)
+    torch.testing.assert_close((conv(x) * y).sum(), (x * up(y)).sum(), atol=1e-4, rtol=0)
+    assert sum(p.ndim > 1 for p in net.parameters()) == 2
+    net(x).sample.square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("body", ["mlp", "conv"])
+def test_a_copy_and_a_saved_folder_stay_tied(body, tmp_path):
+    net = Autoencoder(8, 1, body, hidden=(4,), latent_dim=3, tied=True)
+    net.save_pretrained(tmp_path)
+    x = torch.randn(2, 1, 8, 8)
+    for other in (copy.deepcopy(net), Autoencoder.from_pretrained(tmp_path), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other(x).sample, net(x).sample)
+        before = net(x).sample
+        with torch.no_grad():
+            next(other.parameters()).add_(1.0)
+            z = torch.randn(2, 3)
+            assert not torch.equal(other.decode(z), net.decode(z))           # the decoder moved with the encoder
+        assert torch.equal(net(x).sample, before)
 
 
 @pytest.mark.parametrize("body", ["mlp", "conv"])
@@ -92,6 +133,8 @@ def test_the_meta_device_holds_the_same_tensors_without_memory():
         ("hidden", (64, 0)),
         ("latent_dim", True),
         ("code_activation", "tanh"),
+        ("tied", 1),
+        ("output", "relu"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(field, value):

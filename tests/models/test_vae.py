@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import LIKELIHOODS
@@ -97,9 +97,42 @@ def test_the_learned_sigma_of_a_gaussian_goes_to_the_size_of_the_residual():
 
 
 @pytest.mark.parametrize("body", ["mlp", "conv"])
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_a_gaussian_with_a_scale_for_each_pixel_is_torchs_with_a_diagonal_covariance(body):
+    net = lively(VAE((8, 12), 3, body=body, hidden=(6,), latent_dim=4, likelihood="gaussian", sigma_per_pixel=True,
+                     min_sigma=0.05))  # fmt: skip
+    x, z = torch.randn(5, 3, 8, 12).double(), torch.randn(5, 7, 4).double()
+    with torch.no_grad():
+        log_px = net.log_likelihood(x, z)
+        mu, sigma = net.decode(z.flatten(0, 1)), net.pixel_scales(z.flatten(0, 1))
+    assert mu.shape == sigma.shape == (35, 3, 8, 12) and sigma.std(0).min() > 1e-3 and sigma.min() > 0.05
+    p_x = MultivariateNormal(mu.flatten(1), torch.diag_embed(sigma.flatten(1).square()))
+    expected = p_x.log_prob(x.flatten(1).repeat_interleave(7, 0)).unflatten(0, (5, 7))
+    torch.testing.assert_close(log_px, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_scales_of_pixels_learn_where_the_data_vary_and_stop_at_the_floor_where_they_do_not():
+    """The best sigma_p is the deviation of pixel p; without the floor that of a constant pixel would go to 0."""
+    data_sigma = torch.tensor([0.0, 0.1, 0.5, 1.0])
+    net = VAE(dim=4, hidden=(), latent_dim=1, likelihood="gaussian", sigma=0.3, sigma_per_pixel=True, min_sigma=0.02)
+    torch.nn.init.zeros_(net.decoder[0].weight)
+    torch.testing.assert_close(net.pixel_scales(torch.randn(1, 1)), torch.full((1, 4), 0.3), atol=1e-6, rtol=0)
+    x, optimizer = data_sigma * torch.randn(4000, 4), torch.optim.Adam([net.decoder[0].bias], lr=0.05)
+    for _ in range(600):
+        optimizer.zero_grad()
+        (-net.log_likelihood(x, torch.zeros(4000, 1, 1)).mean()).backward()
+        optimizer.step()
+    sigma = net.pixel_scales(torch.zeros(1, 1))[0].detach()
+    assert 0.02 < float(sigma[0]) < 0.021
+    torch.testing.assert_close(sigma[1:], x.std(0)[1:], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("body", ["mlp", "conv"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "per pixel"])
 def test_a_model_starts_from_the_mean_of_the_data(body, likelihood):
-    net = VAE(8, 2, body=body, hidden=(4,), latent_dim=3, likelihood=likelihood)
+    choice = {"likelihood": likelihood}
+    if likelihood == "per pixel":
+        choice = {"likelihood": "gaussian", "sigma_per_pixel": True}
+    net = VAE(8, 2, body=body, hidden=(4,), latent_dim=3, **choice)
     mean = torch.rand(2, 8, 8) - 0.5 if body == "mlp" else torch.tensor([-0.4, 0.3])[:, None, None].expand(2, 8, 8)
     net.start_at(mean)
     for layer in net.decoder:
@@ -170,8 +203,9 @@ def test_sizes_of_the_papers_networks():
 @pytest.mark.parametrize(
     "net",
     [VAE(**TINY, num_classes=4, likelihood="gaussian", learned_sigma=True), HierarchicalVAE(**TWO),
+     HierarchicalVAE(**TWO, likelihood="gaussian", sigma_per_pixel=True),
      VAE((8, 12), 3, body="conv", hidden=(4, 6), latent_dim=2, likelihood="discretised_logistic", levels=17)],
-    ids=["classes", "two layers", "conv"],
+    ids=["classes", "two layers", "scales of pixels", "conv"],
 )  # fmt: skip
 def test_the_saved_folder_gives_the_same_model(net, tmp_path):
     net.centre.normal_()
@@ -211,12 +245,18 @@ def test_in_bfloat16_terms_stay_float32_and_agree():
     [
         ("resolution", 0), ("resolution", (8, 8, 8)), ("channels", 0), ("dim", 0), ("body", "rnn"), ("hidden", 12),
         ("hidden", (0,)), ("hidden", (True,)), ("activation", "sin"), ("latent_dim", 0), ("likelihood", "poisson"),
-        ("sigma", 0.0), ("sigma", float("nan")), ("levels", 1), ("num_classes", 0),
+        ("sigma", 0.0), ("sigma", float("nan")), ("levels", 1), ("num_classes", 0), ("posterior", "cauchy"),
+        ("flow_steps", 0), ("flow_width", 0), ("sigma_per_pixel", 1), ("sigma_per_pixel", True),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=f"^{field} must be"):
         VAE(**{field: value})
+
+
+def test_a_floor_above_the_initial_scale_is_refused():
+    with pytest.raises(ConfigError, match=r"min_sigma must be below sigma \(0.1\)"):
+        VAE(likelihood="gaussian", sigma=0.1, sigma_per_pixel=True, min_sigma=0.1)
 
 
 def test_bodies_and_layers_that_do_not_fit_are_refused():

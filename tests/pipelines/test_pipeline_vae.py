@@ -179,10 +179,11 @@ def test_points_go_in_and_come_out_in_data_coordinates():
     torch.testing.assert_close(again.images, pipe(latents=mu, output_type="pt").images, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["one layer", "two layers", "plane", "classes"])
+@pytest.mark.parametrize("kind", ["one layer", "two layers", "plane", "classes", "flow"])
 def test_the_saved_folder_loads_again_bit_for_bit(kind, tmp_path):
     pipe = {"one layer": make, "two layers": make_two, "plane": make_plane,
-            "classes": lambda: make(num_classes=3, body="conv")}[kind]()  # fmt: skip
+            "classes": lambda: make(num_classes=3, body="conv"),
+            "flow": lambda: make(posterior="inverse_autoregressive", flow_width=8)}[kind]()  # fmt: skip
     pipe.save_pretrained(tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline", "VAEPipeline"]
@@ -193,11 +194,12 @@ def test_the_saved_folder_loads_again_bit_for_bit(kind, tmp_path):
         loaded = loader.from_pretrained(tmp_path / "model")
         assert isinstance(loaded, VAEPipeline)
         assert torch.equal(loaded(3, labels, generator=seed(0), output_type="pt").images, expected)
+        given = torch.randn(2, 2) if kind == "plane" else torch.rand(2, 1, 8, 8)
+        assert torch.equal(loaded.encode(given, labels), pipe.encode(given, labels))
     half = AutoPipeline.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     images = half(3, labels, generator=seed(0), output_type="pt").images
     assert images.dtype == torch.float32
     torch.testing.assert_close(images, expected, atol=0.2, rtol=0)
-    given = torch.randn(2, 2) if kind == "plane" else torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(half.encode(given, labels), pipe.encode(given, labels), atol=0.2, rtol=0)
 
 

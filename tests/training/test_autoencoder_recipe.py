@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
@@ -77,9 +78,10 @@ def test_a_plain_run_reconstructs_better_than_the_mean_image(tmp_path):
     assert "eval_psnr_corrupted" not in log[-1]
 
 
-def test_an_interrupted_run_ends_in_the_bits_of_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("tied", [(), ("--tied",)])
+def test_an_interrupted_run_ends_in_the_bits_of_an_uninterrupted_one(tmp_path, tied):
     words = ["--lr-schedule", "constant", "--sample-every", "0", "--corruption", "salt_pepper", "--log-every", "1"]
-    words += ["--sparsity", "kl", "--weight-penalty", "1e-4"]
+    words += ["--sparsity", "kl", "--weight-penalty", "1e-4", *tied]
     whole = train(tmp_path / "a", *words, "--max-steps", "6")
     train(tmp_path / "b", *words, "--max-steps", "3")
     parts = train(tmp_path / "b", *words, "--max-steps", "6", "--resume")
@@ -216,3 +218,19 @@ def test_drawn_shapes_are_completed_too(tmp_path):
 def test_points_are_refused():
     with pytest.raises(ConfigError, match="--dataset ring8: an autoencoder is for images, these are points"):
         RECIPE.create(AutoencoderSettings(output_dir="unused", dataset="ring8"), load_dataset("ring8"))
+
+
+def test_a_linear_tied_autoencoder_ends_in_the_subspace_of_the_principal_components(tmp_path):
+    """The optimum of D = E^T spans the principal subspace, and its error is that of PCA (Baldi and Hornik 1989)."""
+    words = "--dataset digits --tied --output linear --hidden --latent-dim 3 --batch-size 1797 --max-steps 600"
+    rest = "--learning-rate 5e-2 --ema-decay 0 --warmup-steps 5 --save-every 0 --sample-every 0 --threads 1"
+    train(tmp_path, words=[*words.split(), *rest.split()])
+    pipeline = AutoPipeline.from_pretrained(tmp_path)
+    net, x = pipeline.autoencoder, load_dataset("digits").tensor()
+    weight = net.encoder[1].weight.detach().double().numpy()                 # (3, 64)
+    pca = PCA(3).fit(x.flatten(1).double().numpy())
+    cosines = np.linalg.svd(np.linalg.qr(weight.T)[0].T @ pca.components_.T)[1]
+    assert cosines.min() > 0.999                                             # of the angles of the two subspaces
+    error = float((net(x).sample - x).detach().double().square().mean())
+    best = np.square(pca.inverse_transform(pca.transform(x.flatten(1).double().numpy())) - x.flatten(1).numpy()).mean()
+    assert error == pytest.approx(best, rel=1e-3)

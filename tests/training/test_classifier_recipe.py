@@ -1,5 +1,6 @@
 """The classifier's recipe: what it learns, what it logs, its augmentation, and what it refuses."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import hfgen
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
@@ -14,7 +16,7 @@ from hfgen.training.classifier import RECIPE, ClassifierSettings, evaluate, shif
 from hfgen.training.engine.noise import Noise
 from tests.training import runs
 
-TINY = "--dataset digits --width 8 --log-every 10 --warmup-steps 5 --save-every 0 --threads 1".split()
+TINY = "--dataset digits --log-every 10 --warmup-steps 5 --save-every 0 --threads 1".split()
 train = partial(runs.train_here, "classifier", words=TINY)
 
 
@@ -136,3 +138,63 @@ def test_data_without_labels_or_images_are_refused_with_what_is_missing(tmp_path
 def test_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} must be in"):
         RECIPE.create(ClassifierSettings(output_dir="unused", **{field: value}), load_dataset("digits"))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Return the run folders of a small autoencoder and a small VAE of digits."""
+    root = tmp_path_factory.mktemp("sources")
+    fields = "--dataset digits --hidden 32 --max-steps 60 --batch-size 64 --warmup-steps 5 --save-every 0 --threads 1"
+    for recipe in ("autoencoder", "vae"):
+        runs.train_here(recipe, root / recipe, "--latent-dim", "12", words=fields.split())
+    return root
+
+
+def codes_of(pipeline, x):
+    return pipeline.encode(x / 2 + 0.5)
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder", "vae"])
+def test_a_classifier_started_from_an_encoder_has_its_codes_as_features_and_learns_from_few_labels(
+    recipe, sources, tmp_path
+):
+    words = "--split train[:100] --eval-split train[80%:] --max-shift 0 --batch-size 50".split()
+    start = [*words, "--start-from", str(sources / recipe)]
+    train(tmp_path / "still", *start, "--max-steps", "1", "--learning-rate", "1e-12", "--ema-decay", "0")
+    x = load_dataset("digits", split="train[80%:]").tensor()
+    pipeline = AutoPipeline.from_pretrained(tmp_path / "still")
+    expected = codes_of(AutoPipeline.from_pretrained(sources / recipe), x)
+    torch.testing.assert_close(pipeline.classifier.features(x).detach(), expected, atol=1e-5, rtol=0)
+    log = train(tmp_path / "learnt", *start, "--max-steps", "100", "--learning-rate", "5e-3")
+    assert log[-1]["eval_accuracy"] > 0.6                              # chance is 0.1
+    learnt = AutoPipeline.from_pretrained(tmp_path / "learnt").classifier
+    assert (learnt.features(x) - expected).detach().abs().max() > 0.1  # the encoder is trained too
+
+
+def test_from_python_a_classifier_starts_from_a_pipeline_or_from_a_classifier_with_an_encoder(sources, tmp_path):
+    autoencoder = AutoPipeline.from_pretrained(sources / "autoencoder")
+    fields = {"dataset": "digits", "max_steps": 1, "learning_rate": 1e-12, "ema_decay": 0, "sample_every": 0}
+    first = hfgen.train("classifier", start_from=autoencoder, output_dir=tmp_path / "first", **fields)
+    x = load_dataset("digits").tensor()[:50]
+    expected = codes_of(autoencoder, x)
+    torch.testing.assert_close(first.classifier.features(x).detach(), expected, atol=1e-5, rtol=0)
+    second = hfgen.train("classifier", start_from=tmp_path / "first", output_dir=tmp_path / "second", **fields)
+    torch.testing.assert_close(second(x / 2 + 0.5).probabilities, first(x / 2 + 0.5).probabilities, atol=1e-5, rtol=0)
+
+
+def test_a_run_on_an_encoder_resumes_to_the_same_bits_without_the_model_that_it_started_from(sources, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(sources / "vae", source)
+    words = ["--start-from", str(source), *"--sample-every 0 --log-every 1 --save-every 3 --max-steps 6".split()]
+    train(tmp_path / "whole", *words)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000006")
+    shutil.rmtree(source)
+    train(tmp_path / "cut", "--resume", *words)
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_encoders_of_other_images_are_refused(sources, tmp_path, capfd):
+    start = ["--start-from", str(sources / "vae"), "--max-steps", "1"]
+    train(tmp_path / "a", *start, "--dataset", "shapes", "--resolution", "16", code=2)
+    assert "encoder must be an encoder of images (3, 16, 16)" in capfd.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from hfgen import AutoPipeline
+from hfgen import AutoPipeline, evaluate
 from hfgen.data import load_dataset
 from hfgen.errors import ConfigError
 from hfgen.losses.elbo import binarised, free_bits, log_mean_exp
@@ -49,6 +49,9 @@ CHOICES: list[dict[str, Any]] = [
     {"importance_samples": 5},
     {"latent_dim": (6, 3), "upper_hidden": (7,), "importance_samples": 2},
     {"class_conditional": True, "beta": 4.0, "beta_warmup_steps": 10},
+    {"posterior": "planar", "flow_steps": 3},
+    {"sigma_per_pixel": True, "likelihood": "discretised_logistic", "importance_samples": 2},
+    {"posterior": "inverse_autoregressive", "flow_width": 8, "importance_samples": 3, "class_conditional": True},
 ]
 
 
@@ -90,6 +93,29 @@ def test_k_draws_give_the_bound_of_burda_and_free_bits_are_counted_image_by_imag
     assert loss > -float(scalars["elbo"]) + 0.01
 
 
+@pytest.mark.parametrize("posterior", ["planar", "inverse_autoregressive"])
+def test_the_loss_of_a_flow_is_the_bound_at_its_own_draws_and_active_units_are_counted(posterior: str) -> None:
+    loss, scalars, (_, terms) = bound_of(posterior=posterior)
+    assert terms.kl[0].shape == (16, 1, 1)
+    assert loss == pytest.approx(-terms.log_weights.mean().item(), rel=1e-5) == -float(scalars["elbo"])
+    recipe = RECIPE.create(settings(posterior=posterior, eval_split="train[:700]"), load_dataset("digits"))
+    assert recipe.evaluate is not None
+    assert set(recipe.evaluate(recipe.nets)) == {"active_units", "eval_elbo"}
+
+
+def test_the_command_line_trains_a_flow_and_its_folder_samples_encodes_and_is_judged(tmp_path: Path) -> None:
+    words = "--split train[:80%] --eval-split train[80%:] --likelihood bernoulli --max-steps 200 --warmup-steps 10"
+    flow = "--posterior inverse_autoregressive --flow-width 16 --learning-rate 5e-3"
+    log = train_here(tmp_path, *words.split(), *flow.split())
+    assert log[-1]["elbo"] > log[0]["elbo"] + 1.5
+    pipeline: Any = AutoPipeline.from_pretrained(tmp_path)
+    assert pipeline.vae.config["posterior"] == "inverse_autoregressive" and len(pipeline.vae.flow.steps) == 2
+    images = pipeline(4, output_type="pt").images
+    assert pipeline.encode(images, sample=True).shape == pipeline.encode(images).shape == (4, 16)
+    judged = evaluate(tmp_path, "digits", metrics="likelihood", split="train[:50]").metrics
+    assert judged["log_likelihood"]["value"] > judged["elbo"]["value"]
+
+
 def test_a_bernoulli_model_sees_pixels_drawn_anew_at_every_step_by_their_brightness() -> None:
     _, _, ((x, _, _), _) = bound_of(likelihood="bernoulli")
     grey = next(load_dataset("digits").batches(seed=0, batch_size=16))["x"]
@@ -111,6 +137,29 @@ def test_the_model_fits_the_data_its_shape_its_levels_and_its_mean() -> None:
     assert not two.config["learned_sigma"] and two.config["hidden"] == ((16,), (5,), (5,))
     ring: Any = RECIPE.create(settings(), load_dataset("ring8")).nets["vae"]
     assert ring.shape == (2,) and ring.config["likelihood"] == "gaussian" and len(ring.config["data_mean"]) == 2
+
+
+def test_the_floor_of_a_pixels_scale_is_the_deviation_of_rounding_to_the_datas_levels() -> None:
+    def of(name: str, **changes: Any) -> Any:
+        return RECIPE.create(settings(sigma_per_pixel=True, **changes), load_dataset(name)).nets["vae"]
+
+    rounding = (torch.rand(100_000) - 0.5) * 2 / 16                        # digits have 17 levels in [-1, 1]
+    assert of("digits").config["min_sigma"] == pytest.approx(float(rounding.std()), rel=0.01)
+    assert of("digits", min_sigma=0.07).config["min_sigma"] == 0.07
+    assert of("ring8").config["min_sigma"] == 0.01
+    torch.testing.assert_close(of("digits").pixel_scales(torch.zeros(1, 3)).mean(), torch.tensor(0.3), atol=0.2, rtol=0)
+
+
+def test_the_command_line_trains_a_scale_for_each_pixel_which_is_smallest_where_all_digits_agree(
+    tmp_path: Path,
+) -> None:
+    train_here(tmp_path, *"--sigma-per-pixel --max-steps 300 --batch-size 64 --learning-rate 1e-2".split())
+    pipeline: Any = AutoPipeline.from_pretrained(tmp_path)
+    scales = pipeline.vae.pixel_scales(torch.randn(64, 16)).detach().mean(0)[0]            # (8, 8)
+    edges, middle = scales[:, [0, 7]].mean(), scales[2:6, 2:6].mean()
+    assert float(scales.min()) > 0.036 and float(middle) > 2 * float(edges)
+    judged = evaluate(pipeline, "digits", metrics="likelihood", split="train[:50]").metrics
+    assert judged["log_likelihood"]["value"] > judged["elbo"]["value"]
 
 
 def test_what_is_recommended_fits_the_data_and_gives_way_to_what_is_asked(tmp_path: Path) -> None:
@@ -171,11 +220,15 @@ def test_a_collapsed_posterior_is_said_once_with_what_to_change(
     assert "has collapsed:" in said and "KL 0.003 nats" in said and "--beta-warmup-steps" in said
 
 
+@pytest.mark.parametrize("choices", [
+    "--likelihood bernoulli --latent-dim 6 3 --importance-samples 3",
+    "--likelihood gaussian --sigma-per-pixel --posterior inverse_autoregressive --flow-width 16",
+])  # fmt: skip
 def test_killed_and_resumed_it_ends_in_the_same_bits(
-    tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
+    tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train, choices: str
 ) -> None:
-    arguments = ("--max-steps", "40", "--save-every", "7", "--likelihood", "bernoulli", "--latent-dim", "6", "3",
-                 "--importance-samples", "3", "--beta-warmup-steps", "30", "--class-conditional")  # fmt: skip
+    arguments = ("--max-steps", "40", "--save-every", "7", *choices.split(),
+                 "--beta-warmup-steps", "30", "--class-conditional")  # fmt: skip
     train(tmp_path / "whole", *arguments, recipe="vae")
     process = start(tmp_path / "killed", *arguments, recipe="vae")
     wait_for_step(tmp_path / "killed", 16, process)
@@ -197,6 +250,14 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
         ({"beta": -1.0}, "--beta must not be negative, got -1.0"),
         ({"free_bits": 0.1, "importance_samples": 2}, "--free-bits needs the KL in closed form"),
         ({"free_bits": 0.1, "latent_dim": (4, 2)}, "--free-bits needs the KL in closed form"),
+        ({"free_bits": 0.1, "posterior": "planar"}, "--free-bits needs the KL in closed form"),
+        ({"latent_dim": (4, 2), "posterior": "planar"}, "--posterior planar is for one --latent-dim, got 2"),
+        ({"likelihood": "bernoulli", "sigma_per_pixel": True}, "--sigma-per-pixel: .* bernoulli has no scale"),
+        ({"sigma": 0.1, "sigma_per_pixel": True}, "--sigma 0.1 is one scale for all pixels"),
+        ({"min_sigma": 0.1}, "--min-sigma must be between 0 and 0.3, with --sigma-per-pixel, got 0.1"),
+        ({"flow_steps": 3}, "--flow-steps 3: --posterior normal has none"),
+        ({"posterior": "planar", "flow_width": 9}, "--flow-width 9: --posterior planar has none"),
+        ({"posterior": "planar", "flow_steps": 0}, "--flow-steps must be at least 1, got 0"),
         ({"likelihood": "bernoulli", "sigma": 0.1}, "--sigma 0.1: --likelihood bernoulli has none"),
         ({"body": "conv", "hidden": (4, 4, 4, 4)}, "resolution must have height and width divisible by 16"),
     ],

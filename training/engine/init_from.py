@@ -1,5 +1,6 @@
 """Start a run from the weights of a saved model in place of random ones: fine-tuning, and training in stages."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from diffusers import DiffusionPipeline
@@ -12,12 +13,16 @@ from hfgen.pipelines.auto import AutoPipeline
 from hfgen.training.engine.loop import Build
 from hfgen.training.engine.phase import Recipe
 
+BuildOn = Callable[[Any, Any, dict[str, Any]], Recipe | None]
+"""Completed settings, dataset and components of a saved pipeline -> a recipe built on them, None for other ones."""
 
-def with_weights_of(model: str, build: Build) -> Build:
+
+def with_weights_of(model: str, build: Build, build_on: BuildOn | None = None) -> Build:
     """Return `build`, whose recipe then has the weights of `model`, a run, a pipeline folder or a Hub id.
 
     Networks that are components of the saved pipeline, by name, start from them; others, such as discriminators, from
-    random weights. Raises ConfigError where there is none in common, or where one is built otherwise.
+    random weights. `build_on` comes first, for networks that are built on those of another family. Raises ConfigError
+    where there is none in common, or where one is built otherwise.
     """
     # take the given pipeline, or load the saved one
     given: Any = object_of(model) or AutoPipeline.from_pretrained(model)
@@ -27,6 +32,9 @@ def with_weights_of(model: str, build: Build) -> Build:
 
     # build the networks, then copy the weights of those in common
     def with_weights(settings: Any, dataset: Dataset) -> Recipe:
+        built = None if build_on is None else build_on(settings, dataset, components)
+        if built is not None:
+            return built
         recipe = build(settings, dataset)
         common = [name for name in recipe.nets if isinstance(components.get(name), nn.Module)]
         if not common:

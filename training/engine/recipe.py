@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from hfgen.data import Dataset, load_dataset
+from hfgen.training.engine.init_from import BuildOn
 from hfgen.training.engine.phase import Recipe
 from hfgen.training.engine.settings import AnySettings, Settings, values_of
 from hfgen.training.engine.spec import SettingsSpec
@@ -37,11 +38,13 @@ class RecipeSpec(Generic[AnySettings]):
     spec: its settings.
     build: completed settings and dataset -> networks, phases and pipeline.
     open_data: settings -> dataset.
+    build_on: as `build`, from the components of the pipeline that `--start-from` names, for one of another family.
     """
 
     spec: SettingsSpec[AnySettings]
     build: Callable[[AnySettings, Any], Recipe]
     open_data: Callable[[AnySettings], Any] = open_dataset
+    build_on: BuildOn | None = None
 
     @property
     def settings(self) -> type[AnySettings]:

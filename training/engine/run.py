@@ -111,7 +111,7 @@ def _train(
     settings = recipe.recommended(settings, dataset)
     build = recipe.build
     if settings.start_from is not None and stored is None:
-        build = with_weights_of(settings.start_from, build)
+        build = with_weights_of(settings.start_from, build, recipe.build_on)
     split_batch(settings, accelerator.num_processes, accelerator.process_index)
     require_batch(dataset, settings.batch_size)
     # time steps for a budget, build the networks, run

@@ -9,11 +9,12 @@ from hfgen.training.settings.shared import EvaluationFields
 
 @dataclass(kw_only=True)
 class ClassifierSettings(EvaluationFields, Settings):
-    """Train a small convolutional classifier on labelled images."""
+    """Train a small convolutional classifier on labelled images, or one on the encoder of --start-from, which may be an
+    autoencoder or VAE."""
 
     # network
     width: int = 32
-    """Channels of the first convolution; the deepest have four times as many."""
+    """Channels of the first convolution; the deepest have four times as many. Not used with an encoder."""
     dropout: float = 0.0
     """Share of the penultimate activations dropped in training."""
     # losses

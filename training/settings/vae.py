@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal
 
+from hfgen.models.choices import Posterior
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 from hfgen.training.engine.spec import SettingsSpec, Shaped
@@ -22,6 +23,11 @@ class VAESettings(EvaluationFields, Settings):
     """Density p(x|z) of pixels: binary, grey (a density), grey or coloured (a density), one of a number of levels."""
     sigma: float | None = None
     """Scale of p(x|z), gaussian: its sigma, discretised_logistic: its s; pixels are in [-1, 1]. Default: learned."""
+    sigma_per_pixel: bool = False
+    """Make the scale of p(x|z) a function of z for each pixel, in place of one number: a diagonal covariance."""
+    min_sigma: float | None = None
+    """Smallest scale with --sigma-per-pixel, which keeps it from collapsing to 0 where data are constant. Default: the
+    standard deviation of the rounding of pixels to their levels, at most 0.1 (0.01 for points)."""
     binarise: bool = True
     """With --likelihood bernoulli, draw each pixel black or white in every batch, by its brightness."""
 
@@ -36,6 +42,12 @@ class VAESettings(EvaluationFields, Settings):
     """Dimensions of the latent z; several numbers make a hierarchy of layers, from the data up."""
     upper_hidden: tuple[int, ...] = (100, 100)
     """Units of the hidden layers between one layer of latents and the next."""
+    posterior: Posterior = "normal"
+    """Family of q(z|x): a diagonal normal distribution, or a normalizing flow from it, for one layer of latents."""
+    flow_steps: Auto[int] = AUTO
+    """Steps of the flow. Default: 16 for planar, 2 for inverse_autoregressive."""
+    flow_width: Auto[int] = AUTO
+    """Units of both hidden layers of a step of --posterior inverse_autoregressive. Default: 200."""
     class_conditional: bool = False
     """Give the class, as a one-hot vector, to encoder and decoder."""
 
@@ -88,6 +100,13 @@ POINTS: dict[str, Any] = {
 }  # fmt: skip
 """For points."""
 
+FLOWS: dict[str, dict[str, Any]] = {
+    "normal": {"flow_steps": 0, "flow_width": 0},
+    "planar": {"flow_steps": 16, "flow_width": 0},
+    "inverse_autoregressive": {"flow_steps": 2, "flow_width": 200},
+}
+"""For each posterior; 0 where it has none."""
+
 
 def recommended(settings: VAESettings, dataset: Shaped) -> VAESettings:
     """Return the settings completed for the dataset; sigma None stays: it is learned."""
@@ -104,7 +123,7 @@ def recommended(settings: VAESettings, dataset: Shaped) -> VAESettings:
         values = values | {"hidden": (32, 64), "activation": "relu"}
     if (settings.body or values["body"]) == "conv":
         values = values | {"hidden": halvings(values["hidden"], dataset.shape[1:])}
-    return filled(settings, values)
+    return filled(settings, values | FLOWS[settings.posterior])
 
 
 def halvings(hidden: tuple[int, ...], sides: tuple[int, ...]) -> tuple[int, ...]:
