@@ -9,24 +9,21 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
-from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
 from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
-from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
-from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.training.engine.adversarial import optimizer
 from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
-from hfgen.training.engine.recipe import RecipeSpec, mean_and_std, side_or_sides
+from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
+from hfgen.training.gan_networks import check_gan, networks
 from hfgen.training.settings.gan import SPEC, GANSettings
 
 Nets = Mapping[str, nn.Module]
@@ -176,47 +173,6 @@ def near_modes(x: Tensor, dataset: Toy) -> Tensor:
     """Return the share of points (B, 2), standardised, within three sigma of the mixture's nearest mode, in [0, 1]."""
     mean, std = torch.as_tensor(dataset.mean, device=x.device), torch.as_tensor(dataset.std, device=x.device)
     return high_quality(x * std + mean, cast(Tensor, dataset.modes), dataset.sigma).float().mean()
-
-
-def networks(s: GANSettings, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
-    """Return generator and discriminator for the dataset's shape: convolutional for images, MLPs for 2-D points."""
-    if s.class_conditional and not dataset.num_classes:
-        raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
-    # collect arguments of generator and discriminator
-    classes = dataset.num_classes if s.class_conditional else None
-    given: dict[str, Any] = {"latent_dim": s.latent_dim, "norm": s.generator_norm, "num_classes": classes}
-    other: dict[str, Any] = {"pack": s.pack, "minibatch_stddev": s.minibatch_stddev, "norm": s.discriminator_norm}
-    other["num_classes"] = classes
-    # build MLPs for points
-    if len(dataset.shape) == 1:
-        size: dict[str, Any] = {"dim": dataset.shape[0], "hidden": s.width, "layers": s.layers}
-        generator = MLPGenerator(**size, **given, **mean_and_std(dataset))
-        return generator, MLPDiscriminator(**size, **other, frequencies=s.frequencies)
-    # build convolutional networks for images
-    size = {"resolution": side_or_sides(dataset), "channels": dataset.shape[0], "width": s.width}
-    size["base_size"] = s.base_size
-    generator_ = DCGANGenerator(**size, **given, extra_layers=s.generator_extra_layers)
-    return generator_, DCGANDiscriminator(**size, **other, extra_layers=s.discriminator_extra_layers)
-
-
-def check_gan(s: GANSettings) -> None:
-    """Raise ConfigError, naming the field, for values that no GAN can use, and for packs that do not fit the batch."""
-    # check the ranges of single fields
-    for name in ("discriminator_steps", "discriminator_learning_rate", "penalty_every", "penalty_end", "pack"):
-        if not getattr(s, name) > 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(s, name)}")
-    for name in ("gradient_penalty", "r1", "r2", "clip"):
-        if not 0 <= getattr(s, name) < float("inf"):
-            raise ConfigError(f"--{name.replace('_', '-')} must be a number >= 0, got {getattr(s, name)}")
-    for name in ("betas", "discriminator_betas"):
-        if not all(0 <= beta < 1 for beta in getattr(s, name)):
-            raise ConfigError(f"--{name.replace('_', '-')} must be two numbers in [0, 1), got {getattr(s, name)}")
-    # check that packs and groups fit into a micro-batch
-    per_process = s.batch_size // PartialState().num_processes
-    unit, micro = s.pack * max(1, s.minibatch_stddev), min(s.micro_batch_size or per_process, per_process)
-    if micro % unit:
-        raise ConfigError(f"--batch-size {s.batch_size}: {micro} samples go through the discriminator at once; that "
-                          f"must be a multiple of {unit} (--pack x --minibatch-stddev)")  # fmt: skip
 
 
 def mode_coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:

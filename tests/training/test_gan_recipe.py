@@ -275,3 +275,13 @@ def test_a_lasting_collapse_stops_the_run_if_asked_with_everything_saved(tmp_pat
         assert len(AutoPipeline.from_pretrained(tmp_path)(batch_size=2).images) == 2
     done = train(tmp_path, *FROZEN, "--resume", recipe="gan")            # who resumes it has read the warning
     assert "finished step 420" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("dataset", "network", "message"),
+    [("ring8", "dcgan", "--network dcgan is for images; the dataset 'ring8' has points"),
+     ("digits", "mlp", "--network mlp is for points; the dataset 'digits' has images")],
+)  # fmt: skip
+def test_a_network_for_other_data_is_an_error_that_names_both(dataset: str, network: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        engine(dataset, network=network)

@@ -357,16 +357,23 @@ def write_yaml(settings: Settings, path: Path) -> None:
 def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
 
-    The number of steps may change only under a constant learning rate, which does not depend on it.
+    The number of steps may change only under a constant learning rate, which does not depend on it. An `Auto` field
+    that is younger than the run has the value of today's recommendation.
     """
     free = FREE_ON_RESUME
     if settings.lr_schedule == "constant":
         free = free | {"max_steps", "budget"}
+    free = free | {field.name for field in dataclasses.fields(settings) if is_auto(field) and field.name not in stored}
     now = plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
         changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
         raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
+
+
+def is_auto(field: dataclasses.Field[Any]) -> bool:
+    """Return whether a recipe completes the field, whose type is `Auto[T]`."""
+    return get_origin(field.type) is Annotated
 
 
 def plain_values(settings: Settings) -> dict[str, Any]:

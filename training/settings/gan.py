@@ -1,7 +1,7 @@
 """Settings of `hfgen train gan`, and their recommended values."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hfgen.models.choices import Norm
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
@@ -23,6 +23,8 @@ class GANSettings(AdversarialFields, Settings):
     """Adam's decay rates of the discriminator, where they differ."""
 
     # network
+    network: Auto[Literal["mlp", "dcgan"]] = AUTO
+    """Networks of points (mlp) or of images: dcgan (Radford et al. 2016)."""
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
@@ -62,7 +64,11 @@ class GANSettings(AdversarialFields, Settings):
     instead of a warning. All are verdicts on some 300 steps in a row."""
 
 
+POINT_NETWORKS = ("mlp",)
+"""Choices of `network` for points; the others are for images."""
+
 COMMON: dict[str, Any] = {
+    "network": "dcgan",
     "loss": "non_saturating",
     "max_steps": 20_000,
     "batch_size": 64,
@@ -102,11 +108,13 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 section 4; Huang et al. 2024, section 4."""
 
 POINTS: dict[str, Any] = {
+    "network": "mlp",
     "generator_norm": "none", "discriminator_norm": "none", "latent_dim": 2, "width": 128, "batch_size": 256,
 }  # fmt: skip
 """For points: small networks without normalisation."""
 
 RECOMMENDED_POINTS: dict[str, Any] = {
+    "network": "mlp",
     "loss": "relativistic", "learning_rate": 2e-3, "betas": (0.0, 0.99), "frequencies": 32,
     "r1": 1.0, "r2": 1.0, "penalty_end": 1e-4, "penalty_every": 4,
 }  # fmt: skip
