@@ -11,13 +11,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hfgen.checks import require_number
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
+from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
 from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.pipelines.gan import GANPipeline
 from hfgen.training.engine.adversarial import optimizer
 from hfgen.training.engine.gan_guard import guard
+from hfgen.training.engine.mismatched import mismatched
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch, Phase, Recipe
 from hfgen.training.engine.preview import preview
@@ -34,6 +37,7 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
     # build networks and losses
     check_gan(s)
+    check_wrong_conditions(s)
     generator, discriminator = networks(s, dataset)
     losses = GANLosses(s, dataset)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
@@ -81,10 +85,10 @@ class GANLosses:
 
         # compute the objective, and the discriminator's mean verdicts
         real, fake = critic(x), critic(generated)                                # apart: batch norm must not mix them
-        loss = self.objective.d(real, fake)
+        loss, seen = self.with_wrong_conditions(self.objective.d(real, fake), nets, batch, noise, real)
         says = self.objective.verdict(real.detach(), fake.detach())
         # compute numbers that the guard reads
-        scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1]}
+        scalars = {"loss_discriminator": loss.detach(), "D(x)": says[0], "D(G(z))": says[1], **seen}
         scalars |= {"real_variance": variance(x), "energy_distance": energy_distance(x, generated)}
         scalars["rank_accuracy"] = (0.5 + (real - fake).detach().sign() / 2).mean()
         if labels is not None:
@@ -93,6 +97,22 @@ class GANLosses:
         if isinstance(self.dataset, Toy) and self.dataset.modes is not None:
             scalars["near_modes"] = near_modes(generated, self.dataset)
         return loss + self.penalties(critic, x, generated, noise), scalars
+
+    def with_wrong_conditions(
+        self, loss: Tensor, nets: Nets, batch: Batch, noise: Noise, real: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the discriminator's loss with real samples of wrong conditions as fakes, and its verdict on those.
+
+        The wrong ones are a share w of the fakes: (1 - w) d(real, fake) + w d(real, wrong), which is for w = 1/2 the
+        loss of GAN-CLS (Reed et al. 2016, algorithm 1). `real`: logits of the batch with its own conditions.
+        """
+        share = self.settings.wrong_conditions
+        if not share:
+            return loss, {}
+        labels = self.labels(mismatched(batch, noise, self.dataset.num_classes))
+        wrong = nets["discriminator"](batch["x"], labels).logits
+        verdict = self.objective.verdict(real.detach(), wrong.detach())[1]
+        return (1 - share) * loss + share * self.objective.d(real, wrong), {"D(x, wrong)": verdict}
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(2) G: maximise log D(G(z)) (Goodfellow et al. 2014, section 3), or the objective of --loss.
@@ -173,6 +193,13 @@ def near_modes(x: Tensor, dataset: Toy) -> Tensor:
     """Return the share of points (B, 2), standardised, within three sigma of the mixture's nearest mode, in [0, 1]."""
     mean, std = torch.as_tensor(dataset.mean, device=x.device), torch.as_tensor(dataset.std, device=x.device)
     return high_quality(x * std + mean, cast(Tensor, dataset.modes), dataset.sigma).float().mean()
+
+
+def check_wrong_conditions(s: GANSettings) -> None:
+    """Raise ConfigError, naming the field, unless the share of wrong conditions is below 1, and 0 without any."""
+    require_number("--wrong-conditions", s.wrong_conditions, 0, 1, "[)")
+    if s.wrong_conditions and not s.class_conditional:
+        raise ConfigError(f"--wrong-conditions {s.wrong_conditions} needs --class-conditional")
 
 
 def mode_coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:

@@ -15,7 +15,9 @@ from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
 from hfgen.loading import checkpoint
-from hfgen.training.gan import energy_distance, near_modes, variance
+from hfgen.training.engine.mismatched import other_classes
+from hfgen.training.engine.noise import Noise
+from hfgen.training.gan import GANLosses, energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 from tests.training.tiny import GAN, run, state
@@ -78,8 +80,6 @@ def test_penalties_stay_in_float32_under_mixed_precision_and_agree_with_full_pre
 
 def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fades() -> None:
     trained = engine("ring8", r1=2.0, r2=0.0, penalty_every=4, penalty_end=1e-2, loss="relativistic")
-    from hfgen.training.engine.noise import Noise
-    from hfgen.training.gan import GANLosses
     from hfgen.training.settings.gan import recommended
 
     game = GANLosses(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
@@ -123,6 +123,46 @@ def test_a_batch_that_packs_do_not_divide_is_an_error_before_the_first_step() ->
 def test_an_impossible_setting_is_an_error_that_names_it(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{field.replace('_', '[-_]')} must be"):
         engine(**{field: value})
+
+
+def test_real_samples_of_wrong_classes_count_as_fakes_with_their_share() -> None:
+    share = 0.25
+    trained = engine(class_conditional=True, wrong_conditions=share, minibatch_stddev=0, discriminator_norm="none")
+    game = GANLosses(trained.settings, trained.dataset)
+    batch = next(trained.dataset.batches(seed=0, batch_size=16))
+    noise = Noise((0, 5, "discriminator", 0), 16, slice(16))
+    with torch.no_grad():
+        loss, scalars = game.discriminator_loss(trained.nets, batch, noise, {})
+    # Reed et al. 2016, algorithm 1, in probabilities, with the share 1/2 replaced
+    x, labels, net = batch["x"], batch["label"], trained.nets["discriminator"]
+    wrong = other_classes(labels, noise.uniform("wrong class"), 10)
+    made = trained.nets["generator"](noise.normal("z", trained.settings.latent_dim), labels).sample
+    right, mismatch, fake = (net(*pair).logits.double().sigmoid() for pair in ((x, labels), (x, wrong), (made, labels)))
+    value = right.log().mean() + (1 - share) * (1 - fake).log().mean() + share * (1 - mismatch).log().mean()
+    assert float(loss) == pytest.approx(-value.item(), abs=1e-5)
+    assert float(scalars["D(x, wrong)"]) == pytest.approx(mismatch.mean().item(), abs=1e-6)
+    assert (wrong != labels).all()
+
+
+def test_a_discriminator_tells_real_digits_of_wrong_classes_from_those_of_right_ones() -> None:
+    told, last = dict[float, float](), dict[float, dict[str, float]]()
+    for share in (0.0, 0.5):
+        trained = engine(class_conditional=True, wrong_conditions=share, learning_rate=2e-3, width=16, batch_size=64)
+        last[share] = run(trained, 60)[-1]
+        batch = next(trained.dataset.batches(seed=1, batch_size=640))
+        x, labels, net = batch["x"], batch["label"], trained.nets["discriminator"]
+        with torch.no_grad():
+            right, wrong = (net(x, one).logits.sigmoid().mean() for one in (labels, (labels + 1) % 10))
+        told[share] = float(right - wrong)
+    assert told[0.5] > told[0.0] + 0.1 and "D(x, wrong)" not in last[0.0], told
+    assert last[0.5]["D(x)"] - last[0.5]["D(x, wrong)"] > 0.1
+
+
+def test_wrong_conditions_need_conditions_and_a_share_below_1() -> None:
+    with pytest.raises(ConfigError, match=r"--wrong-conditions 0.5 needs --class-conditional"):
+        engine(wrong_conditions=0.5)
+    with pytest.raises(ConfigError, match=r"--wrong-conditions must be a number in \[0, 1\), got 1.0"):
+        engine(class_conditional=True, wrong_conditions=1.0)
 
 
 def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_divided() -> None:
@@ -190,7 +230,8 @@ def test_micro_batches_of_one_train_in_silence_and_resume_after_the_last_line(tm
 def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_statistics_included(
     tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
 ) -> None:
-    arguments = ("--max-steps", "30", "--save-every", "7", "--discriminator-steps", "2", "--class-conditional")
+    arguments = ("--max-steps", "30", "--save-every", "7", "--discriminator-steps", "2", "--class-conditional",
+                 "--wrong-conditions", "0.5")  # fmt: skip
     train(tmp_path / "whole", *arguments, recipe="gan")
     process = start(tmp_path / "killed", *arguments, recipe="gan")
     wait_for_step(tmp_path / "killed", 16, process)
@@ -204,14 +245,15 @@ def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_s
         assert f"optimizers/{part}" in held
     assert any("running_mean" in key and key.startswith("nets/generator") for key in held)
     classes = {"sample_class_variance", "real_class_variance"}
-    assert all(set(line) == NAMES | classes for line in runs.metrics(tmp_path / "whole"))
+    assert all(set(line) == NAMES | classes | {"D(x, wrong)"} for line in runs.metrics(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
     "choices",
     ["--loss wasserstein_gp --generator-norm layer --discriminator-norm layer --discriminator-steps 2",
-     "--loss hinge --generator-norm spectral --discriminator-norm spectral --pack 2 --minibatch-stddev 2"],
-    ids=["layer", "spectral"],
+     "--loss hinge --generator-norm spectral --discriminator-norm spectral --pack 2 --minibatch-stddev 2",
+     "--class-conditional --wrong-conditions 0.5 --generator-norm layer --discriminator-norm none"],
+    ids=["layer", "spectral", "wrong"],
 )  # fmt: skip
 def test_two_processes_equal_one_where_no_batch_statistics_are_involved(
     choices: str, tmp_path: Path, train: Train

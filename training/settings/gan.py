@@ -59,6 +59,8 @@ class GANSettings(AdversarialFields, Settings):
     """Factor of the weights of R1 and R2 at the last step, reached exponentially; 1 keeps them constant."""
     penalty_every: Auto[int] = AUTO
     """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
+    wrong_conditions: Auto[float] = AUTO
+    """Share of real samples with a wrong class among the fakes of the discriminator (Reed et al. 2016: 0.5)."""
     stop_on_collapse: bool = False
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
@@ -92,6 +94,7 @@ COMMON: dict[str, Any] = {
     "penalty_end": 1.0,
     "penalty_every": 1,
     "clip": 0.0,
+    "wrong_conditions": 0.0,
 }
 """Radford et al. 2016, section 3."""
 
