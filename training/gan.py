@@ -18,6 +18,7 @@ from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
 from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.pipelines.gan import GANPipeline
+from hfgen.training.denoiser import Conditions, open_dataset
 from hfgen.training.engine.adversarial import optimizer
 from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.mismatched import mismatched
@@ -37,29 +38,33 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     """Return both networks, their alternating phases and the pipeline of a GAN on `dataset`."""
     # build networks and losses
     check_gan(s)
-    check_wrong_conditions(s)
-    generator, discriminator = networks(s, dataset)
+    check_wrong_conditions(s, dataset)
     losses = GANLosses(s, dataset)
+    conditions = losses.conditions
+    generator, discriminator = networks(s, dataset, conditions.width)
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
     # count modes where they are known
     evaluate = None
     if isinstance(dataset, Toy) and dataset.sigma:
         evaluate = partial(mode_coverage, dataset=dataset, seed=s.seed)
     # add a phase for each network
-    weights_d, weights_g = discriminator.parameters(), generator.parameters()
+    judging = {"discriminator": discriminator, **{name: conditions.nets[name] for name in conditions.trained}}
+    weights_d = [weight for net in judging.values() for weight in net.parameters()]
+    weights_g = list(generator.parameters())
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
     return Recipe(
-        nets={"generator": generator, "discriminator": discriminator},
+        nets={"generator": generator, "discriminator": discriminator, **conditions.nets},
         phases=[
-            Phase("discriminator", adam_d, ("discriminator",), losses.discriminator_loss, s.discriminator_steps, after),
+            Phase("discriminator", adam_d, (*judging,), losses.discriminator_loss, s.discriminator_steps, after),
             Phase("generator", adam_g, ("generator",), losses.generator_loss),
         ],
-        pipeline=lambda nets: GANPipeline(generator=nets["generator"]),
+        pipeline=lambda nets: GANPipeline(nets["generator"], nets.get("text_encoder"), conditions.tokenizer),
         preview=partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional),
-        averaged=("generator",),
+        averaged=("generator", *conditions.trained),
         evaluate=evaluate,
         guard=partial(guard, settings=s, points=len(dataset.shape) == 1),
+        usage=f"hfgen sample {{run}}{conditions.words()} -n 64 --seed 0 -o grid.png",
     )
 
 
@@ -68,6 +73,7 @@ class GANLosses:
 
     def __init__(self, settings: GANSettings, dataset: Dataset):
         self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss]
+        self.conditions = Conditions(settings, dataset)
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(1) D: maximise log D(x) + log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1), or the objective of --loss.
@@ -75,13 +81,13 @@ class GANLosses:
         Returns the mean loss with penalties, a scalar, and scalars to log. `batch["x"]`: images (B, C, H, W) in
         [-1, 1], or points (B, 2).
         """
-        # generate samples for the batch's classes
-        x, labels = batch["x"], self.labels(batch)
+        # generate samples for the batch's conditions
+        x, labels, given = batch["x"], self.labels(batch), self.given(nets, batch)
         with torch.no_grad():
-            generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).sample.float()
+            generated = nets["generator"](noise.normal("z", self.settings.latent_dim), **given).sample.float()
 
         def critic(samples: Tensor) -> Tensor:
-            return nets["discriminator"](samples, labels).logits
+            return nets["discriminator"](samples, **given).logits
 
         # compute the objective, and the discriminator's mean verdicts
         real, fake = critic(x), critic(generated)                                # apart: batch norm must not mix them
@@ -106,12 +112,16 @@ class GANLosses:
         The wrong ones are a share w of the fakes: (1 - w) d(real, fake) + w d(real, wrong), which is for w = 1/2 the
         loss of GAN-CLS (Reed et al. 2016, algorithm 1). `real`: logits of the batch with its own conditions.
         """
+        # leave out networks without conditions
         share = self.settings.wrong_conditions
         if not share:
             return loss, {}
-        labels = self.labels(mismatched(batch, noise, self.dataset.num_classes))
-        wrong = nets["discriminator"](batch["x"], labels).logits
+        # judge real samples with wrong conditions
+        classes = self.dataset.num_classes if self.settings.class_conditional else None
+        others = mismatched(batch, noise, classes, self.conditions.captions)
+        wrong = nets["discriminator"](batch["x"], **self.given(nets, others)).logits
         verdict = self.objective.verdict(real.detach(), wrong.detach())[1]
+        # weigh both kinds of fakes
         return (1 - share) * loss + share * self.objective.d(real, wrong), {"D(x, wrong)": verdict}
 
     def generator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
@@ -121,12 +131,12 @@ class GANLosses:
         (B, 2).
         """
         # generate samples, and judge them
-        labels = self.labels(batch)
-        generated = nets["generator"](noise.normal("z", self.settings.latent_dim), labels).sample
-        fake = nets["discriminator"](generated, labels).logits
+        given = self.given(nets, batch)
+        generated = nets["generator"](noise.normal("z", self.settings.latent_dim), **given).sample
+        fake = nets["discriminator"](generated, **given).logits
         real = fake
         if self.settings.loss == "relativistic":
-            real = nets["discriminator"](batch["x"], labels).logits
+            real = nets["discriminator"](batch["x"], **given).logits
         # compute the objective
         loss = self.objective.g(fake, real)
         return loss, {"loss_generator": loss.detach(), "sample_variance": variance(generated.detach())}
@@ -150,8 +160,16 @@ class GANLosses:
                     total = total + weight * decay * zero_centred_penalty(critic, samples)
         return total
 
+    def given(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Return the conditions of a batch as both networks take them.
+
+        `class_labels`: (B,) int64 from 0 on; `encoder_hidden_states`: (B, L, F); {} for unconditional networks.
+        """
+        x: Tensor = batch["x"]
+        return self.conditions.of(nets, batch, torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
     def labels(self, batch: Batch) -> Tensor | None:
-        """Return the classes that both networks are given, (B,) int64 from 0 on; None for unconditional ones."""
+        """Return the classes that both networks are given, (B,) int64 from 0 on; None for networks without classes."""
         return batch["label"] if self.settings.class_conditional else None
 
 
@@ -195,11 +213,21 @@ def near_modes(x: Tensor, dataset: Toy) -> Tensor:
     return high_quality(x * std + mean, cast(Tensor, dataset.modes), dataset.sigma).float().mean()
 
 
-def check_wrong_conditions(s: GANSettings) -> None:
-    """Raise ConfigError, naming the field, unless the share of wrong conditions is below 1, and 0 without any."""
+def check_wrong_conditions(s: GANSettings, dataset: Dataset) -> None:
+    """Raise ConfigError, naming the field, unless the share of wrong conditions is in [0, 1) and wrong ones exist."""
+    # check the share
     require_number("--wrong-conditions", s.wrong_conditions, 0, 1, "[)")
-    if s.wrong_conditions and not s.class_conditional:
-        raise ConfigError(f"--wrong-conditions {s.wrong_conditions} needs --class-conditional")
+    if not s.wrong_conditions:
+        return
+    if not (s.class_conditional or s.captions):
+        raise ConfigError(f"--wrong-conditions {s.wrong_conditions} needs --class-conditional or --captions")
+    # check that there are wrong classes and captions
+    numbers = {"class": dataset.num_classes if s.class_conditional else None}
+    if s.captions:
+        numbers["caption"] = len(set(dataset.captions or ()))
+    for name, number in numbers.items():
+        if number == 1:
+            raise ConfigError(f"--wrong-conditions {s.wrong_conditions}: the dataset {s.dataset!r} has one {name} only")
 
 
 def mode_coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str, float]:
@@ -216,7 +244,7 @@ def mode_coverage(nets: Mapping[str, Any], dataset: Toy, seed: int) -> dict[str,
     }
 
 
-RECIPE = RecipeSpec(SPEC, build)
+RECIPE = RecipeSpec(SPEC, build, open_dataset)
 
 if __name__ == "__main__":
     from hfgen.training import gan

@@ -358,12 +358,13 @@ def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
 
     The number of steps may change only under a constant learning rate, which does not depend on it. An `Auto` field
-    that is younger than the run has the value of today's recommendation.
+    that is younger than the run has the value of today's recommendation, any other its default.
     """
     free = FREE_ON_RESUME
     if settings.lr_schedule == "constant":
         free = free | {"max_steps", "budget"}
     free = free | {field.name for field in dataclasses.fields(settings) if is_auto(field) and field.name not in stored}
+    stored = {field.name: _plain(field.default) for field in dataclasses.fields(settings)} | stored
     now = plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:

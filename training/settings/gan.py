@@ -5,13 +5,14 @@ from typing import Any, Literal
 
 from hfgen.models.choices import Norm
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
+from hfgen.training.engine.settings import AUTO, Auto, filled
 from hfgen.training.engine.spec import SettingsSpec, Shaped
+from hfgen.training.settings.denoiser import CaptionSettings
 from hfgen.training.settings.shared import AdversarialFields
 
 
 @dataclass(kw_only=True)
-class GANSettings(AdversarialFields, Settings):
+class GANSettings(AdversarialFields, CaptionSettings):
     """Train a generative adversarial network (Goodfellow et al. 2014) on images or 2-D points."""
 
     # optimisation
@@ -41,8 +42,6 @@ class GANSettings(AdversarialFields, Settings):
     """Normalisation in the generator."""
     discriminator_norm: Auto[Norm] = AUTO
     """Normalisation in the discriminator; layer, none and spectral make it a critic."""
-    class_conditional: bool = False
-    """Give the class, as a one-hot vector, to both networks."""
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
     frequencies: Auto[int] = AUTO
@@ -60,7 +59,7 @@ class GANSettings(AdversarialFields, Settings):
     penalty_every: Auto[int] = AUTO
     """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
     wrong_conditions: Auto[float] = AUTO
-    """Share of real samples with a wrong class among the fakes of the discriminator (Reed et al. 2016: 0.5)."""
+    """Share of real samples with a wrong class or caption among the discriminator's fakes (Reed et al. 2016: 0.5)."""
     stop_on_collapse: bool = False
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
@@ -153,6 +152,9 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
+    # choose values for conditions
+    if settings.captions:
+        values["wrong_conditions"] = 0.5
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
