@@ -28,7 +28,7 @@ from hfgen.training.engine.preview import preview
 from hfgen.training.engine.recipe import RecipeSpec
 from hfgen.training.engine.run import main
 from hfgen.training.gan_networks import check_gan, networks
-from hfgen.training.settings.gan import SPEC, GANSettings
+from hfgen.training.settings.gan import BOUNDED, SPEC, GANSettings
 
 Nets = Mapping[str, nn.Module]
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -221,6 +221,9 @@ def check_wrong_conditions(s: GANSettings, dataset: Dataset) -> None:
         return
     if not (s.class_conditional or s.captions):
         raise ConfigError(f"--wrong-conditions {s.wrong_conditions} needs --class-conditional or --captions")
+    if s.loss not in (*BOUNDED, "wasserstein"):
+        raise ConfigError(f"--wrong-conditions {s.wrong_conditions}: with --loss {s.loss} their term has no bound; "
+                          f"take --wrong-conditions 0, or one of the losses {', '.join(BOUNDED)}")  # fmt: skip
     # check that there are wrong classes and captions
     numbers = {"class": dataset.num_classes if s.class_conditional else None}
     if s.captions:

@@ -54,6 +54,7 @@ def test_both_networks_get_the_text_and_real_images_of_wrong_captions_count_as_f
 def test_the_text_encoder_is_trained_with_the_discriminator_and_averaged_for_the_pipeline(choices: Any) -> None:
     e = engine(**choices)
     before = {name: state(net) for name, net in e.nets.items()}
+    assert e.settings.wrong_conditions == (0.0 if choices.get("loss") == "wasserstein_gp" else 0.5)
     assert set(e.averages) == {"generator", "text_encoder"}
     lines = run(e, 3)
     for line in lines:

@@ -4,6 +4,7 @@ import math
 import subprocess
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
-from hfgen.errors import ConfigError
+from hfgen.errors import CheckpointError, ConfigError
 from hfgen.loading import checkpoint
 from hfgen.training.engine.mismatched import other_classes
 from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.settings import check_same, plain_values, write_yaml
 from hfgen.training.gan import GANLosses, energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
@@ -158,7 +160,40 @@ def test_a_discriminator_tells_real_digits_of_wrong_classes_from_those_of_right_
     assert last[0.5]["D(x)"] - last[0.5]["D(x, wrong)"] > 0.1
 
 
+@pytest.mark.parametrize(
+    ("dataset", "fields", "share"),
+    [("digits", {}, 0.0), ("digits", {"class_conditional": True}, 0.5),
+     ("digits", {"class_conditional": True, "loss": "hinge"}, 0.5),
+     ("digits", {"class_conditional": True, "loss": "wasserstein_gp"}, 0.0)],
+)  # fmt: skip
+def test_half_the_fakes_of_a_conditional_gan_of_images_are_real_where_the_loss_is_bounded(
+    dataset: str, fields: dict[str, Any], share: float
+) -> None:
+    assert engine(dataset, **fields).settings.wrong_conditions == share
+
+
+def test_an_old_run_goes_on_without_wrong_conditions(tmp_path: Path) -> None:
+    settings = engine(class_conditional=True, output_dir=tmp_path).settings
+    write_yaml(settings, tmp_path / "config.yaml")
+    words = ["--output-dir", str(tmp_path), "--resume"]
+    assert GAN.recipe.spec.parse(words).wrong_conditions == 0.5
+    lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
+    (tmp_path / "config.yaml").write_text("".join(line for line in lines if "wrong_conditions" not in line))
+    assert GAN.recipe.spec.parse(words).wrong_conditions == 0.0
+    assert GAN.recipe.spec.parse(words[:2]).wrong_conditions is None
+
+
+def test_a_run_from_before_a_plain_field_has_its_default(tmp_path: Path) -> None:
+    settings = engine().settings
+    stored = {name: value for name, value in plain_values(settings).items() if name not in ("captions", "text_width")}
+    check_same(settings, stored, tmp_path)
+    with pytest.raises(CheckpointError, match="text_width: 128 in the run, 64 asked"):
+        check_same(replace(settings, text_width=64), stored, tmp_path)
+
+
 def test_wrong_conditions_need_conditions_and_a_share_below_1() -> None:
+    with pytest.raises(ConfigError, match="with --loss wasserstein_gp their term has no bound; take --wrong-cond"):
+        engine(class_conditional=True, wrong_conditions=0.5, loss="wasserstein_gp")
     with pytest.raises(ConfigError, match=r"--wrong-conditions 0.5 needs --class-conditional"):
         engine(wrong_conditions=0.5)
     with pytest.raises(ConfigError, match=r"--wrong-conditions must be a number in \[0, 1\), got 1.0"):

@@ -18,7 +18,7 @@ from io import StringIO
 from itertools import chain
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import tyro
 import yaml
@@ -57,7 +57,12 @@ FREE_ON_RESUME |= {"preview_images", "preview_steps"}
 
 @dataclass(kw_only=True)
 class Settings:
-    """Fields that every image recipe has."""
+    """Fields that every image recipe has.
+
+    `before`: values, by name, of runs that are older than a field, where today's recommendation is another.
+    """
+
+    before: ClassVar[dict[str, Any]] = {}
 
     # run
     output_dir: Path
@@ -302,7 +307,7 @@ def _from_files(
     folder = output_dir or given.get("output_dir")
     values: dict[str, Any] = {}
     if resume and folder and (folder / "config.yaml").is_file():
-        values = _read_yaml(cls, folder / "config.yaml")
+        values = cls.before | _read_yaml(cls, folder / "config.yaml")
     return _overridden(values, given)
 DATASETS = tuple(f"{role}dataset{side}" for role in ("", "eval_") for side in ("", "_a", "_b"))
 MODELS = ("start_from", "autoencoder", "text_encoder")

@@ -1,7 +1,7 @@
 """Settings of `hfgen train gan`, and their recommended values."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hfgen.models.choices import Norm
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
@@ -14,6 +14,8 @@ from hfgen.training.settings.shared import AdversarialFields
 @dataclass(kw_only=True)
 class GANSettings(AdversarialFields, CaptionSettings):
     """Train a generative adversarial network (Goodfellow et al. 2014) on images or 2-D points."""
+
+    before: ClassVar[dict[str, Any]] = {"wrong_conditions": 0.0}
 
     # optimisation
     discriminator_steps: Auto[int] = AUTO
@@ -59,7 +61,8 @@ class GANSettings(AdversarialFields, CaptionSettings):
     penalty_every: Auto[int] = AUTO
     """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
     wrong_conditions: Auto[float] = AUTO
-    """Share of real samples with a wrong class or caption among the discriminator's fakes (Reed et al. 2016: 0.5)."""
+    """Share of real samples with a wrong class or caption among the discriminator's fakes (Reed et al. 2016). Default:
+    0.5 for images with classes or captions (0 for wasserstein and wasserstein_gp)."""
     stop_on_collapse: bool = False
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
@@ -109,6 +112,10 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 """The settings of each loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
 section 4; Huang et al. 2024, section 4."""
 
+BOUNDED = ("minimax", "non_saturating", "least_squares", "hinge", "relativistic")
+"""Losses in which the term of real samples with wrong conditions has a bound. Under a gradient penalty, which holds
+between real and generated samples of one condition, a critic lowers it for ever."""
+
 POINTS: dict[str, Any] = {
     "network": "mlp",
     "generator_norm": "none", "discriminator_norm": "none", "latent_dim": 2, "width": 128, "batch_size": 256,
@@ -153,7 +160,8 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
     # choose values for conditions
-    if settings.captions:
+    conditional = settings.class_conditional or settings.captions
+    if conditional and len(dataset.shape) == 3 and values["loss"] in BOUNDED:
         values["wrong_conditions"] = 0.5
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
