@@ -16,12 +16,13 @@ from hfgen.models.pixel_cnn import PixelCNN
 from hfgen.models.vq_autoencoder import VQAutoencoder
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator
 from hfgen.pipelines.categorical import Categorical, uniforms
-from hfgen.pipelines.conditional import EVERYWHERE, Prompt, first_argument
+from hfgen.pipelines.conditional import EVERYWHERE
 from hfgen.pipelines.entries import EntriesPipeline, conditions_of, guided_logits
 from hfgen.pipelines.generative import merge_steps, with_arguments_of
 from hfgen.pipelines.guidance import Guide
 from hfgen.pipelines.inputs import common_batch, repeated
 from hfgen.pipelines.step_end import Callback, StepEnd
+from hfgen.pipelines.text_conditional import Prompt, first_argument
 
 
 class AutoregressivePipeline(EntriesPipeline):

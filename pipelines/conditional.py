@@ -6,22 +6,20 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from hfgen.errors import ConfigError, ConfigTypeError
-from hfgen.models.text import check_tokens, token_ids
+from hfgen.errors import ConfigError
 from hfgen.pipelines.base import check_labels
-from hfgen.pipelines.generative import GenerativePipeline
 from hfgen.pipelines.guidance import Guide, check_guidance
 from hfgen.pipelines.step_end import LATENTS, TEXT
+from hfgen.pipelines.text_conditional import Prompt, TextConditionalPipeline
 
 GUIDANCE = 3.0
 """Default guidance scale of images for a model that can be guided."""
 
-Prompt = str | list[str] | None
 Interval = tuple[float, float]
 EVERYWHERE: Interval = (0.0, 1.0)
 
 
-class ConditionalPipeline(GenerativePipeline):
+class ConditionalPipeline(TextConditionalPipeline):
     """Base of the pipelines that generate with one network, conditioned on classes, on texts, or on nothing.
 
     `null_condition`: whether the network was also trained without its conditions, as guidance requires: with the empty
@@ -29,15 +27,9 @@ class ConditionalPipeline(GenerativePipeline):
     """
 
     model_cpu_offload_seq: str | None = None
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  (as diffusers declares it)
     _guidance_scale = 1.0
     default_guidance = GUIDANCE
     """Guidance scale of images if the caller gives none and the model can be guided."""
-
-    @property
-    def conditioned(self) -> Any:
-        """Return the network that is conditioned on classes or texts."""
-        raise NotImplementedError
 
     def _register(
         self, part: str, net: Any, text: bool, text_encoder: CLIPTextModel | None, tokenizer: CLIPTokenizer | None,
@@ -48,10 +40,7 @@ class ConditionalPipeline(GenerativePipeline):
         `text`: whether the network is conditioned on texts.
         """
         # check the conditions
-        if text != (text_encoder is not None) or text != (tokenizer is not None):
-            raise ConfigError(f"text_encoder and tokenizer must be given exactly if the {part} is conditioned on texts")
-        if text_encoder is not None and tokenizer is not None:
-            check_tokens(text_encoder, tokenizer)
+        self._check_text_parts(part, text, text_encoder, tokenizer)
         classes = net.config.get("num_class_embeds")
         if null_condition and (classes == 1 or not (classes or text)):
             raise ConfigError(f"null_condition needs a {part} that is conditioned on texts, or on classes followed by "
@@ -65,11 +54,6 @@ class ConditionalPipeline(GenerativePipeline):
         """Return the number of classes without the null class; None without classes."""
         classes = self.conditioned.config.get("num_class_embeds")
         return None if not classes else int(classes) - bool(self.config["null_condition"])
-
-    @property
-    def reads_text(self) -> bool:
-        """Return whether the network is conditioned on texts."""
-        return self.text_encoder is not None
 
     @property
     def guidable(self) -> bool:
@@ -101,8 +85,7 @@ class ConditionalPipeline(GenerativePipeline):
         check_guidance(scale, interval, rescale)
         if scale != 1 and not null:
             raise ConfigError(f"guidance_scale must be 1: this model was not trained without conditions, got {scale}")
-        if prompt is None and self.text_encoder is not None and not null:
-            raise ConfigError("prompt must be given: this model was not trained without texts")
+        self._check_prompt(prompt)
         if negative is not None and scale == 1 and self.text_encoder is not None:
             hint = "" if null else ", which this model, never trained without conditions, cannot have"
             raise ConfigError(f"negative_prompt: needs a guidance_scale other than 1{hint}; got {negative!r}")
@@ -136,43 +119,3 @@ class ConditionalPipeline(GenerativePipeline):
         if labels is None:
             return None
         return torch.as_tensor(labels).to(self._execution_device)
-
-    @torch.no_grad()
-    def _text(self, name: str, texts: Prompt, B: int) -> Tensor | None:
-        """Return text features (B, L, F), those of one text repeated; None for a model without texts.
-
-        `name` is the argument in error messages. `texts`: one text, B texts in a list, or None for the empty text.
-        """
-        # texts
-        if self.text_encoder is None:
-            if texts is not None:
-                raise ConfigError(f"{name} must be None, this model is not conditioned on texts; got {texts!r}")
-            return None
-        listed = [texts or ""] * B if texts is None or isinstance(texts, str) else texts
-        if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-            raise ConfigTypeError(f"{name} must be a text or a list of texts, got {texts!r}")
-        if len(listed) not in (1, B):
-            raise ConfigError(f"{name} must be one text or {B} of them, got {len(listed)}")
-        # features
-        ids = token_ids(self.tokenizer, listed, self._execution_device)
-        features: Tensor = self.text_encoder(input_ids=ids).last_hidden_state.to(self.conditioned.dtype)
-        return features.expand(B, -1, -1)
-
-
-def first_argument(first: Any, batch_size: int, prompt: Prompt) -> tuple[int, Prompt]:
-    """Return `batch_size` and `prompt`; one of them may be the first argument: a text or a list is the prompt.
-
-    Raises ConfigTypeError if the same argument is also given by its keyword.
-    """
-    if first is None:
-        return batch_size, prompt
-    if isinstance(first, str | list):
-        _check_given_once("prompt", first, prompt, default=None)
-        return batch_size, first
-    _check_given_once("batch_size", first, batch_size, default=1)
-    return first, prompt
-
-
-def _check_given_once(name: str, first: Any, keyword: Any, default: Any) -> None:
-    if keyword != default:
-        raise ConfigTypeError(f"{name} must be given once; the first argument is {first!r}, the keyword {keyword!r}")

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
-from transformers import PreTrainedModel
+from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel
 
 from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError, ConfigTypeError
 from hfgen.images import LATENT, check_output_type
 from hfgen.models.classifier import Classifier
 from hfgen.pipelines.base import ClassLabels, Generators, check_labels, output_or_tuple
-from hfgen.pipelines.gan import GANPipeline, Generator, evaluating
+from hfgen.pipelines.gan import GANPipeline, Generator, Given, evaluating
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
 from hfgen.pipelines.step_end import LATENTS, Callback, StepEnd
+from hfgen.pipelines.text_conditional import Prompt
 from hfgen.registry import TRANSFORMERS_CLASSIFIERS
 
 
@@ -59,7 +60,7 @@ class ControllableGANPipeline(GANPipeline):
     the range [-1, 1].
     """
 
-    model_cpu_offload_seq = "generator->classifier"
+    model_cpu_offload_seq = "text_encoder->generator->classifier"
 
     def __init__(
         self,
@@ -67,15 +68,17 @@ class ControllableGANPipeline(GANPipeline):
         classifier: Classifier | PreTrainedModel,
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
     ) -> None:
-        super().__init__(generator)
-        self.register_modules(generator=generator, classifier=classifier)
+        super().__init__(generator, text_encoder, tokenizer)
+        self.register_modules(classifier=classifier)
         self.register_to_config(image_mean=image_mean, image_std=image_std)
         self._check_parts()
 
     def __call__(  # type: ignore[override]
         self,
-        batch_size: int = 1,
+        batch_size: int | Prompt = 1,
         target: ClassLabels = None,
         num_steps: int | None = None,
         class_labels: ClassLabels = None,
@@ -91,6 +94,7 @@ class ControllableGANPipeline(GANPipeline):
         num_inference_steps: int | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        prompt: Prompt = None,
     ) -> ControllableOutput | tuple[Any, ...]:
         """Return `batch_size` samples with the feature `target`, a `ControllableOutput`.
 
@@ -114,7 +118,7 @@ class ControllableGANPipeline(GANPipeline):
         goal, way = self._way(
             batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
             step_size, threshold, exploration, prior_weight, generator,
-            StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, [LATENTS]),
+            prompt, StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, [LATENTS]),
         )  # fmt: skip
         first = last = next(way)
         for last in way:  # noqa: B007
@@ -130,7 +134,7 @@ class ControllableGANPipeline(GANPipeline):
 
     def states(  # type: ignore[override]
         self,
-        batch_size: int = 1,
+        batch_size: int | Prompt = 1,
         target: ClassLabels = None,
         num_steps: int | None = None,
         class_labels: ClassLabels = None,
@@ -144,6 +148,7 @@ class ControllableGANPipeline(GANPipeline):
         num_inference_steps: int | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        prompt: Prompt = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the images before the first and after each step, each (B, C, H, W) in [-1, 1].
 
@@ -153,14 +158,14 @@ class ControllableGANPipeline(GANPipeline):
         _, way = self._way(
             batch_size, target, merge_steps(num_steps, num_inference_steps), class_labels, latents, truncation,
             step_size, threshold, exploration, prior_weight, generator,
-            StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, [LATENTS]),
+            prompt, StepEnd.of(callback_on_step_end, callback_on_step_end_tensor_inputs, [LATENTS]),
         )  # fmt: skip
         return (moment.x for moment in way)
 
     def _way(
-        self, batch_size: int, target: ClassLabels, num_steps: int | None, class_labels: ClassLabels, latents: Any,
-        truncation: float | None, step_size: float, threshold: float, exploration: float, prior_weight: float,
-        generator: Generators, end: StepEnd | None = None,
+        self, batch_size: int | Prompt, target: ClassLabels, num_steps: int | None, class_labels: ClassLabels,
+        latents: Any, truncation: float | None, step_size: float, threshold: float, exploration: float,
+        prior_weight: float, generator: Generators, prompt: Prompt = None, end: StepEnd | None = None,
     ) -> tuple[torch.Tensor, Iterator[Moment]]:
         """Return the targets (B,) and the states of the ascent; all arguments are checked."""
         # check the numbers
@@ -172,22 +177,22 @@ class ControllableGANPipeline(GANPipeline):
         if prior_weight != 0:
             require_number("prior_weight", prior_weight, 0, math.inf, "()")
         # latents and targets
-        z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
+        z, given = self._prepare(batch_size, class_labels, truncation, latents, generator, prompt)
         goal = check_labels(target, self._num_labels, len(z), "target")
         assert goal is not None                                                         # a classifier has classes
         goal = goal.to(z.device)
         # share of noise in each step
         noise = [exploration * k / steps for k in range(steps)]
         self._interrupt, self._num_timesteps = False, steps
-        return goal, self._climb(z, labels, goal, step_size, math.log(threshold), noise, prior_weight, generator, end)
+        return goal, self._climb(z, given, goal, step_size, math.log(threshold), noise, prior_weight, generator, end)
 
     def _climb(
-        self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor, step_size: float, log_threshold: float,
+        self, z: torch.Tensor, given: Given, goal: torch.Tensor, step_size: float, log_threshold: float,
         noise: list[float], prior_weight: float, generator: Generators, end: StepEnd | None,
     ) -> Iterator[Moment]:
         """Yield the state of the ascent before the first and after each step; `noise`: s_k of each step."""
         # state before the first step
-        x, logits, ascent = self._evaluate(z, labels, goal)
+        x, logits, ascent = self._evaluate(z, given, goal)
         reached = self._log_probability(logits, goal) >= log_threshold                  # (B,)
         steps = torch.zeros_like(goal)
         yield Moment(z, x, logits, reached, steps)
@@ -204,12 +209,12 @@ class ControllableGANPipeline(GANPipeline):
             steps = steps + ~reached
             if end is not None:
                 z = end.changed(self, k, torch.tensor(k, device=z.device), {LATENTS: z})[LATENTS]
-            x, logits, ascent = self._evaluate(z, labels, goal)
+            x, logits, ascent = self._evaluate(z, given, goal)
             reached = reached | (self._log_probability(logits, goal) >= log_threshold)
             yield Moment(z, x, logits, reached, steps)
 
     def _evaluate(
-        self, z: torch.Tensor, labels: torch.Tensor | None, goal: torch.Tensor
+        self, z: torch.Tensor, given: Given, goal: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return G(z), the classifier's logits (B, K), and the gradient in z of log p(goal | G(z)), (B, D).
 
@@ -217,7 +222,7 @@ class ControllableGANPipeline(GANPipeline):
         """
         with torch.inference_mode(False), torch.enable_grad():
             z, goal = z.clone().requires_grad_(), goal.clone()                          # of no inference mode
-            x = self._generate(z, None if labels is None else labels.clone())
+            x = self._generate(z, {name: value.clone() for name, value in given.items()})
             logits = self._classify(x)
             (gradient,) = torch.autograd.grad(self._log_probability(logits, goal).sum(), z)
         return x.detach(), logits.detach(), gradient

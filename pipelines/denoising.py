@@ -16,12 +16,13 @@ from hfgen.checks import check_int
 from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator
-from hfgen.pipelines.conditional import EVERYWHERE, ConditionalPipeline, Interval, Prompt, first_argument
+from hfgen.pipelines.conditional import EVERYWHERE, ConditionalPipeline, Interval
 from hfgen.pipelines.generative import merge_steps, with_arguments_of
 from hfgen.pipelines.guidance import Guide, guided, scale_at
 from hfgen.pipelines.inputs import checked, checked_eta, common_batch, prepared, prepared_mask, repeated, share_of
 from hfgen.pipelines.outputs import decode, in_plane
 from hfgen.pipelines.step_end import Callback, StepEnd
+from hfgen.pipelines.text_conditional import Prompt, first_argument
 from hfgen.schedulers.samplers import SAMPLERS, make_sampler
 from hfgen.schedulers.traits import traits_of
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from hfgen.checks import check_int, require_number
 from hfgen.errors import ConfigError
@@ -18,7 +19,8 @@ from hfgen.models.dcgan import DCGANGenerator
 from hfgen.models.mlp import MLPGenerator
 from hfgen.models.progressive import ProgressiveGenerator
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator, check_labels, output_or_tuple
-from hfgen.pipelines.generative import GenerativePipeline, merge_steps
+from hfgen.pipelines.generative import merge_steps
+from hfgen.pipelines.inputs import common_batch
 from hfgen.pipelines.latents import (
     batch_of,
     checked_latents,
@@ -31,6 +33,10 @@ from hfgen.pipelines.latents import (
     truncate,
 )
 from hfgen.pipelines.outputs import ImageOutput, decode, in_plane
+from hfgen.pipelines.text_conditional import Prompt, TextConditionalPipeline, first_argument
+
+Given = dict[str, torch.Tensor]
+"""Conditions of a generator by the names of its arguments."""
 
 Generator = DCGANGenerator | MLPGenerator | BigGANGenerator | ProgressiveGenerator
 """Networks that a GAN's pipelines sample from."""
@@ -44,8 +50,8 @@ class GANOutput(ImageOutput):
     latents: torch.Tensor
 
 
-class GANPipeline(GenerativePipeline):
-    """Images or points from latents z ~ N(0, I) in one step: x = G(z).
+class GANPipeline(TextConditionalPipeline):
+    """Images or points from latents z ~ N(0, I) in one step: x = G(z), or G(z, y) for classes or texts y.
 
     Latents (B, D) are returned with the images and accepted as an argument, for arithmetic on latents (Radford et al.
     2016, section 6.3.2):
@@ -55,15 +61,22 @@ class GANPipeline(GenerativePipeline):
         images = pipe(latents=smiling_man[None]).images
     """
 
-    model_cpu_offload_seq = "generator"
+    model_cpu_offload_seq = "text_encoder->generator"
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
+    ) -> None:
         super().__init__()
-        self.register_modules(generator=generator)
+        text = generator.config.get("text_width") is not None
+        self._check_text_parts("generator", text, text_encoder, tokenizer)
+        self.register_modules(generator=generator, text_encoder=text_encoder, tokenizer=tokenizer)
 
     def __call__(
         self,
-        batch_size: int = 1,
+        batch_size: int | Prompt = 1,
         class_labels: ClassLabels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
@@ -72,6 +85,7 @@ class GANPipeline(GenerativePipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         num_inference_steps: int | None = None,
+        prompt: Prompt = None,
     ) -> GANOutput | tuple[Any, ...]:
         """Return `batch_size` samples, `.images`: PIL images, an array (B, H, W, C) or a tensor (B, C, H, W) in [0, 1].
 
@@ -80,31 +94,34 @@ class GANPipeline(GenerativePipeline):
         as `latents`, they determine the batch size and give the same images. `truncation`: t > 0; z_i is
         drawn from the normal truncated to |z_i| <= t (Brock et al. 2018); smaller t gives better, less varied images.
         `class_labels`: an int for all samples, or one for each; required exactly if the network has classes.
+        `prompt`: a text for all samples, or a list with one for each, which determines the batch size; required exactly
+        if the network is conditioned on texts. It may be the first argument.
         `generator`: one, or a list with one for each sample, whose latents then do not depend on the batch.
         `num_steps` (`num_inference_steps` in diffusers): 1 is the only value. Raises ConfigError, a ValueError.
         """
         check_output_type(output_type, latent=True)
         one_step(merge_steps(num_steps, num_inference_steps))
-        z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
-        return self._rendered(z, labels, output_type, return_dict)
+        z, given = self._prepare(batch_size, class_labels, truncation, latents, generator, prompt)
+        return self._rendered(z, given, output_type, return_dict)
 
     def states(
         self,
-        batch_size: int = 1,
+        batch_size: int | Prompt = 1,
         class_labels: ClassLabels = None,
         truncation: float | None = None,
         latents: torch.Tensor | None = None,
         num_steps: int | None = None,
         generator: Generators = None,
         num_inference_steps: int | None = None,
+        prompt: Prompt = None,
     ) -> Iterator[torch.Tensor]:
         """Return an iterator over the single state x_0 = G(z): images (B, C, H, W) in [-1, 1], or points (B, 2).
 
         The arguments are those of `__call__`; they are checked before the first state.
         """
         one_step(merge_steps(num_steps, num_inference_steps))
-        z, labels = self._prepare(batch_size, class_labels, truncation, latents, generator)
-        return (self._made(z, labels) for _ in range(1))
+        z, given = self._prepare(batch_size, class_labels, truncation, latents, generator, prompt)
+        return (self._made(z, given) for _ in range(1))
 
     def interpolate(
         self,
@@ -114,6 +131,7 @@ class GANPipeline(GenerativePipeline):
         class_labels: ClassLabels = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        prompt: Prompt = None,
     ) -> GANOutput | tuple[Any, ...]:
         """Return `n` >= 2 samples interpolated from latents `a` to `b`, (D,) or (1, D) each, both ends included.
 
@@ -126,8 +144,8 @@ class GANPipeline(GenerativePipeline):
         start, end = one_latent("a", a, self._latent_dim), one_latent("b", b, self._latent_dim)
         z = slerp(start, end, torch.linspace(0, 1, n, dtype=torch.float64))
         # their images
-        z, labels = self._prepare(1, class_labels, None, z, None)
-        return self._rendered(z, labels, output_type, return_dict)
+        z, given = self._prepare(1, class_labels, None, z, None, prompt)
+        return self._rendered(z, given, output_type, return_dict)
 
     def find_directions(
         self, n: int | None = None, latents: torch.Tensor | None = None, labels: torch.Tensor | None = None
@@ -164,6 +182,11 @@ class GANPipeline(GenerativePipeline):
         return move(checked_latents(latents, D), one_latent("direction", direction, D), strength)
 
     @property
+    def conditioned(self) -> Any:
+        """Return the generator."""
+        return self.generator
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Return the shape of one sample: (C, H, W), or (2,) for points."""
         config = self.generator.config
@@ -184,45 +207,55 @@ class GANPipeline(GenerativePipeline):
         return int(self.generator.config.latent_dim)
 
     def _prepare(
-        self, batch_size: int, class_labels: ClassLabels, truncation: float | None, latents: Any, generator: Generators
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return latents (B, D), given or drawn, and labels (B,), on the device; all arguments are checked."""
+        self, batch_size: int | Prompt, class_labels: ClassLabels, truncation: float | None, latents: Any,
+        generator: Generators, prompt: Prompt,
+    ) -> tuple[torch.Tensor, Given]:
+        """Return latents (B, D), given or drawn, and the generator's conditions, on the device; arguments are checked.
+        """
         # batch
-        check_int("batch_size", batch_size, 1)
+        number, prompt = first_argument(batch_size, 1, prompt)
+        number = common_batch(number, prompt=prompt)
         if latents is not None:
             if truncation is not None:
                 raise ConfigError(f"truncation must be None where latents are given, got {truncation!r}")
-            batch_size = batch_of(latents, batch_size, self._latent_dim)
-        check_generator(generator, batch_size)
+            number = batch_of(latents, number, self._latent_dim)
+        check_generator(generator, number)
         if truncation is not None:
             require_number("truncation", truncation, 0, math.inf, "()")
-        # labels
-        device = self._execution_device
-        labels = check_labels(class_labels, self.num_classes, batch_size)
-        if labels is not None:
-            labels = labels.to(device)
-        # latents
+        # conditions, and latents
+        given = self._conditions(class_labels, prompt, number)
         dtype = torch.promote_types(self.generator.dtype, torch.float32)
         if latents is not None:
-            return latents.detach().to(device, dtype), labels
-        z = randn_tensor((batch_size, self._latent_dim), generator=generator, device=device, dtype=dtype)
+            return latents.detach().to(self._execution_device, dtype), given
+        size = (number, self._latent_dim)
+        z = randn_tensor(size, generator=generator, device=self._execution_device, dtype=dtype)
         if truncation is not None:
             z = truncate(z, truncation)
-        return z, labels
+        return z, given
+
+    def _conditions(self, class_labels: ClassLabels, prompt: Prompt, B: int) -> Given:
+        """Return labels (B,) and text features (B, L, F), those that the generator takes, on the device."""
+        given: Given = {}
+        if (labels := check_labels(class_labels, self.num_classes, B)) is not None:
+            given["class_labels"] = labels.to(self._execution_device)
+        self._check_prompt(prompt)
+        if (text := self._text("prompt", prompt, B)) is not None:
+            given["encoder_hidden_states"] = text
+        return given
 
     @torch.no_grad()
-    def _made(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        return self._generate(z, labels)
+    def _made(self, z: torch.Tensor, given: Given) -> torch.Tensor:
+        return self._generate(z, given)
 
-    def _generate(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def _generate(self, z: torch.Tensor, given: Given) -> torch.Tensor:
         """Return G(z), (B, C, H, W) in [-1, 1] or (B, 2), with gradients if they are enabled."""
         with evaluating(self.generator):
-            return self.generator(z.to(self.generator.dtype), class_labels=labels).sample.to(z.dtype)
+            return self.generator(z.to(self.generator.dtype), **given).sample.to(z.dtype)
 
     def _rendered(
-        self, z: torch.Tensor, labels: torch.Tensor | None, output_type: str, return_dict: bool
+        self, z: torch.Tensor, given: Given, output_type: str, return_dict: bool
     ) -> GANOutput | tuple[Any, ...]:
-        images = z if output_type == LATENT else decode(self._made(z, labels), self.generator, output_type)
+        images = z if output_type == LATENT else decode(self._made(z, given), self.generator, output_type)
         self.maybe_free_model_hooks()
         return output_or_tuple(GANOutput(images=images, latents=z), return_dict)
 

@@ -9,11 +9,12 @@ from hfgen.checks import check_int
 from hfgen.data.coordinates import Coordinates
 from hfgen.errors import ConfigError
 from hfgen.images import check_output_type
-from hfgen.pipelines.conditional import EVERYWHERE, Prompt
+from hfgen.pipelines.conditional import EVERYWHERE
 from hfgen.pipelines.denoising import DenoisingPipeline
 from hfgen.pipelines.generative import merge_steps
 from hfgen.pipelines.inputs import checked, prepared
 from hfgen.pipelines.latents import slerp
+from hfgen.pipelines.text_conditional import Prompt
 from hfgen.schedulers.samplers import make_sampler
 
 STEPS = 50

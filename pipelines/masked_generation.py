@@ -18,12 +18,13 @@ from hfgen.models.image_transformer import ImageTransformer
 from hfgen.models.vq_autoencoder import VQAutoencoder
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator
 from hfgen.pipelines.categorical import Categorical, uniforms
-from hfgen.pipelines.conditional import EVERYWHERE, Prompt, first_argument
+from hfgen.pipelines.conditional import EVERYWHERE
 from hfgen.pipelines.entries import EntriesPipeline, conditions_of, guided_logits
 from hfgen.pipelines.generative import merge_steps, with_arguments_of
 from hfgen.pipelines.guidance import Guide
 from hfgen.pipelines.inputs import common_batch, prepared_mask, repeated
 from hfgen.pipelines.step_end import Callback, StepEnd
+from hfgen.pipelines.text_conditional import Prompt, first_argument
 
 STEPS = 12
 """Default number of steps (Chang et al. 2022, section 4.1, use 8 to 12)."""

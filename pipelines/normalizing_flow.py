@@ -14,12 +14,13 @@ from hfgen.errors import ConfigError
 from hfgen.images import LATENT, as_output, check_output_type
 from hfgen.models.tarflow import TarFlow
 from hfgen.pipelines.base import ClassLabels, Generators, check_generator
-from hfgen.pipelines.conditional import EVERYWHERE, ConditionalPipeline, Prompt, first_argument
+from hfgen.pipelines.conditional import EVERYWHERE, ConditionalPipeline
 from hfgen.pipelines.entries import conditions_of
 from hfgen.pipelines.generative import merge_steps, with_arguments_of
 from hfgen.pipelines.guidance import Guide
 from hfgen.pipelines.inputs import checked, common_batch, prepared, repeated
 from hfgen.pipelines.step_end import LATENTS, Callback, StepEnd
+from hfgen.pipelines.text_conditional import Prompt, first_argument
 
 
 class NormalizingFlowPipeline(ConditionalPipeline):

@@ -26,15 +26,15 @@ from hfgen.schedulers.samplers import RECOMMENDED, SAMPLERS
 from hfgen.training.engine import recipe
 from hfgen.training.engine.noise import Noise
 from hfgen.training.engine.phase import Batch
-from hfgen.training.settings.denoiser import ConditionSettings, DenoiserSettings
+from hfgen.training.settings.denoiser import CaptionSettings, ConditionSettings, DenoiserSettings
 
 
-def open_dataset(settings: ConditionSettings) -> Dataset:
+def open_dataset(settings: CaptionSettings) -> Dataset:
     """Return the dataset that the settings name, with captions if the network is conditioned on them."""
     s = settings
     # check the fields of conditions
-    if not 0 <= s.condition_dropout < 1:
-        raise ConfigError(f"--condition-dropout must be in [0, 1), got {s.condition_dropout}")
+    if not 0 <= dropout_of(s) < 1:
+        raise ConfigError(f"--condition-dropout must be in [0, 1), got {dropout_of(s)}")
     for name in ("caption_column", "text_encoder"):
         if getattr(s, name) is not None and not s.captions:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)} needs --captions")
@@ -51,6 +51,11 @@ def open_dataset(settings: ConditionSettings) -> Dataset:
     if s.captions and dataset.captions is None:
         raise ConfigError(f"--captions: {dataset.name} is a stream, whose captions cannot be read before training")
     return dataset
+
+
+def dropout_of(settings: CaptionSettings) -> float:
+    """Return the share of samples whose conditions are left out in training; 0 for recipes without this field."""
+    return settings.condition_dropout if isinstance(settings, ConditionSettings) else 0.0
 
 
 def images_to_encode(settings: Any, channels: int, family: str) -> tuple[Images, bool]:
@@ -100,12 +105,12 @@ class Conditions:
     encoder, if any; `width` is the number of its features, `trained` names it if it is trained along.
     """
 
-    def __init__(self, settings: ConditionSettings, dataset: Dataset) -> None:
+    def __init__(self, settings: CaptionSettings, dataset: Dataset) -> None:
         # count classes, and the null class behind them
         s = self.settings = settings
         if s.class_conditional and not dataset.num_classes:
             raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
-        self.null = s.condition_dropout > 0 and (s.class_conditional or s.captions)
+        self.null = dropout_of(s) > 0 and (s.class_conditional or s.captions)
         self.classes = cast(int, dataset.num_classes)
         self.num_class_embeds = self.classes + self.null if s.class_conditional else None
         # build the text encoder, if any, and the tokens of the empty text
@@ -138,7 +143,7 @@ class Conditions:
 
         `class_labels`: (B,) int64 from 0 on, the null class being the last; `encoder_hidden_states`: (B, L, width).
         """
-        return self.of(nets, batch, noise.uniform("condition") < self.settings.condition_dropout)
+        return self.of(nets, batch, noise.uniform("condition") < dropout_of(self.settings))
 
     def of(self, nets: Mapping[str, nn.Module], batch: Batch, left_out: Tensor) -> dict[str, Tensor]:
         """Return the conditions of a batch, but none of the samples `left_out` (B,), which are bool."""

@@ -18,8 +18,8 @@ from hfgen.training.settings.gan import POINT_NETWORKS, UNUSED, GANSettings
 Networks = tuple[nn.Module, nn.Module]
 
 
-def networks(s: GANSettings, dataset: Dataset) -> Networks:
-    """Return generator and discriminator for the dataset's shape.
+def networks(s: GANSettings, dataset: Dataset, text_width: int | None = None) -> Networks:
+    """Return generator and discriminator for the dataset's shape. `text_width`: features of texts; None without texts.
 
     Raises ConfigError for a network of images on points, or of points on images, and for classes that the dataset does
     not have.
@@ -32,6 +32,10 @@ def networks(s: GANSettings, dataset: Dataset) -> Networks:
                           f"{kinds[points]}")  # fmt: skip
     if s.class_conditional and not dataset.num_classes:
         raise ConfigError(f"--class-conditional: the dataset {s.dataset!r} has no labels")
+    if text_width is not None:
+        if s.network != "dcgan":
+            raise ConfigError(f"--captions needs --network dcgan, got {s.network}")
+        return dcgan(s, dataset, text_width)
     return BUILDERS[s.network](s, dataset)
 
 
@@ -45,9 +49,9 @@ def mlp(s: GANSettings, dataset: Dataset) -> Networks:
     )
 
 
-def dcgan(s: GANSettings, dataset: Dataset) -> Networks:
+def dcgan(s: GANSettings, dataset: Dataset, text_width: int | None = None) -> Networks:
     """Return generator and discriminator of images (C, H, W): those of Radford et al. 2016."""
-    size: dict[str, Any] = {**of_images(s, dataset), "base_size": s.base_size}
+    size: dict[str, Any] = {**of_images(s, dataset), "base_size": s.base_size, "text_width": text_width}
     generator = DCGANGenerator(
         **size, latent_dim=s.latent_dim, norm=s.generator_norm, extra_layers=s.generator_extra_layers
     )

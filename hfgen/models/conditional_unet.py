@@ -18,7 +18,6 @@ from hfgen.errors import ConfigError
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models import stock_conditional_unet
-from hfgen.models.attention import attention
 from hfgen.models.blocks import (
     BlockSettings,
     DownBlock,
@@ -31,43 +30,9 @@ from hfgen.models.blocks import (
     as_timesteps,
     channels_last,
 )
+from hfgen.models.pooled_text import PooledText
 from hfgen.models.transformer import SpatialTransformer
 from hfgen.models.unet_config import MAX_LAYERS, MAX_LEVELS
-
-
-class AttentionPooling(nn.Module):
-    """Attention pooling of a sequence (B, L, F) to (B, F): mean plus a learned vector attends to mean and tokens."""
-
-    def __init__(self, features: int, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.positional_embedding = nn.Parameter(torch.randn(1, features) / features**0.5)
-        self.k_proj = nn.Linear(features, features)
-        self.q_proj = nn.Linear(features, features)
-        self.v_proj = nn.Linear(features, features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the pooled vector (B, F) of a sequence x (B, L, F)."""
-        query = x.mean(1, keepdim=True) + self.positional_embedding.to(x.dtype)          # (B, 1, F)
-        keys = torch.cat([query, x], 1)                                                  # (B, 1 + L, F)
-        return attention(self.q_proj(query), self.k_proj(keys), self.v_proj(keys), self.head_dim).flatten(1)
-
-
-class TextTimeEmbedding(nn.Module):
-    """Text features (B, L, F) pooled to a vector (B, time_dim), which is added to the embedding of the timestep."""
-
-    def __init__(self, features: int, time_dim: int, head_dim: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(features)
-        self.pool = AttentionPooling(features, head_dim)
-        self.proj = nn.Linear(features, time_dim)
-        self.norm2 = nn.LayerNorm(time_dim)
-
-    def forward(self, text: Tensor) -> Tensor:
-        """Return the vector (B, time_dim) of text features (B, L, F)."""
-        vector: Tensor = self.norm2(self.proj(self.pool(self.norm1(text))))
-        return vector
-
 
 Transformers = Callable[[int, int], nn.ModuleList]
 """Function that returns transformers for a number of channels and a number of layers."""
@@ -195,7 +160,7 @@ class ConditionalUNet(ModelMixin):
         if pooled_text:
             assert cross_attention_dim is not None
             head_dim = gcd(cross_attention_dim, attention_head_dim)
-            self.add_embedding = TextTimeEmbedding(cross_attention_dim, time_dim, head_dim)
+            self.add_embedding = PooledText(cross_attention_dim, time_dim, head_dim)
 
         # encoder; `skips` are the channels of the skip connections
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)

@@ -8,6 +8,7 @@ their settings.
 
 from collections.abc import Callable
 from itertools import pairwise
+from math import gcd
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
 from hfgen.models.choices import Norm
 from hfgen.models.outputs import LogitsOutput, SampleOutput
+from hfgen.models.pooled_text import PooledText, check_text
 from hfgen.models.spectral import SPECTRAL_LAYERS, spectral_norm
 
 NORMS = ("batch", "layer", "none", "spectral")
@@ -84,6 +86,11 @@ def require_images(x: Tensor, config: Any) -> None:
         raise ConfigError(f"x must have shape (B, {', '.join(map(str, size))}), got {tuple(x.shape)}")
 
 
+def text_embedding(features: int) -> PooledText:
+    """Return the module that pools text features (B, L, F) to a vector (B, F)."""
+    return PooledText(features, features, gcd(features, 32))
+
+
 def packed(x: Tensor, pack: int, group: int) -> Tensor:
     """Return x (B, C, ...) as (B / pack, pack * C, ...): consecutive samples are joined (Lin et al. 2018, fig. 1).
 
@@ -115,7 +122,9 @@ class DCGANGenerator(ModelMixin):
     z, joined with the one-hot class of a conditional network, is projected to a map with sides of about `base_size`.
     Each stage doubles the sides and halves the channels, to `width` before the image. `extra_layers`: number of 3x3
     convolutions after each stage. `norm`: "batch", "layer" (over channels and pixels), "none", or "spectral" (of the
-    weights, Miyato et al. 2018). Raises ConfigError, naming the field, for impossible values.
+    weights, Miyato et al. 2018). `text_width`: features of each token of a text, which is pooled to one vector and
+    joined to z (Reed et al. 2016, section 4.1); None without texts. Raises ConfigError, naming the field, for
+    impossible values.
     """
 
     _no_split_modules = SPECTRAL_LAYERS
@@ -131,14 +140,18 @@ class DCGANGenerator(ModelMixin):
         norm: Norm = "batch",
         extra_layers: int = 0,
         base_size: int = 4,
+        text_width: int | None = None,
     ) -> None:
         super().__init__()
         check_config(self.config)
         stages, base = stages_of(resolution, base_size)
+        # pool the text
+        self.text = None if text_width is None else text_embedding(text_width)
         # project the latents
         widths = [width * 2**i for i in reversed(range(stages))]
+        inputs = latent_dim + (num_classes or 0) + (text_width or 0)
         up = Layers(norm, nn.ReLU())
-        up.add(nn.ConvTranspose2d(latent_dim + (num_classes or 0), widths[0], base, bias=norm != "batch"))
+        up.add(nn.ConvTranspose2d(inputs, widths[0], base, bias=norm != "batch"))
         # double the sides
         for wider, narrower in pairwise(widths):
             up.refine(wider, extra_layers)
@@ -148,21 +161,29 @@ class DCGANGenerator(ModelMixin):
         self.body = up.sequential()
 
     def forward(
-        self, z: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
     ) -> SampleOutput | tuple[Tensor]:
         """Return images (B, C, H, W) in [-1, 1] from z (B, latent_dim), as `.sample` or as a tuple of one.
 
-        `class_labels` (B,) are given exactly if the network is conditional; otherwise raises ConfigError.
+        `class_labels` (B,) and text features `encoder_hidden_states` (B, L, text_width) are given exactly if the
+        network is conditioned on them; otherwise raises ConfigError.
         """
+        check_text(encoder_hidden_states, self.config["text_width"])
         h = with_classes(z, class_labels, self.config["num_classes"])                    # (B, D + K)
+        if self.text is not None:
+            h = torch.cat([h, self.text(encoder_hidden_states).to(h.dtype)], 1)          # (B, D + K + F)
         sample = torch.tanh(self.body(h[:, :, None, None]))                              # (B, C, H, W)
         if not return_dict:
             return (sample,)
         return SampleOutput(sample=sample)
 
     def first_layer(self) -> Tensor:
-        """Return the matrix (F, latent_dim) that the first layer multiplies z with, without the one-hot class."""
-        weight = cast(nn.ConvTranspose2d, self.body[0]).weight                         # (D + K, C, h, w)
+        """Return the matrix (F, latent_dim) that the first layer multiplies z with, without class and text."""
+        weight = cast(nn.ConvTranspose2d, self.body[0]).weight                         # (D + K + F, C, h, w)
         return weight[: self.config["latent_dim"]].flatten(1).T
 
 
@@ -173,7 +194,9 @@ class DCGANDiscriminator(ModelMixin):
     whole map. The class is joined to the image as one-hot planes. `pack`: images that are judged together, joined to
     one image with `pack` times the channels, against mode collapse (PacGAN, Lin et al. 2018). `minibatch_stddev`: size
     of the groups of consecutive samples whose variation is an input of the last layer (Karras et al. 2018, section 3);
-    0 for none. Raises ConfigError, naming the field, for impossible values.
+    0 for none. `text_width`: features of each token of a text, which is pooled to one vector and joined to every place
+    of the last map, followed by a 1x1 convolution (Reed et al. 2016, section 4.1); None without texts. Raises
+    ConfigError, naming the field, for impossible values.
     """
 
     _no_split_modules = SPECTRAL_LAYERS
@@ -190,6 +213,7 @@ class DCGANDiscriminator(ModelMixin):
         base_size: int = 4,
         pack: int = 1,
         minibatch_stddev: int = 0,
+        text_width: int | None = None,
     ) -> None:
         super().__init__()
         check_config(self.config)
@@ -203,25 +227,42 @@ class DCGANDiscriminator(ModelMixin):
             down.add(nn.Conv2d(narrower, wider, 4, 2, 1, bias=norm != "batch"))
         down.refine(widths[-1], extra_layers)
         self.body = down.sequential()
+        # join the text
+        self.text = None
+        if text_width is not None:
+            self.text = text_embedding(text_width)
+            join = Layers(norm, nn.LeakyReLU(0.2))
+            join.add(nn.Conv2d(widths[-1] + pack * text_width, widths[-1], 1, bias=norm != "batch"))
+            self.join = join.sequential()
         # one logit
         head = Layers(norm, nn.Identity())
         head.add(nn.Conv2d(widths[-1] + (minibatch_stddev > 1), 1, base), last=True)
         self.head = head.sequential()
 
     def forward(
-        self, x: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+        self,
+        x: Tensor,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
     ) -> LogitsOutput | tuple[Tensor]:
         """Return logits (B / pack,) of images x (B, C, H, W), as `.logits` or as a tuple of one.
 
-        `class_labels` (B,) are given exactly if the network is conditional. Raises ConfigError for another size, other
-        labels, or a batch that the pack and the group do not divide.
+        `class_labels` (B,) and text features `encoder_hidden_states` (B, L, text_width) are given exactly if the
+        network is conditioned on them. Raises ConfigError for another size, other conditions, or a batch that the pack
+        and the group do not divide.
         """
-        # check the size
+        # check the text and the size
         c = self.config
+        check_text(encoder_hidden_states, c["text_width"])
         require_images(x, c)
         # join classes and packs
         x = with_classes(x, class_labels, c["num_classes"])                              # (B, C + K, H, W)
         h = self.body(packed(x, c["pack"], c["minibatch_stddev"]))                     # (B / m, C', h, w)
+        # join texts
+        if self.text is not None:
+            text = packed(self.text(encoder_hidden_states).to(h.dtype), c["pack"], 0)    # (B / m, m F)
+            h = self.join(torch.cat([h, text[:, :, None, None].expand(-1, -1, *h.shape[2:])], 1))
         logits = self.head(with_deviation(h, c["minibatch_stddev"])).flatten()           # (B / m,)
         if not return_dict:
             return (logits,)
@@ -272,5 +313,7 @@ def check_parts(config: Any) -> None:
     # classes and normalisation
     if config["num_classes"] is not None:
         require_int("num_classes", config["num_classes"])
+    if config.get("text_width") is not None:
+        require_int("text_width", config["text_width"], high=2**14)
     if "norm" in config:
         require_choice("norm", config["norm"], NORMS)

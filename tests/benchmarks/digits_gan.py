@@ -1,23 +1,29 @@
-"""GANs on digits: quality of three losses, classes of a conditional one, and steps towards a class by a classifier.
+"""GANs on digits: quality of three losses, classes of conditional ones, and steps towards a class by a classifier.
 
     python -m tests.benchmarks.digits_gan [--seeds 0 1 2 3 4] [--results digits_gan.jsonl] [--keep FOLDER]
 
 Each recipe has the steps that take at most three minutes on two cores. Fréchet ratio, precision and distance to the
 nearest training image as in `digits_quality`. The classifier that reads labels is trained on the first 80 % of the real
 digits, and its accuracy on the rest is printed; the one that steers is another, trained with another seed, and without
-label smoothing, which would take the gradient from classes far off.
+label smoothing, which would take the gradient from classes far off. Conditional GANs are trained without and with real
+digits of wrong classes among the discriminator's fakes; D(x, right) and D(x, wrong) are its mean probabilities for all
+digits, each with its class and with each of the nine others.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 
-from hfgen import ClassifierPipeline, ControllableGANPipeline, GANPipeline
+from hfgen import ClassifierPipeline, ControllableGANPipeline, DCGANDiscriminator, GANPipeline, runs
 from hfgen.data import load_dataset
 from hfgen.images import grid, to_pil
+from hfgen.training.engine.settings import settings_from
+from hfgen.training.gan_networks import networks
+from hfgen.training.settings.gan import GANSettings
 from tests.benchmarks.digits_quality import measure
 from tests.benchmarks.harness import Row, collect, sample, table, train
 
@@ -25,7 +31,8 @@ RECIPES = {
     "DCGAN": "",
     "LSGAN": "--loss least_squares",
     "WGAN-GP": "--loss wasserstein_gp",
-    "conditional DCGAN": "--class-conditional",
+    "conditional DCGAN": "--class-conditional --wrong-conditions 0",
+    "conditional DCGAN, wrong classes": "--class-conditional --wrong-conditions 0.5",
 }
 """DCGAN, with the non-saturating loss, is what is recommended for images."""
 
@@ -39,7 +46,7 @@ def read(classifier: Path, images: torch.Tensor) -> torch.Tensor:
 
 def run(job: Row, folder: Path, threads: int) -> Row:
     """Train one recipe with one seed and return its numbers."""
-    out = folder / f"{job['recipe']}-{job['seed']}".replace(" ", "-")
+    out = folder / f"{job['recipe']}-{job['seed']}".replace(",", "").replace(" ", "-")
     fields = f"--dataset digits {RECIPES[job['recipe']]} --threads {threads} --save-every 0 --sample-every 0"
     row: Row = {"seconds": train("gan", out, job["seed"], fields.split())}
     labels = torch.arange(1797) % 10 if "conditional" in job["recipe"] else None
@@ -49,9 +56,36 @@ def run(job: Row, folder: Path, threads: int) -> Row:
     if labels is not None:
         right = read(folder / "reader" / "model", images[:1000]) == labels[:1000]
         row["label_accuracy"] = float(right.double().mean())
+        row |= verdicts(out)
     if job["recipe"] == "DCGAN":
         row |= steer(out / "model", folder, job["seed"])
     return row
+
+
+def discriminator_of(run: Path) -> DCGANDiscriminator:
+    """Return the discriminator of a finished run on digits."""
+    settings = settings_from(GANSettings, runs.settings(run), str(run))
+    net = networks(settings, load_dataset("digits"))[1]
+    tensors = load_file(cast(Path, runs.newest_checkpoint(run)) / "nets.safetensors")
+    own = {key.removeprefix("discriminator."): value for key, value in tensors.items() if key.startswith("discr")}
+    net.load_state_dict(own)
+    return cast(DCGANDiscriminator, net)
+
+
+@torch.no_grad()
+def verdicts(run: Path) -> dict[str, float]:
+    """Return the discriminator's mean probabilities that real digits are real, with right and with wrong classes.
+
+    The batches are of 64 in random order, with their own statistics, as in training.
+    """
+    net, digits = discriminator_of(run), load_dataset("digits")
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[: len(digits) // 64 * 64]
+    x, labels = digits.tensor()[order].split(64), cast(torch.Tensor, digits.labels())[order].split(64)
+    says = []
+    for off in range(10):
+        logits = [net(a, (b + off) % 10).logits for a, b in zip(x, labels, strict=True)]
+        says.append(float(torch.cat(logits).sigmoid().mean()))
+    return {"D(x, right)": says[0], "D(x, wrong)": sum(says[1:]) / 9}
 
 
 def steer(model: Path, folder: Path, seed: int) -> dict[str, Any]:
@@ -100,9 +134,9 @@ def main() -> None:
         classifiers(folder)
         rows = collect(jobs, lambda job: run(job, folder, options.threads), options.results, options.parallel)
     print(table(rows, ["recipe"], QUALITY))
-    for recipe, numbers in (("conditional DCGAN", ["label_accuracy"]),
-                            ("DCGAN", ["reached", "reached_by_other", "steps", "entanglement"])):  # fmt: skip
-        if members := [row for row in rows if row["recipe"] == recipe]:
+    for kind, numbers in (("conditional", ["label_accuracy", "D(x, right)", "D(x, wrong)"]),
+                          ("DCGAN", ["reached", "reached_by_other", "steps", "entanglement"])):  # fmt: skip
+        if members := [row for row in rows if row["recipe"].startswith(kind)]:
             print(table(members, ["recipe"], numbers))
 
 

@@ -4,12 +4,13 @@
         [--figure captions.png] [--scales 1 2 4 8]
 
 An autoencoder of `shapes` at 32x32, then a model of its latents with a text encoder trained along: diffusion, or of a
-discrete autoencoder's codes an autoregressive one or masked generation. Then 500 full captions of combinations in the
-training data, all 500 that are held out, and these again in short, such as "a large red circle at the top left"; at
-each guidance scale, diffusion in 20 steps of DPM-Solver++(2M), masked generation in 12. A checker by pixel
-rules reads what the images show of what was said. `checker` is its verdict on real images with their captions,
-`reconstructed` on what the autoencoder makes of those: no model in its latents can do better. Runs in --keep are not
-trained again; their seconds and fields are kept there too, and other fields refused.
+discrete autoencoder's codes an autoregressive one or masked generation; or a GAN of the pixels, which has no
+autoencoder and no guidance. Then 500 full captions of combinations in the training data, all 500 that are held out, and
+these again in short, such as "a large red circle at the top left"; at each guidance scale, diffusion in 20 steps of
+DPM-Solver++(2M), masked generation in 12. A checker by pixel rules reads what the images show of what was said.
+`checker` is its verdict on real images with their captions, `reconstructed` on what the autoencoder makes of those: no
+model in its latents can do better. Runs in --keep are not trained again; their seconds and fields are kept there too,
+and other fields refused.
 """
 
 import argparse
@@ -34,12 +35,13 @@ from tests.benchmarks.harness import Row, fitted
 
 AUTOENCODER = "--dataset shapes --resolution 32"
 MODEL = "--dataset shapes --captions"
-MODELS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+MODELS: dict[str, tuple[str | None, str, str, dict[str, Any]]] = {
     "diffusion": ("autoencoder_kl", "latent_diffusion", "", {"num_steps": 20, "sampler": "dpmpp_2m"}),
     "autoregressive": ("vq_autoencoder", "autoregressive", "--resolution 32", {}),
     "masked": ("vq_autoencoder", "autoregressive", "--resolution 32 --objective masked", {"num_steps": 12}),
+    "gan": (None, "gan", "--resolution 32", {}),
 }
-"""Recipe of the autoencoder, recipe of the model with its own fields, and arguments of its samples."""
+"""Recipe of the autoencoder, if any, recipe of the model with its own fields, and arguments of its samples."""
 
 SCALES = (1.0, 2.0, 4.0, 8.0)
 IMAGES, BATCH = 500, 100
@@ -73,8 +75,10 @@ def generated(
     """Return one image for each caption, (N, 3, H, W) in [-1, 1]; `choices`: further arguments of the call."""
     generator, parts = torch.Generator().manual_seed(seed), []
     for first in range(0, len(captions), BATCH):
-        told: dict[str, Any] = {"prompt": captions[first : first + BATCH], "guidance_scale": scale}
-        result: Any = pipeline(generator=generator, output_type="pt", **told, **choices)
+        told: dict[str, Any] = {"prompt": captions[first : first + BATCH], **choices}
+        if pipeline.guidable:
+            told["guidance_scale"] = scale
+        result: Any = pipeline(generator=generator, output_type="pt", **told)
         parts.append(result.images)
     return torch.cat(parts) * 2 - 1
 
@@ -87,46 +91,53 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", default="2")
     parser.add_argument("--keep", type=Path, help="Folder for the runs; a temporary one by default.")
-    parser.add_argument("--figure", type=Path, help="File for a grid of held-out captions at guidance 4.")
+    parser.add_argument("--figure", type=Path, help="File for a grid of held-out captions at the scale nearest 4.")
     parser.add_argument("--autoencoder", default="", help="Further fields of its recipe, in one word.")
-    parser.add_argument("--diffusion", default="", help="The same of the model of its latents.")
+    parser.add_argument("--diffusion", default="", help="The same of the model.")
     options = parser.parse_args()
     common = ["--threads", options.threads, "--save-every", "0", "--sample-every", "0"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         first, recipe, own, choices = MODELS[options.model]
-        name = "autoencoder" if options.model == "diffusion" else first
-        vae, model = folder / f"{name}-{options.seed}", folder / f"{options.model}-{options.seed}"
-        words = [*AUTOENCODER.split(), *common, *options.autoencoder.split()]
-        seconds = [fitted(first, vae, options.seed, words)]
-        words = [*MODEL.split(), *own.split(), "--autoencoder", str(vae), *common, *options.diffusion.split()]
-        seconds.append(fitted(recipe, model, options.seed, words))
-        print(f"seconds: autoencoder {seconds[0]:.0f}, {options.model} {seconds[1]:.0f}, together {sum(seconds):.0f}")
+        model, seconds = folder / f"{options.model}-{options.seed}", dict[str, float]()
+        words, vae = [*MODEL.split(), *own.split()], None
+        if first is not None:
+            vae = folder / f"{'autoencoder' if options.model == 'diffusion' else first}-{options.seed}"
+            fields = [*AUTOENCODER.split(), *common, *options.autoencoder.split()]
+            seconds["autoencoder"] = fitted(first, vae, options.seed, fields)
+            words += ["--autoencoder", str(vae)]
+        seconds[options.model] = fitted(recipe, model, options.seed, [*words, *common, *options.diffusion.split()])
+        print("seconds:", ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
         report(vae, model, options.seed, options.figure, choices, options.scales)
 
 
 def report(
-    vae: Path, model: Path, seed: int, figure: Path | None, choices: dict[str, Any], scales: Sequence[float]
+    vae: Path | None, model: Path, seed: int, figure: Path | None, choices: dict[str, Any], scales: Sequence[float]
 ) -> None:
     """Print the shares of real, reconstructed and generated images, and the seconds of one image."""
+    # load model and data
     pipeline: Any = AutoPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     real, trained = (cast(Shapes, load_dataset("shapes", split=split)) for split in ("test", "train"))
     x, captions = real.tensor(IMAGES), captions_of(real.factors()[:IMAGES].numpy())
-    back = AutoPipeline.from_pretrained(vae).reconstruct(x / 2 + 0.5, output_type="pt").images * 2 - 1
-    print(f"autoencoder: PSNR {10 * torch.log10(4 / (back - x).square().mean()):.1f} dB")
+    # check real images, and reconstructed ones
     show("checker", shares(x, captions))
-    show("reconstructed", shares(back, captions))
+    if vae is not None:
+        back = AutoPipeline.from_pretrained(vae).reconstruct(x / 2 + 0.5, output_type="pt").images * 2 - 1
+        print(f"autoencoder: PSNR {10 * torch.log10(4 / (back - x).square().mean()):.1f} dB")
+        show("reconstructed", shares(back, captions))
+    # check generated images
     told = {"trained on": captions_of(trained.factors()[:IMAGES].numpy()), "held out": captions_of(held_out()),
             "short": shortened(held_out())}  # fmt: skip
+    scales = scales if pipeline.guidable else [1.0]
     for kind, texts in told.items():
         for scale in scales:
             before = time.monotonic()
             images = generated(pipeline, texts, scale, 1000 + seed, choices)
             each = (time.monotonic() - before) / len(texts)
-            show(f"{kind}, guidance {scale:g}, {each:.2f} s each", shares(images, texts))
-            if figure is not None and kind == "held out" and scale == 4:
+            show(f"{kind}, guidance {scale:g}, {each:.2g} s each", shares(images, texts))
+            if figure is not None and kind == "held out" and scale == min(scales, key=lambda one: abs(one - 4)):
                 grid(to_pil(images[:32]), columns=8).save(figure)
 
 

@@ -43,9 +43,10 @@ def test_short_captions_leave_fill_and_background_open_and_only_what_they_name_i
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")                         # diffusers with numpy 2
 @pytest.mark.parametrize(("model", "autoencoder", "recipe"), [
     ("diffusion", "autoencoder_kl", "latent_diffusion"), ("masked", "vq_autoencoder", "autoregressive"),
+    ("gan", None, "gan"),
 ])  # fmt: skip
 def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
-    model: str, autoencoder: str, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    model: str, autoencoder: str | None, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     train = in_process.Trainings()
@@ -53,19 +54,19 @@ def test_a_small_run_reports_every_kind_of_caption_at_every_scale(
     for name, value in {"IMAGES": 4, "BATCH": 3, "held_out": lambda: held_out()[:5]}.items():
         monkeypatch.setattr(shapes_captions, name, value)
     small = "--batch-size 4 --max-steps 2 --warmup-steps 1 --split train[:40]"
-    first, second = (" ".join([small, *TINY[name]]) for name in (autoencoder, recipe))
+    first, second = (" ".join([small, *TINY.get(name or "", [])]) for name in (autoencoder, recipe))
     second = second.replace("--class-conditional", "")
     words = ["x", "--model", model, "--scales", "1", "4", "--keep", str(tmp_path), "--threads", "1",
              "--figure", str(tmp_path / "captions.png")]  # fmt: skip
     monkeypatch.setattr("sys.argv", [*words, "--autoencoder", first, "--diffusion", second])
     main()
     printed = [line for line in capsys.readouterr().out.splitlines() if "colour and shape" in line]
-    assert [folder.name for folder in train.folders] == [
-        "autoencoder-0" if model == "diffusion" else "vq_autoencoder-0", f"{model}-0",
-    ]
-    kinds = [f"{kind}, guidance {scale}" for kind in ("trained on", "held out", "short") for scale in (1, 4)]
-    names = [re.sub(", [0-9.]+ s each", "", line[:36]).strip() for line in printed]
-    assert names == ["checker", "reconstructed", *kinds]
+    folders = {"diffusion": ["autoencoder-0"], "masked": ["vq_autoencoder-0"], "gan": []}[model]
+    assert [folder.name for folder in train.folders] == [*folders, f"{model}-0"]
+    scales = (1, 4) if folders else (1,)                                                 # a GAN is not guided
+    kinds = [f"{kind}, guidance {scale}" for kind in ("trained on", "held out", "short") for scale in scales]
+    names = [re.sub(", [0-9.e-]+ s each", "", line[:36]).strip() for line in printed]
+    assert names == ["checker", *(["reconstructed"] if folders else []), *kinds]
     assert "colour and shape 100.0 %" in printed[0] and "fill" not in printed[-1]
     with Image.open(tmp_path / "captions.png") as picture:
         assert picture.size == (8 * 34 + 2, 34 + 2)                    # five images in a row of eight

@@ -177,3 +177,32 @@ def test_the_first_layer_is_what_acts_on_z() -> None:
     mlp = MLPGenerator(latent_dim=6, num_classes=2)
     moved = [mlp.body[0](torch.cat([z + d, one_hot], 1))[0] for d in (dz, 0 * dz)]
     torch.testing.assert_close(moved[0] - moved[1], mlp.first_layer() @ dz[0], atol=1e-5, rtol=0)
+
+
+def test_a_text_is_joined_to_the_latent_and_to_the_last_map() -> None:
+    G = DCGANGenerator(16, channels=1, width=4, latent_dim=5, text_width=6, norm="none", num_classes=2)
+    D = DCGANDiscriminator(16, channels=1, width=4, text_width=6, norm="none", pack=2)
+    z, text = torch.randn(4, 5), torch.randn(4, 3, 6)
+    assert G.text is not None and D.text is not None
+    vector = G.text(text)
+    assert vector.shape == (4, 6)
+    joined = torch.cat([z, torch.eye(2)[[0, 1, 1, 0]], vector], 1)
+    x = G(z, torch.tensor([0, 1, 1, 0]), text).sample
+    torch.testing.assert_close(x, torch.tanh(G.body(joined[:, :, None, None])), atol=1e-6, rtol=0)
+    # two samples of a pack with the texts of both at each place of the map
+    h, vectors = D.body(x.reshape(2, 2, 16, 16)), D.text(text).reshape(2, 12, 1, 1)
+    expected = D.head(D.join(torch.cat([h, vectors.expand(2, 12, 4, 4)], 1))).flatten()
+    torch.testing.assert_close(D(x, encoder_hidden_states=text).logits, expected, atol=1e-6, rtol=0)
+    assert G.first_layer().shape[1] == 5
+
+
+def test_text_features_are_given_exactly_to_networks_of_texts() -> None:
+    text = torch.randn(2, 3, 6)
+    for net, x in ((DCGANGenerator(8, 1, 4, 5, base_size=2), torch.randn(2, 5)),
+                   (DCGANDiscriminator(8, 1, 4), torch.randn(2, 1, 8, 8))):  # fmt: skip
+        with pytest.raises(ConfigError, match="encoder_hidden_states must be None: this network has no texts"):
+            net(x, encoder_hidden_states=text)
+    with pytest.raises(ConfigError, match=r"encoder_hidden_states must be given \(text_width=6\)"):
+        DCGANGenerator(8, 1, 4, 5, text_width=6)(torch.randn(2, 5))
+    with pytest.raises(ConfigError, match="text_width must be"):
+        DCGANDiscriminator(8, 1, 4, text_width=0)

@@ -77,6 +77,8 @@ def gan(cls: Any, key: str, shape: tuple[int, ...], **settings: Any) -> Made:
     inputs = {key: tensor(*shape)}
     if settings.get("num_classes"):
         inputs["class_labels"] = labels(settings["num_classes"])
+    if settings.get("text_width"):
+        inputs["encoder_hidden_states"] = tensor(5, settings["text_width"])
     return cls(**settings), inputs
 
 
@@ -194,6 +196,10 @@ VARIANTS: dict[str, Callable[[], Made]] = {
                                                  num_classes=3),
     "ProgressiveDiscriminator, fading": partial(gan, hfgen.ProgressiveDiscriminator, "x", PIXELS, **IMAGE,
                                                 base_size=2, minibatch_stddev=2, level=0.5),
+    "DCGANGenerator, classes, text": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE, num_classes=3,
+                                             text_width=6),
+    "DCGANDiscriminator, text, pack": partial(gan, hfgen.DCGANDiscriminator, "x", PIXELS, **IMAGE, norm="spectral",
+                                              text_width=6, pack=2),
     "MLPGenerator": partial(gan, hfgen.MLPGenerator, "z", (16,), **MLP),
     "MLPGenerator, batch, classes": partial(gan, hfgen.MLPGenerator, "z", (16,), **MLP, norm="batch", num_classes=3),
     "MLPDiscriminator, waves": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, frequencies=4),
@@ -232,7 +238,7 @@ QUICK = (
     "VQAutoencoder, one level", "VQAutoencoder, a grid",
     "Autoencoder, conv", "VAE, conv with classes", "Classifier", "MLPDenoiser, classes",
     "ImageTransformer, masked entries",
-    "DCGANGenerator, spectral, classes", "DCGANDiscriminator, spectral, pack", "MLPDiscriminator, spectral, deviation",
+    "DCGANGenerator, spectral, classes", "DCGANDiscriminator, text, pack", "MLPDiscriminator, spectral, deviation",
     "BigGANGenerator, classes", "BigGANDiscriminator, classes",
     "ProgressiveGenerator, fading", "ProgressiveDiscriminator, fading",
     "ResNetTranslator", "UNetTranslator", "ImageTransformer, rotary", "PixelCNN, classes and text",

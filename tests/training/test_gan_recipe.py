@@ -4,6 +4,7 @@ import math
 import subprocess
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.data.toy import Toy
-from hfgen.errors import ConfigError
+from hfgen.errors import CheckpointError, ConfigError
 from hfgen.loading import checkpoint
-from hfgen.training.gan import energy_distance, near_modes, variance
+from hfgen.training.engine.mismatched import other_classes
+from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.settings import check_same, plain_values, write_yaml
+from hfgen.training.gan import GANLosses, energy_distance, near_modes, variance
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
 from tests.training.tiny import GAN, run, state
@@ -78,8 +82,6 @@ def test_penalties_stay_in_float32_under_mixed_precision_and_agree_with_full_pre
 
 def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fades() -> None:
     trained = engine("ring8", r1=2.0, r2=0.0, penalty_every=4, penalty_end=1e-2, loss="relativistic")
-    from hfgen.training.engine.noise import Noise
-    from hfgen.training.gan import GANLosses
     from hfgen.training.settings.gan import recommended
 
     game = GANLosses(recommended(trained.settings, trained.dataset), trained.dataset)  # type: ignore[arg-type]
@@ -123,6 +125,79 @@ def test_a_batch_that_packs_do_not_divide_is_an_error_before_the_first_step() ->
 def test_an_impossible_setting_is_an_error_that_names_it(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{field.replace('_', '[-_]')} must be"):
         engine(**{field: value})
+
+
+def test_real_samples_of_wrong_classes_count_as_fakes_with_their_share() -> None:
+    share = 0.25
+    trained = engine(class_conditional=True, wrong_conditions=share, minibatch_stddev=0, discriminator_norm="none")
+    game = GANLosses(trained.settings, trained.dataset)
+    batch = next(trained.dataset.batches(seed=0, batch_size=16))
+    noise = Noise((0, 5, "discriminator", 0), 16, slice(16))
+    with torch.no_grad():
+        loss, scalars = game.discriminator_loss(trained.nets, batch, noise, {})
+    # Reed et al. 2016, algorithm 1, in probabilities, with the share 1/2 replaced
+    x, labels, net = batch["x"], batch["label"], trained.nets["discriminator"]
+    wrong = other_classes(labels, noise.uniform("wrong class"), 10)
+    made = trained.nets["generator"](noise.normal("z", trained.settings.latent_dim), labels).sample
+    right, mismatch, fake = (net(*pair).logits.double().sigmoid() for pair in ((x, labels), (x, wrong), (made, labels)))
+    value = right.log().mean() + (1 - share) * (1 - fake).log().mean() + share * (1 - mismatch).log().mean()
+    assert float(loss) == pytest.approx(-value.item(), abs=1e-5)
+    assert float(scalars["D(x, wrong)"]) == pytest.approx(mismatch.mean().item(), abs=1e-6)
+    assert (wrong != labels).all()
+
+
+def test_a_discriminator_tells_real_digits_of_wrong_classes_from_those_of_right_ones() -> None:
+    told, last = dict[float, float](), dict[float, dict[str, float]]()
+    for share in (0.0, 0.5):
+        trained = engine(class_conditional=True, wrong_conditions=share, learning_rate=2e-3, width=16, batch_size=64)
+        last[share] = run(trained, 60)[-1]
+        batch = next(trained.dataset.batches(seed=1, batch_size=640))
+        x, labels, net = batch["x"], batch["label"], trained.nets["discriminator"]
+        with torch.no_grad():
+            right, wrong = (net(x, one).logits.sigmoid().mean() for one in (labels, (labels + 1) % 10))
+        told[share] = float(right - wrong)
+    assert told[0.5] > told[0.0] + 0.1 and "D(x, wrong)" not in last[0.0], told
+    assert last[0.5]["D(x)"] - last[0.5]["D(x, wrong)"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fields", "share"),
+    [("digits", {}, 0.0), ("digits", {"class_conditional": True}, 0.5),
+     ("digits", {"class_conditional": True, "loss": "hinge"}, 0.5),
+     ("digits", {"class_conditional": True, "loss": "wasserstein_gp"}, 0.0)],
+)  # fmt: skip
+def test_half_the_fakes_of_a_conditional_gan_of_images_are_real_where_the_loss_is_bounded(
+    dataset: str, fields: dict[str, Any], share: float
+) -> None:
+    assert engine(dataset, **fields).settings.wrong_conditions == share
+
+
+def test_an_old_run_goes_on_without_wrong_conditions(tmp_path: Path) -> None:
+    settings = engine(class_conditional=True, output_dir=tmp_path).settings
+    write_yaml(settings, tmp_path / "config.yaml")
+    words = ["--output-dir", str(tmp_path), "--resume"]
+    assert GAN.recipe.spec.parse(words).wrong_conditions == 0.5
+    lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
+    (tmp_path / "config.yaml").write_text("".join(line for line in lines if "wrong_conditions" not in line))
+    assert GAN.recipe.spec.parse(words).wrong_conditions == 0.0
+    assert GAN.recipe.spec.parse(words[:2]).wrong_conditions is None
+
+
+def test_a_run_from_before_a_plain_field_has_its_default(tmp_path: Path) -> None:
+    settings = engine().settings
+    stored = {name: value for name, value in plain_values(settings).items() if name not in ("captions", "text_width")}
+    check_same(settings, stored, tmp_path)
+    with pytest.raises(CheckpointError, match="text_width: 128 in the run, 64 asked"):
+        check_same(replace(settings, text_width=64), stored, tmp_path)
+
+
+def test_wrong_conditions_need_conditions_and_a_share_below_1() -> None:
+    with pytest.raises(ConfigError, match="with --loss wasserstein_gp their term has no bound; take --wrong-cond"):
+        engine(class_conditional=True, wrong_conditions=0.5, loss="wasserstein_gp")
+    with pytest.raises(ConfigError, match=r"--wrong-conditions 0.5 needs --class-conditional"):
+        engine(wrong_conditions=0.5)
+    with pytest.raises(ConfigError, match=r"--wrong-conditions must be a number in \[0, 1\), got 1.0"):
+        engine(class_conditional=True, wrong_conditions=1.0)
 
 
 def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_divided() -> None:
@@ -190,7 +265,8 @@ def test_micro_batches_of_one_train_in_silence_and_resume_after_the_last_line(tm
 def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_statistics_included(
     tmp_path: Path, start: Callable[..., subprocess.Popen], train: Train
 ) -> None:
-    arguments = ("--max-steps", "30", "--save-every", "7", "--discriminator-steps", "2", "--class-conditional")
+    arguments = ("--max-steps", "30", "--save-every", "7", "--discriminator-steps", "2", "--class-conditional",
+                 "--wrong-conditions", "0.5")  # fmt: skip
     train(tmp_path / "whole", *arguments, recipe="gan")
     process = start(tmp_path / "killed", *arguments, recipe="gan")
     wait_for_step(tmp_path / "killed", 16, process)
@@ -204,14 +280,15 @@ def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_s
         assert f"optimizers/{part}" in held
     assert any("running_mean" in key and key.startswith("nets/generator") for key in held)
     classes = {"sample_class_variance", "real_class_variance"}
-    assert all(set(line) == NAMES | classes for line in runs.metrics(tmp_path / "whole"))
+    assert all(set(line) == NAMES | classes | {"D(x, wrong)"} for line in runs.metrics(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
     "choices",
     ["--loss wasserstein_gp --generator-norm layer --discriminator-norm layer --discriminator-steps 2",
-     "--loss hinge --generator-norm spectral --discriminator-norm spectral --pack 2 --minibatch-stddev 2"],
-    ids=["layer", "spectral"],
+     "--loss hinge --generator-norm spectral --discriminator-norm spectral --pack 2 --minibatch-stddev 2",
+     "--class-conditional --wrong-conditions 0.5 --generator-norm layer --discriminator-norm none"],
+    ids=["layer", "spectral", "wrong"],
 )  # fmt: skip
 def test_two_processes_equal_one_where_no_batch_statistics_are_involved(
     choices: str, tmp_path: Path, train: Train
@@ -275,3 +352,13 @@ def test_a_lasting_collapse_stops_the_run_if_asked_with_everything_saved(tmp_pat
         assert len(AutoPipeline.from_pretrained(tmp_path)(batch_size=2).images) == 2
     done = train(tmp_path, *FROZEN, "--resume", recipe="gan")            # who resumes it has read the warning
     assert "finished step 420" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("dataset", "network", "message"),
+    [("ring8", "dcgan", "--network dcgan is for images; the dataset 'ring8' has points"),
+     ("digits", "mlp", "--network mlp is for points; the dataset 'digits' has images")],
+)  # fmt: skip
+def test_a_network_for_other_data_is_an_error_that_names_both(dataset: str, network: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        engine(dataset, network=network)

@@ -134,7 +134,8 @@ def _from_files(
     folder = output_dir or given.get("output_dir")
     values: dict[str, Any] = {}
     if resume and folder and folder.is_dir():
-        values = _typed(cls, _of_run(folder), folder / SETTINGS)
+        stored = _of_run(folder)
+        values = cls.before | _typed(cls, stored, folder / SETTINGS) if stored else {}
     return _overridden(values, given)
 
 

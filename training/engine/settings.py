@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_origin
 
 import tyro
 import yaml
@@ -53,7 +53,12 @@ FREE_ON_RESUME |= {"preview_images", "preview_steps"}
 
 @dataclass(kw_only=True)
 class Settings:
-    """Fields that every image recipe has."""
+    """Fields that every image recipe has.
+
+    `before`: values, by name, of runs that are older than a field, where today's recommendation is another.
+    """
+
+    before: ClassVar[dict[str, Any]] = {}
 
     # run
     output_dir: Path

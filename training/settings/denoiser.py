@@ -9,7 +9,7 @@ from hfgen.training.engine.spec import Shaped
 
 
 @dataclass(kw_only=True)
-class ConditionSettings(Settings):
+class CaptionSettings(Settings):
     """Fields of the conditions: classes and captions."""
 
     # conditions
@@ -19,8 +19,6 @@ class ConditionSettings(Settings):
     """Condition the network on the dataset's captions, through a text encoder."""
     caption_column: str | None = None
     """Column that holds the captions, with --captions; "caption" if not given."""
-    condition_dropout: float = 0.1
-    """Share of samples whose class or caption is left out, which guidance needs (Ho and Salimans 2021)."""
     text_encoder: str | None = None
     """Folder or Hub id of a CLIP text encoder and tokenizer, or of a pipeline that has them, which are not trained; by
     default a small encoder is built for the words of the captions and trained along."""
@@ -30,6 +28,15 @@ class ConditionSettings(Settings):
     """Layers of the text encoder that is built."""
     max_words: int = 4096
     """Most frequent words of the captions that are one token each."""
+
+
+@dataclass(kw_only=True)
+class ConditionSettings(CaptionSettings):
+    """Fields of conditions that are left out at times, so that samples can be guided."""
+
+    # conditions
+    condition_dropout: float = 0.1
+    """Share of samples whose class or caption is left out, which guidance needs (Ho and Salimans 2021)."""
 
 
 @dataclass(kw_only=True)

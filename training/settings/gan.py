@@ -1,18 +1,21 @@
 """Settings of `hfgen train gan`, and their recommended values."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hfgen.models.choices import Norm
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
-from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
+from hfgen.training.engine.settings import AUTO, Auto, filled
 from hfgen.training.engine.spec import SettingsSpec, Shaped
+from hfgen.training.settings.denoiser import CaptionSettings
 from hfgen.training.settings.shared import AdversarialFields
 
 
 @dataclass(kw_only=True)
-class GANSettings(AdversarialFields, Settings):
+class GANSettings(AdversarialFields, CaptionSettings):
     """Train a generative adversarial network (Goodfellow et al. 2014) on images or 2-D points."""
+
+    before: ClassVar[dict[str, Any]] = {"wrong_conditions": 0.0}
 
     # optimisation
     discriminator_steps: Auto[int] = AUTO
@@ -50,8 +53,6 @@ class GANSettings(AdversarialFields, Settings):
     """Normalisation in the generator."""
     discriminator_norm: Auto[Norm] = AUTO
     """Normalisation in the discriminator; layer, none and spectral make it a critic."""
-    class_conditional: bool = False
-    """Condition both networks on the class: as a one-hot vector; in biggan as an embedding."""
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
     frequencies: Auto[int] = AUTO
@@ -70,6 +71,9 @@ class GANSettings(AdversarialFields, Settings):
     """Factor of the weights of R1 and R2 at the last step, reached exponentially; 1 keeps them constant."""
     penalty_every: Auto[int] = AUTO
     """Discriminator steps from one evaluation of R1 and R2, with that many times the weight, to the next."""
+    wrong_conditions: Auto[float] = AUTO
+    """Share of real samples with a wrong class or caption among the discriminator's fakes (Reed et al. 2016). Default:
+    0.5 for images with classes or captions (0 for wasserstein and wasserstein_gp)."""
     stop_on_collapse: bool = False
     """Save and stop where the generator has collapsed, the discriminator has won, or samples stay far from the data,
     instead of a warning. All are verdicts on some 300 steps in a row."""
@@ -110,6 +114,7 @@ COMMON: dict[str, Any] = {
     "penalty_end": 1.0,
     "penalty_every": 1,
     "clip": 0.0,
+    "wrong_conditions": 0.0,
 }
 """Radford et al. 2016, section 3."""
 
@@ -124,6 +129,10 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """The settings of each loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
 section 4; Huang et al. 2024, section 4."""
+
+BOUNDED = ("minimax", "non_saturating", "least_squares", "hinge", "relativistic")
+"""Losses in which the term of real samples with wrong conditions has a bound. Under a gradient penalty, which holds
+between real and generated samples of one condition, a critic lowers it for ever."""
 
 POINTS: dict[str, Any] = {
     "network": "mlp",
@@ -206,6 +215,10 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= TRAINED_AS.get(network, {})
     if network == "biggan":
         values["attention_size"] = attention_size(dataset.shape, settings.base_size or values["base_size"])
+    # choose values for conditions
+    conditional = settings.class_conditional or settings.captions
+    if conditional and len(dataset.shape) == 3 and values["loss"] in BOUNDED:
+        values["wrong_conditions"] = 0.5
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
