@@ -42,7 +42,7 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
     # count modes where they are known
     evaluate = None
-    if isinstance(dataset, Toy) and dataset.sigma:
+    if isinstance(dataset, Toy) and dataset.modes is not None:
         evaluate = partial(mode_coverage, dataset=dataset, seed=s.seed)
     # add a phase for each network
     weights_d, weights_g = discriminator.parameters(), generator.parameters()

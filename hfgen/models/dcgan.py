@@ -251,11 +251,12 @@ def check_config(config: Any) -> None:
 def check_parts(config: Any) -> None:
     """Raise ConfigError, naming the field, for impossible values of settings that GANs of images and points share."""
     # sizes
-    sizes = {"channels": 2**10, "width": 2**14, "dim": 2**12, "hidden": 2**16, "layers": 2**8, "latent_dim": 2**16}
+    sizes = {"channels": 2**10, "width": 2**14, "dim": 2**12, "hidden": 2**16, "latent_dim": 2**16}
     for field, high in {**sizes, "pack": 64}.items():
         if field in config:
             require_int(field, config[field], high=high)
-    for field, low, high in (("extra_layers", 0, 16), ("minibatch_stddev", 0, 2**10), ("base_size", 1, 16)):
+    from_zero = (("layers", 0, 2**8), ("extra_layers", 0, 16), ("minibatch_stddev", 0, 2**10))
+    for field, low, high in (*from_zero, ("base_size", 1, 16)):
         if field in config:
             require_int(field, config[field], low=low, high=high)
     # classes and normalisation

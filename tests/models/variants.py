@@ -175,6 +175,8 @@ VARIANTS: dict[str, Callable[[], Made]] = {
                                                       norm="none", minibatch_stddev=2, num_classes=3),
     "MLPGenerator": partial(gan, hfgen.MLPGenerator, "z", (16,), **MLP),
     "MLPGenerator, batch, classes": partial(gan, hfgen.MLPGenerator, "z", (16,), **MLP, norm="batch", num_classes=3),
+    "MLPGenerator, affine": partial(gan, hfgen.MLPGenerator, "z", (16,), layers=0),
+    "MLPDiscriminator, linear": partial(gan, hfgen.MLPDiscriminator, "x", (2,), layers=0),
     "MLPDiscriminator, waves": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, frequencies=4),
     "MLPDiscriminator, spectral, deviation": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, norm="spectral",
                                                      minibatch_stddev=2),

@@ -125,6 +125,21 @@ def test_an_impossible_setting_is_an_error_that_names_it(field: str, value: Any)
         engine(**{field: value})
 
 
+def test_layers_0_trains_a_linear_classifier_that_leads_an_affine_generator_to_the_mean_of_the_data(
+    tmp_path: Path,
+) -> None:
+    words = ("--dataset moons --layers 0 --loss non_saturating --learning-rate 1e-2 --warmup-steps 0 --ema-decay 0 "
+             "--r1 1 --threads 1 --save-every 0 --sample-every 0").split()  # fmt: skip
+    off = {}
+    for steps in ("1", "500"):
+        runs.train_here("gan", tmp_path / steps, "--max-steps", steps, words=words)
+        points = AutoPipeline.from_pretrained(tmp_path / steps)(batch_size=5000, output_type="pt").images
+        off[steps] = float((points.mean(0) - load_dataset("moons").mean).abs().max())  # type: ignore[union-attr]
+    assert off["1"] > 0.2 and off["500"] < 0.1, off
+    held = {key: tuple(v.shape) for key, v in runs.tensors(tmp_path / "500").items() if "nets/discriminator" in key}
+    assert held == {"nets/discriminator.head.weight": (1, 2), "nets/discriminator.head.bias": (1,)}
+
+
 def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_divided() -> None:
     x = 3 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)) + 5
     assert float(variance(x)) == pytest.approx(9, rel=0.03)

@@ -26,7 +26,8 @@ class GANSettings(AdversarialFields, Settings):
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
-    """Hidden layers of the networks for 2-D points."""
+    """Hidden layers of both networks for 2-D points; 0 makes the discriminator a linear classifier and the generator an
+    affine map of z."""
     generator_extra_layers: Auto[int] = AUTO
     """3x3 convolutions after each stage of the generator."""
     discriminator_extra_layers: Auto[int] = AUTO
@@ -44,7 +45,7 @@ class GANSettings(AdversarialFields, Settings):
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
     frequencies: Auto[int] = AUTO
-    """Random waves of 2-D points that their discriminator sees beside the points."""
+    """Random waves of 2-D points that their discriminator sees beside the points. Default: 0 for --layers 0."""
     minibatch_stddev: Auto[int] = AUTO
     """Samples in a group whose standard deviation the discriminator sees; 0 for none."""
 
@@ -138,6 +139,8 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= POINTS
         if loss is None:
             values |= RECOMMENDED_POINTS
+        if settings.layers == 0:
+            values["frequencies"] = 0                                      # a classifier that is linear in the points
     elif max(dataset.shape[1:]) < 16:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
