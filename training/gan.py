@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
-from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
+from hfgen.losses.adversarial import (
+    F_DIVERGENCES,
+    OBJECTIVES,
+    Objective,
+    clip_weights,
+    gradient_penalty,
+    zero_centred_penalty,
+)
 from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
@@ -66,7 +73,7 @@ class GANLosses:
     """The losses of the two phases of a step."""
 
     def __init__(self, settings: GANSettings, dataset: Dataset):
-        self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss]
+        self.settings, self.dataset, self.objective = settings, dataset, objective_of(settings)
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
         """(1) D: maximise log D(x) + log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1), or the objective of --loss.
@@ -136,6 +143,16 @@ class GANLosses:
     def labels(self, batch: Batch) -> Tensor | None:
         """Return the classes that both networks are given, (B,) int64 from 0 on; None for unconditional ones."""
         return batch["label"] if self.settings.class_conditional else None
+
+
+def objective_of(s: GANSettings) -> Objective:
+    """Return the objective of --loss; raise ConfigError for a --generator-loss that only f-divergences have."""
+    if s.loss in F_DIVERGENCES:
+        return F_DIVERGENCES[s.loss].objective(saturating=s.generator_loss == "minimax")
+    if s.generator_loss is not None:
+        raise ConfigError(f"--generator-loss {s.generator_loss}: --loss {s.loss} has a generator's loss of its own; "
+                          f"the field is for {', '.join(F_DIVERGENCES)}")  # fmt: skip
+    return OBJECTIVES[s.loss]
 
 
 def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -106,6 +106,7 @@ def _cure(field: str, s: Any, points: bool) -> str | None:
     options = {
         "loss": ("--loss wasserstein_gp", s.loss != "wasserstein_gp"),
         "saturating": ("--loss non_saturating", s.loss == "minimax"),
+        "generator_loss": ("--generator-loss non_saturating", s.generator_loss == "minimax"),
         "penalty": ("--r1 0.1", not (s.r1 or s.gradient_penalty or critic)),
         "pack": ("--pack 4", s.pack == 1 and s.batch_size % (4 * max(1, s.minibatch_stddev)) == 0),
         "discriminator_steps": ("--discriminator-steps 1", s.discriminator_steps > 1 and not critic),
@@ -187,7 +188,8 @@ TROUBLES = {
     ),
     "won": Trouble(
         lambda line, s: _sure(line, s) and distance(line) > NEAR, _won,
-        ("saturating", "penalty", "discriminator_steps", "discriminator_learning_rate"), excused=False,
+        ("saturating", "generator_loss", "penalty", "discriminator_steps", "discriminator_learning_rate"),
+        excused=False,
     ),
     "far": Trouble(lambda line, s: distance(line) > FAR, _far, ("loss", "pack", "penalty", "learning_rate")),
     "between": Trouble(

@@ -1,7 +1,7 @@
 """Settings of `hfgen train gan`, and their recommended values."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hfgen.models.choices import Norm
 from hfgen.training.engine.defaults import IMAGES_AND_POINTS
@@ -50,6 +50,9 @@ class GANSettings(AdversarialFields, Settings):
     """Samples in a group whose standard deviation the discriminator sees; 0 for none."""
 
     # losses
+    generator_loss: Auto[Literal["non_saturating", "minimax"]] = AUTO
+    """Generator's loss of an f-divergence: maximise g_f(D(G(z))), or minimise the bound as it is. Default:
+    non_saturating; none for other losses, which have their own."""
     r1: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO
@@ -90,6 +93,9 @@ COMMON: dict[str, Any] = {
 }
 """Radford et al. 2016, section 3."""
 
+F_DIVERGENCES = ("kl", "reverse_kl", "jensen_shannon", "pearson", "squared_hellinger")
+"""Losses that are f-divergences."""
+
 OF_LOSS: dict[str, dict[str, Any]] = {
     "wasserstein": {"clip": 0.01, "learning_rate": 5e-5, "discriminator_steps": 5},
     "wasserstein_gp": {
@@ -98,6 +104,7 @@ OF_LOSS: dict[str, dict[str, Any]] = {
     },
     "hinge": {"discriminator_norm": "spectral"},
     "relativistic": {"discriminator_norm": "none", "betas": (0.0, 0.99), "r1": 1.0, "r2": 1.0},
+    **{name: {"generator_loss": "non_saturating"} for name in F_DIVERGENCES},
 }  # fmt: skip
 """The settings of each loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
 section 4; Huang et al. 2024, section 4."""
