@@ -22,6 +22,7 @@ MODULES: dict[str, str] = {
     "AutoencoderKLPipeline": "hfgen.pipelines.autoencoder_kl",
     "AutoencoderPipeline": "hfgen.pipelines.autoencoder",
     "AutoregressivePipeline": "hfgen.pipelines.autoregressive",
+    "BEGANDiscriminator": "hfgen.models.began",
     "Classifier": "hfgen.models.classifier",
     "ClassifierPipeline": "hfgen.pipelines.classifier",
     "ConditionalUNet": "hfgen.models.conditional_unet",

@@ -27,6 +27,8 @@ from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from hfgen.models.mlp import MLPDiscriminator, MLPGenerator
 from hfgen.pipelines.gan import GANPipeline
+from hfgen.training.began import Balance
+from hfgen.training.began import discriminator as autoencoding_discriminator
 from hfgen.training.engine.adversarial import optimizer
 from hfgen.training.engine.gan_guard import guard
 from hfgen.training.engine.noise import Noise
@@ -45,7 +47,13 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     # build networks and losses
     check_gan(s)
     generator, discriminator = networks(s, dataset)
+    if s.loss == "began":
+        discriminator = autoencoding_discriminator(s, dataset)
     losses = GANLosses(s, dataset)
+    nets: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+    balance = losses.objective if isinstance(losses.objective, Balance) else None
+    if balance is not None:
+        nets["balance"] = balance
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
     # count modes where they are known
     evaluate = None
@@ -56,16 +64,17 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
     return Recipe(
-        nets={"generator": generator, "discriminator": discriminator},
+        nets=nets,
         phases=[
             Phase("discriminator", adam_d, ("discriminator",), losses.discriminator_loss, s.discriminator_steps, after),
-            Phase("generator", adam_g, ("generator",), losses.generator_loss),
+            Phase("generator", adam_g, ("generator",), losses.generator_loss, after=balance and balance.update),
         ],
         pipeline=lambda nets: GANPipeline(generator=nets["generator"]),
         preview=partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional),
         averaged=("generator",),
         evaluate=evaluate,
         guard=partial(guard, settings=s, points=len(dataset.shape) == 1),
+        fetch=dict if balance is None else balance.fetch,
     )
 
 
@@ -145,13 +154,20 @@ class GANLosses:
         return batch["label"] if self.settings.class_conditional else None
 
 
-def objective_of(s: GANSettings) -> Objective:
-    """Return the objective of --loss; raise ConfigError for a --generator-loss that only f-divergences have."""
+def objective_of(s: GANSettings) -> Objective | Balance:
+    """Return the objective of --loss. Raises ConfigError for a field that only other losses have."""
+    # refuse fields of other losses
+    owners = {"generator_loss": tuple(F_DIVERGENCES), "gamma": ("began",), "lambda_k": ("began",),
+              "code_dim": ("began",)}  # fmt: skip
+    for name, losses in owners.items():
+        if getattr(s, name) is not None and s.loss not in losses:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: --loss {s.loss} has none; it is for "
+                              f"{', '.join(losses)}")  # fmt: skip
+    # choose
+    if s.loss == "began":
+        return Balance(s.gamma, s.lambda_k)
     if s.loss in F_DIVERGENCES:
         return F_DIVERGENCES[s.loss].objective(saturating=s.generator_loss == "minimax")
-    if s.generator_loss is not None:
-        raise ConfigError(f"--generator-loss {s.generator_loss}: --loss {s.loss} has a generator's loss of its own; "
-                          f"the field is for {', '.join(F_DIVERGENCES)}")  # fmt: skip
     return OBJECTIVES[s.loss]
 
 

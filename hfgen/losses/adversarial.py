@@ -95,6 +95,31 @@ def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
     return relativistic_d(real=fake, fake=real)
 
 
+def began_d(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
+    """Return L(x) - k L(G(z)), a scalar (Berthelot et al. 2017, section 3.4).
+
+    `real` and `fake` are outputs -L(v) of an autoencoder with error L, of any shape; `k` is a scalar in [0, 1].
+    """
+    return k * fake.float().mean() - real.float().mean()
+
+
+began_g = wasserstein_g
+"""E L(G(z)) for outputs -L(v), a non-negative scalar (Berthelot et al. 2017, section 3.4)."""
+
+
+def began_balance(k: Tensor, real: Tensor, fake: Tensor, gamma: float, lambda_k: float) -> Tensor:
+    """Return k + lambda_k (gamma L(x) - L(G(z))), clipped to [0, 1] (Berthelot et al. 2017, section 3.4).
+
+    All are scalars; `real` and `fake` are the errors L(x) and L(G(z)), means over the batch.
+    """
+    return (k + lambda_k * (gamma * real - fake)).clamp(0, 1)
+
+
+def began_convergence(real: Tensor, fake: Tensor, gamma: float) -> Tensor:
+    """Return M_global = L(x) + |gamma L(x) - L(G(z))|, a non-negative scalar (Berthelot et al. 2017, section 3.4.1)."""
+    return real + (gamma * real - fake).abs()
+
+
 @torch.no_grad()
 def clip_weights(net: torch.nn.Module, c: float) -> None:
     """Clip all parameters to [-c, c] in place, which bounds the Lipschitz constant (Arjovsky et al. 2017, alg. 1)."""

@@ -5,8 +5,8 @@
 Every loss has the same networks, latents, learning rate and generator steps; only penalties, clipping and critic steps
 are those that belong to the loss. The log has ten counts of modes captured and of the share of high quality among 2,500
 samples: at the end, and over the second half of the training the fewest modes and how far the count deviates over time;
-`lost`: modes fewer at the end than at the best count; seconds: CPU time. A run that ends with NonFiniteError counts as 0
-modes. All runs are in this process, one after the other.
+`lost`: modes fewer at the end than at the best count; `seconds`: CPU time. A run that ends with NonFiniteError
+counts as 0 modes. All runs are in this process, one after the other.
 """
 
 import argparse

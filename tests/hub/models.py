@@ -14,6 +14,7 @@ from hfgen import (
     AutoencoderKLPipeline,
     AutoencoderPipeline,
     AutoregressivePipeline,
+    BEGANDiscriminator,
     Classifier,
     ClassifierPipeline,
     ConditionalUNet,
@@ -152,6 +153,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 COMPONENTS: dict[str, Callable[[], Any]] = {
     "Autoencoder": lambda: Autoencoder(8, 1, "mlp", (16,), 6),
     "AutoencoderKL": autoencoder_kl,
+    "BEGANDiscriminator": lambda: BEGANDiscriminator(8, 1, width=4, code_dim=3, base_size=2),
     "Classifier": lambda: Classifier(8, 1, num_classes=4, width=8, class_names=["ant", "bee", "cow", "dog"]),
     "ConditionalUNet": lambda: conditional_unet(cross_attention_dim=8),
     "DCGANDiscriminator": lambda: DCGANDiscriminator(8, 1, width=4),

@@ -180,6 +180,9 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "MLPDiscriminator, waves": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, frequencies=4),
     "MLPDiscriminator, spectral, deviation": partial(gan, hfgen.MLPDiscriminator, "x", (2,), **MLP, norm="spectral",
                                                      minibatch_stddev=2),
+    "BEGANDiscriminator": partial(gan, hfgen.BEGANDiscriminator, "x", (1, 8, 16), **WIDE, code_dim=3, base_size=2,
+                                  extra_layers=1),
+    "BEGANDiscriminator, points": partial(gan, hfgen.BEGANDiscriminator, "x", (2,), dim=2, width=8, code_dim=1),
     # translators
     "ResNetTranslator": partial(one, hfgen.ResNetTranslator, (3, 16, 16), width=4, blocks=2),
     "ResNetTranslator, layer, dropout": partial(one, hfgen.ResNetTranslator, (3, 16, 16), out_channels=1, width=4,

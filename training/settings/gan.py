@@ -44,6 +44,9 @@ class GANSettings(AdversarialFields, Settings):
     """Give the class, as a one-hot vector, to both networks."""
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
+    code_dim: Auto[int] = AUTO
+    """Numbers in the code of the autoencoder that began has for a discriminator. Default: 64 for images, 16 below 16
+    pixels, 1 for points; none for other losses."""
     frequencies: Auto[int] = AUTO
     """Random waves of 2-D points that their discriminator sees beside the points. Default: 0 for --layers 0."""
     minibatch_stddev: Auto[int] = AUTO
@@ -53,6 +56,11 @@ class GANSettings(AdversarialFields, Settings):
     generator_loss: Auto[Literal["non_saturating", "minimax"]] = AUTO
     """Generator's loss of an f-divergence: maximise g_f(D(G(z))), or minimise the bound as it is. Default:
     non_saturating; none for other losses, which have their own."""
+    gamma: Auto[float] = AUTO
+    """Error of generated over that of real samples, E L(G(z)) / E L(x), that began aims at: more for more variety, less
+    for sharper samples. Default: 0.5 for began, none for other losses."""
+    lambda_k: Auto[float] = AUTO
+    """Step of k, by which began balances both networks. Default: 0.001 for began, none for other losses."""
     r1: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO
@@ -109,6 +117,11 @@ OF_LOSS: dict[str, dict[str, Any]] = {
 """The settings of each loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
 section 4; Huang et al. 2024, section 4."""
 
+BEGAN: dict[str, Any] = {
+    "gamma": 0.5, "lambda_k": 1e-3, "discriminator_norm": "none", "generator_norm": "none", "minibatch_stddev": 0,
+}  # fmt: skip
+"""Berthelot et al. 2017, section 4."""
+
 POINTS: dict[str, Any] = {
     "generator_norm": "none", "discriminator_norm": "none", "latent_dim": 2, "width": 128, "batch_size": 256,
 }  # fmt: skip
@@ -152,10 +165,21 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
+    # choose values for an autoencoder in the place of the discriminator
+    if loss == "began":
+        values |= BEGAN
+        values["code_dim"] = code_dim(dataset.shape)
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
     return filled(settings, own)
+
+
+def code_dim(shape: tuple[int, ...]) -> int:
+    """Return the numbers in an autoencoder's code of images (C, H, W) or points (2,): fewer than samples have."""
+    if len(shape) == 1:
+        return 1
+    return 16 if max(shape[1:]) < 16 else 64
 
 
 SPEC = SettingsSpec(GANSettings, recommended, kinds=IMAGES_AND_POINTS)

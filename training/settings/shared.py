@@ -29,9 +29,10 @@ class AdversarialFields:
     """Fields of an adversarial recipe; their defaults depend on the loss and on the data."""
 
     # losses
-    loss: Auto[AdversarialLoss] = AUTO
+    loss: Auto[Literal[AdversarialLoss, "began"]] = AUTO
     """Adversarial loss, of samples or of patches. Other defaults depend on it. kl, reverse_kl, jensen_shannon, pearson
-    and squared_hellinger are f-divergences (Nowozin et al. 2016)."""
+    and squared_hellinger are f-divergences (Nowozin et al. 2016); began makes the discriminator an autoencoder
+    (Berthelot et al. 2017)."""
     # optimisation
     discriminator_learning_rate: Auto[float] = AUTO
     """Peak learning rate of the discriminators; --learning-rate is the generators' and the default."""
