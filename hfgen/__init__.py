@@ -12,8 +12,8 @@ Pipelines      AutoPipeline finds the class of a saved model: DDPMPipeline, Late
                ClassifierPipeline
 Networks       UNet, ConditionalUNet, ImageTransformer, AutoencoderKL, VQAutoencoder, Autoencoder, VAE,
                HierarchicalVAE, Classifier, MLPDenoiser, DCGANGenerator, DCGANDiscriminator, MLPGenerator,
-               MLPDiscriminator, BigGANGenerator, BigGANDiscriminator, ProgressiveGenerator, ProgressiveDiscriminator,
-               ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
+               MLPDiscriminator, BEGANDiscriminator, BigGANGenerator, BigGANDiscriminator, ProgressiveGenerator,
+               ProgressiveDiscriminator, ResNetTranslator, UNetTranslator, PatchDiscriminator, PixelCNN, TarFlow
 Schedulers     DDPMScheduler, VPSDEScheduler
 Functions      evaluate (one model against reference data), compare (several)
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from hfgen.evaluation.api import compare, evaluate
     from hfgen.models.autoencoder import Autoencoder
     from hfgen.models.autoencoder_kl import AutoencoderKL
+    from hfgen.models.began import BEGANDiscriminator
     from hfgen.models.biggan import BigGANDiscriminator, BigGANGenerator
     from hfgen.models.classifier import Classifier
     from hfgen.models.conditional_unet import ConditionalUNet
@@ -96,11 +97,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE", "AutoPipeline", "Autoencoder", "AutoencoderKL", "AutoencoderKLPipeline", "AutoencoderPipeline",
-    "AutoregressivePipeline", "BigGANDiscriminator", "BigGANGenerator", "Classifier", "ClassifierPipeline",
-    "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator", "DDPMPipeline",
-    "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer", "LatentDiffusionPipeline", "MLPDenoiser",
-    "MLPDiscriminator", "MLPGenerator", "MaskedGenerationPipeline", "NormalizingFlowPipeline", "PatchDiscriminator",
-    "PixelCNN", "ProgressiveDiscriminator", "ProgressiveGenerator", "ResNetTranslator", "TarFlow",
+    "AutoregressivePipeline", "BEGANDiscriminator", "BigGANDiscriminator", "BigGANGenerator", "Classifier",
+    "ClassifierPipeline", "ConditionalUNet", "ControllableGANPipeline", "DCGANDiscriminator", "DCGANGenerator",
+    "DDPMPipeline", "DDPMScheduler", "GANPipeline", "HierarchicalVAE", "ImageTransformer", "LatentDiffusionPipeline",
+    "MLPDenoiser", "MLPDiscriminator", "MLPGenerator", "MaskedGenerationPipeline", "NormalizingFlowPipeline",
+    "PatchDiscriminator", "PixelCNN", "ProgressiveDiscriminator", "ProgressiveGenerator", "ResNetTranslator", "TarFlow",
     "TranslationPipeline", "UNet", "UNetTranslator", "VAEPipeline", "VPSDEScheduler", "VQAutoencoder",
     "VQAutoencoderPipeline", "__version__", "compare", "evaluate", "train",
 ]  # fmt: skip

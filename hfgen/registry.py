@@ -22,6 +22,7 @@ MODULES: dict[str, str] = {
     "AutoencoderKLPipeline": "hfgen.pipelines.autoencoder_kl",
     "AutoencoderPipeline": "hfgen.pipelines.autoencoder",
     "AutoregressivePipeline": "hfgen.pipelines.autoregressive",
+    "BEGANDiscriminator": "hfgen.models.began",
     "BigGANDiscriminator": "hfgen.models.biggan",
     "BigGANGenerator": "hfgen.models.biggan",
     "Classifier": "hfgen.models.classifier",

@@ -15,10 +15,19 @@ from hfgen.checks import require_number
 from hfgen.data.dataset import Dataset
 from hfgen.data.toy import Toy
 from hfgen.errors import ConfigError
-from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty, zero_centred_penalty
+from hfgen.losses.adversarial import (
+    F_DIVERGENCES,
+    OBJECTIVES,
+    Objective,
+    clip_weights,
+    gradient_penalty,
+    zero_centred_penalty,
+)
 from hfgen.losses.orthogonal import filters, orthogonal_penalty
 from hfgen.metrics.modes import high_quality, high_quality_share, modes_captured
 from hfgen.pipelines.gan import GANPipeline
+from hfgen.training.began import Balance
+from hfgen.training.began import discriminator as autoencoding_discriminator
 from hfgen.training.denoiser import Conditions, open_dataset
 from hfgen.training.engine.adversarial import optimizer
 from hfgen.training.engine.gan_guard import guard
@@ -44,10 +53,16 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     losses = GANLosses(s, dataset)
     conditions = losses.conditions
     generator, discriminator = networks(s, dataset, conditions.width)
+    if s.loss == "began":
+        discriminator = autoencoding_discriminator(s, dataset)
+    nets: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator, **conditions.nets}
+    balance = losses.objective if isinstance(losses.objective, Balance) else None
+    if balance is not None:
+        nets["balance"] = balance
     after = partial(clip_weights, discriminator, s.clip) if s.clip else None
     # count modes where they are known
     evaluate = None
-    if isinstance(dataset, Toy) and dataset.sigma:
+    if isinstance(dataset, Toy) and dataset.modes is not None:
         evaluate = partial(mode_coverage, dataset=dataset, seed=s.seed)
     # add a phase for each network
     judging = {"discriminator": discriminator, **{name: conditions.nets[name] for name in conditions.trained}}
@@ -56,16 +71,17 @@ def build(s: GANSettings, dataset: Dataset) -> Recipe:
     adam_d = optimizer(s.loss, weights_d, s.discriminator_learning_rate, s.discriminator_betas)
     adam_g = optimizer(s.loss, weights_g, s.learning_rate, s.betas)
     recipe = Recipe(
-        nets={"generator": generator, "discriminator": discriminator, **conditions.nets},
+        nets=nets,
         phases=[
             Phase("discriminator", adam_d, (*judging,), losses.discriminator_loss, s.discriminator_steps, after),
-            Phase("generator", adam_g, ("generator",), losses.generator_loss),
+            Phase("generator", adam_g, ("generator",), losses.generator_loss, after=balance and balance.update),
         ],
         pipeline=lambda nets: GANPipeline(nets["generator"], nets.get("text_encoder"), conditions.tokenizer),
         preview=partial(preview, dataset=dataset, seed=s.seed, labelled=s.class_conditional),
         averaged=("generator", *conditions.trained),
         evaluate=evaluate,
         guard=partial(guard, settings=s, points=len(dataset.shape) == 1),
+        fetch=dict if balance is None else balance.fetch,
         usage=f"hfgen sample {{run}}{conditions.words()} -n 64 --seed 0 -o grid.png",
     )
     return growing(recipe, s) if s.network == "progressive" else recipe
@@ -75,7 +91,7 @@ class GANLosses:
     """The losses of the two phases of a step."""
 
     def __init__(self, settings: GANSettings, dataset: Dataset):
-        self.settings, self.dataset, self.objective = settings, dataset, OBJECTIVES[settings.loss]
+        self.settings, self.dataset, self.objective = settings, dataset, objective_of(settings)
         self.conditions = Conditions(settings, dataset)
 
     def discriminator_loss(self, nets: Nets, batch: Batch, noise: Noise, memo: dict[str, Tensor]) -> Losses:
@@ -180,6 +196,23 @@ class GANLosses:
     def labels(self, batch: Batch) -> Tensor | None:
         """Return the classes that both networks are given, (B,) int64 from 0 on; None for networks without classes."""
         return batch["label"] if self.settings.class_conditional else None
+
+
+def objective_of(s: GANSettings) -> Objective | Balance:
+    """Return the objective of --loss. Raises ConfigError for a field that only other losses have."""
+    # refuse fields of other losses
+    owners = {"generator_loss": tuple(F_DIVERGENCES), "gamma": ("began",), "lambda_k": ("began",),
+              "code_dim": ("began",)}  # fmt: skip
+    for name, losses in owners.items():
+        if getattr(s, name) is not None and s.loss not in losses:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(s, name)}: --loss {s.loss} has none; it is for "
+                              f"{', '.join(losses)}")  # fmt: skip
+    # choose
+    if s.loss == "began":
+        return Balance(s.gamma, s.lambda_k)
+    if s.loss in F_DIVERGENCES:
+        return F_DIVERGENCES[s.loss].objective(saturating=s.generator_loss == "minimax")
+    return OBJECTIVES[s.loss]
 
 
 def variance(x: Tensor, labels: Tensor | None = None) -> Tensor:

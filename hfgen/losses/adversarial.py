@@ -5,12 +5,13 @@ A discriminator minimises `*_d(real, fake)`, a generator `*_g(fake)`; each is a 
 log(1 - D(x)) = -softplus(logit) do not overflow for any logit.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import logsigmoid, relu, softplus
 
 Critic = Callable[[Tensor], Tensor]
 
@@ -94,6 +95,31 @@ def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
     return relativistic_d(real=fake, fake=real)
 
 
+def began_d(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
+    """Return L(x) - k L(G(z)), a scalar (Berthelot et al. 2017, section 3.4).
+
+    `real` and `fake` are outputs -L(v) of an autoencoder with error L, of any shape; `k` is a scalar in [0, 1].
+    """
+    return k * fake.float().mean() - real.float().mean()
+
+
+began_g = wasserstein_g
+"""E L(G(z)) for outputs -L(v), a non-negative scalar (Berthelot et al. 2017, section 3.4)."""
+
+
+def began_balance(k: Tensor, real: Tensor, fake: Tensor, gamma: float, lambda_k: float) -> Tensor:
+    """Return k + lambda_k (gamma L(x) - L(G(z))), clipped to [0, 1] (Berthelot et al. 2017, section 3.4).
+
+    All are scalars; `real` and `fake` are the errors L(x) and L(G(z)), means over the batch.
+    """
+    return (k + lambda_k * (gamma * real - fake)).clamp(0, 1)
+
+
+def began_convergence(real: Tensor, fake: Tensor, gamma: float) -> Tensor:
+    """Return M_global = L(x) + |gamma L(x) - L(G(z))|, a non-negative scalar (Berthelot et al. 2017, section 3.4.1)."""
+    return real + (gamma * real - fake).abs()
+
+
 @torch.no_grad()
 def clip_weights(net: torch.nn.Module, c: float) -> None:
     """Clip all parameters to [-c, c] in place, which bounds the Lipschitz constant (Arjovsky et al. 2017, alg. 1)."""
@@ -161,6 +187,80 @@ def _outputs(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     return real.float().mean(), fake.float().mean()
 
 
+@dataclass(frozen=True)
+class FDivergence:
+    """One f-divergence D_f(P|Q) = E_Q f(p/q), and its variational bound (Nowozin et al. 2016, eq. 1, 4 and 6):
+
+        D_f(P|Q) >= E_P g_f(V(x)) - E_Q f*(g_f(V(x))),      with equality where g_f(V(x)) = f'(p(x) / q(x))
+
+    P: real samples; Q: generated ones; V: the discriminator. Each field is a function of tensors of any shape.
+    `divergence(u)`: f at density ratios u > 0. `activation(v)`: g_f, which increases. `conjugate(v)`: f*(g_f(v)),
+    simplified, so that no term in between overflows. `log_ratio(v)`: the log p/q at which the output v is optimal.
+    """
+
+    divergence: Callable[[Tensor], Tensor]
+    activation: Callable[[Tensor], Tensor]
+    conjugate: Callable[[Tensor], Tensor]
+    log_ratio: Callable[[Tensor], Tensor]
+
+    def d(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the negated bound, a scalar, at outputs for x of P (`real`) and of Q (`fake`), each of any shape."""
+        return self.conjugate(fake.float()).mean() - self.activation(real.float()).mean()
+
+    def minimax_g(self, fake: Tensor) -> Tensor:
+        """Return -E f*(g_f(V(G(z)))), a scalar: the generator's part of the bound (Nowozin et al. 2016, eq. 6)."""
+        return -self.conjugate(fake.float()).mean()
+
+    def non_saturating_g(self, fake: Tensor) -> Tensor:
+        """Return -E g_f(V(G(z))), a scalar: samples are to look real (Nowozin et al. 2016, section 3.2)."""
+        return -self.activation(fake.float()).mean()
+
+    def verdict(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean probabilities p / (p + q), of a real and of a generated sample, that a sample is real."""
+        return _probabilities(self.log_ratio(real.float()), self.log_ratio(fake.float()))
+
+    def objective(self, saturating: bool = False) -> Objective:
+        """Return the losses of both networks; `saturating`: the generator minimises the bound itself."""
+        generator = self.minimax_g if saturating else self.non_saturating_g
+        return Objective(self.d, lambda fake, real: generator(fake), self.verdict)
+
+
+F_DIVERGENCES: dict[str, FDivergence] = {
+    "kl": FDivergence(
+        divergence=lambda u: u * u.log(),
+        activation=lambda v: v,
+        conjugate=lambda v: (v - 1).exp(),                                     # f*(t) = exp(t - 1)
+        log_ratio=lambda v: v - 1,
+    ),
+    "reverse_kl": FDivergence(
+        divergence=lambda u: -u.log(),
+        activation=lambda v: -(-v).exp(),
+        conjugate=lambda v: v - 1,                                             # f*(t) = -1 - log(-t)
+        log_ratio=lambda v: v,
+    ),
+    "jensen_shannon": FDivergence(
+        divergence=lambda u: u * u.log() - (u + 1) * ((u + 1) / 2).log(),
+        activation=lambda v: math.log(2) + logsigmoid(v),
+        conjugate=lambda v: softplus(v) - math.log(2),                         # f*(t) = -log(2 - exp t)
+        log_ratio=lambda v: v,
+    ),
+    "pearson": FDivergence(
+        divergence=lambda u: (u - 1).square(),
+        activation=lambda v: v,
+        conjugate=lambda v: v.square() / 4 + v,                                # f*(t) = t^2 / 4 + t
+        log_ratio=lambda v: relu(1 + v / 2).log(),
+    ),
+    "squared_hellinger": FDivergence(
+        divergence=lambda u: (u.sqrt() - 1).square(),
+        activation=lambda v: 1 - (-v).exp(),
+        conjugate=lambda v: v.exp() - 1,                                       # f*(t) = t / (1 - t)
+        log_ratio=lambda v: 2 * v,
+    ),
+}
+"""f-divergences by name (Nowozin et al. 2016, tables 1, 2 and 6). KL is KL(P|Q), reverse KL is KL(Q|P), and
+"jensen_shannon" is twice that divergence, whose losses are those of minimax and non-saturating GANs up to a constant.
+The bounds of KL, reverse KL and squared Hellinger grow exponentially in v: float32 holds them for |v| < 88."""
+
 OBJECTIVES: dict[str, Objective] = {
     "minimax": Objective(minimax_d, lambda fake, real: minimax_g(fake), _probabilities),
     "non_saturating": Objective(minimax_d, lambda fake, real: non_saturating_g(fake), _probabilities),
@@ -169,5 +269,6 @@ OBJECTIVES: dict[str, Objective] = {
     "wasserstein": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs),
     "wasserstein_gp": Objective(wasserstein_d, lambda fake, real: wasserstein_g(fake), _outputs),
     "relativistic": Objective(relativistic_d, relativistic_g, _comparisons),
+    **{name: divergence.objective() for name, divergence in F_DIVERGENCES.items()},
 }
 """Losses by name. "wasserstein" needs `clip_weights`, "wasserstein_gp" needs `gradient_penalty`."""

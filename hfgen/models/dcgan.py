@@ -302,11 +302,11 @@ def check_config(config: Any) -> None:
 def check_parts(config: Any) -> None:
     """Raise ConfigError, naming the field, for impossible values of settings that GANs of images and points share."""
     # sizes
-    sizes = {"channels": 2**10, "width": 2**14, "dim": 2**12, "hidden": 2**16, "layers": 2**8, "latent_dim": 2**16}
+    sizes = {"channels": 2**10, "width": 2**14, "dim": 2**12, "hidden": 2**16, "latent_dim": 2**16}
     for field, high in {**sizes, "pack": 64}.items():
         if field in config:
             require_int(field, config[field], high=high)
-    most = {"extra_layers": 16, "minibatch_stddev": 2**10, "base_size": 16, "attention_size": 2**12}
+    most = {"extra_layers": 16, "minibatch_stddev": 2**10, "base_size": 16, "attention_size": 2**12, "layers": 2**8}
     for field, high in most.items():
         if field in config:
             require_int(field, config[field], low=int(field == "base_size"), high=high)

@@ -125,7 +125,8 @@ class MLPDenoiser(ModelMixin):
 class MLPGenerator(ModelMixin):
     """Generator of points (B, dim) in model coordinates from latents z (B, latent_dim).
 
-    `layers` hidden layers of `hidden` units with ReLU; `norm` as in `DCGANGenerator`. The class of a conditional
+    `layers` hidden layers of `hidden` units with ReLU; 0 for an affine map, whose samples are Gaussian for Gaussian z.
+    `norm` as in `DCGANGenerator`. The class of a conditional
     network is a one-hot vector joined to z. `data_mean` and `data_std` convert to data coordinates, as in
     `MLPDenoiser`. Raises ConfigError, naming the field, for impossible values.
     """
@@ -147,8 +148,9 @@ class MLPGenerator(ModelMixin):
         super().__init__()
         check_parts(self.config)
         check_coordinates(self.config)
-        self.body = perceptron(latent_dim + (num_classes or 0), hidden, layers, norm, nn.ReLU())
-        self.head = nn.Linear(hidden, dim)
+        inputs = latent_dim + (num_classes or 0)
+        self.body = perceptron(inputs, hidden, layers, norm, nn.ReLU())
+        self.head = nn.Linear(hidden if layers else inputs, dim)
 
     def forward(
         self, z: torch.Tensor, class_labels: torch.Tensor | None = None, return_dict: bool = True
@@ -163,17 +165,21 @@ class MLPGenerator(ModelMixin):
         return SampleOutput(sample=sample)
 
     def first_layer(self) -> torch.Tensor:
-        """Return the matrix (hidden, latent_dim) that the first layer multiplies z with, without the one-hot class."""
-        weight = cast(nn.Linear, self.body[0]).weight                                  # (hidden, D + K)
+        """Return the matrix (F, latent_dim) that the first layer multiplies z with, without the one-hot class.
+
+        F: `hidden`, or `dim` of an affine map.
+        """
+        weight = cast(nn.Linear, [*self.body, self.head][0]).weight                    # (F, D + K)
         return weight[:, : self.config["latent_dim"]]
 
 
 class MLPDiscriminator(ModelMixin):
     """Discriminator of points (B, dim): logits (B / pack,) that they are real, without sigmoid.
 
-    `pack`, `minibatch_stddev`, `norm`: as in `DCGANDiscriminator`. `frequencies`: number of random waves sin(w.x),
-    cos(w.x) joined to the input, |w| log-uniform from 1/2 to `max_frequency`. Without them an MLP learns fine structure
-    slowly (Tancik et al. 2020). Raises ConfigError, naming the field, for impossible values.
+    `layers`: hidden layers of `hidden` units with LeakyReLU; 0 for a linear classifier, whose decision boundary is a
+    line where `frequencies` is 0. `pack`, `minibatch_stddev`, `norm`: as in `DCGANDiscriminator`. `frequencies`: number
+    of random waves sin(w.x), cos(w.x) joined to the input, |w| log-uniform from 1/2 to `max_frequency`. Without them an
+    MLP learns fine structure slowly (Tancik et al. 2020). Raises ConfigError, naming the field, for impossible values.
     """
 
     _no_split_modules = SPECTRAL_LAYERS
@@ -197,8 +203,9 @@ class MLPDiscriminator(ModelMixin):
         require_number("max_frequency", max_frequency, 0.5)
         inputs = pack * (dim + (num_classes or 0))
         self.waves = Waves(inputs, frequencies, max_frequency) if frequencies else nn.Identity()
-        self.body = perceptron(inputs + 2 * frequencies, hidden, layers, norm, nn.LeakyReLU(0.2))
-        self.head = linear(hidden + (minibatch_stddev > 1), 1, norm)
+        features = inputs + 2 * frequencies
+        self.body = perceptron(features, hidden, layers, norm, nn.LeakyReLU(0.2))
+        self.head = linear((hidden if layers else features) + (minibatch_stddev > 1), 1, norm)
 
     def forward(
         self, x: torch.Tensor, class_labels: torch.Tensor | None = None, return_dict: bool = True
@@ -235,8 +242,8 @@ class Waves(nn.Module):
 def perceptron(inputs: int, hidden: int, layers: int, norm: str, activation: nn.Module) -> nn.Sequential:
     """Return `layers` hidden layers of `hidden` units, each with normalisation `norm` and activation."""
     parts: list[nn.Module] = []
-    for width in (inputs, *[hidden] * (layers - 1)):
-        parts.append(linear(width, hidden, norm))
+    for layer in range(layers):
+        parts.append(linear(hidden if layer else inputs, hidden, norm))
         if norm == "batch":
             parts.append(nn.BatchNorm1d(hidden))
         elif norm == "layer":

@@ -14,6 +14,7 @@ from hfgen import (
     AutoencoderKLPipeline,
     AutoencoderPipeline,
     AutoregressivePipeline,
+    BEGANDiscriminator,
     BigGANDiscriminator,
     BigGANGenerator,
     Classifier,
@@ -156,6 +157,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 COMPONENTS: dict[str, Callable[[], Any]] = {
     "Autoencoder": lambda: Autoencoder(8, 1, "mlp", (16,), 6),
     "AutoencoderKL": autoencoder_kl,
+    "BEGANDiscriminator": lambda: BEGANDiscriminator(8, 1, width=4, code_dim=3, base_size=2),
     "BigGANDiscriminator": lambda: BigGANDiscriminator(8, 1, 4, base_size=2, attention_size=4, num_classes=3),
     "BigGANGenerator": lambda: BigGANGenerator(8, 1, 4, 6, base_size=2, attention_size=4, num_classes=3),
     "Classifier": lambda: Classifier(8, 1, num_classes=4, width=8, class_names=["ant", "bee", "cow", "dog"]),

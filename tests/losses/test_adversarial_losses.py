@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hfgen.losses import adversarial as loss
+from hfgen.training.settings import gan
+from hfgen.training.settings.shared import AdversarialLoss
 
 REAL = torch.tensor([1.3, -0.4, 0.2, 3.0], dtype=torch.float64)
 FAKE = torch.tensor([-2.0, 0.7, 0.1, -0.5], dtype=torch.float64)
@@ -73,7 +76,8 @@ def test_a_generator_behind_a_winning_discriminator_learns_from_the_log_d_trick_
 @pytest.mark.parametrize("name", sorted(loss.OBJECTIVES))
 def test_every_objective_is_finite_in_half_precision_and_at_extreme_logits(name: str) -> None:
     game = loss.OBJECTIVES[name]
-    real, fake = torch.tensor([300.0, -300.0]).bfloat16(), torch.tensor([-300.0, 300.0]).bfloat16()
+    far = 80.0 if name in ("kl", "reverse_kl", "squared_hellinger") else 300.0                # these bounds are e^v
+    real, fake = torch.tensor([far, -far]).bfloat16(), torch.tensor([-far, far]).bfloat16()
     for value in (game.d(real, fake), game.g(fake, real), *game.verdict(real, fake)):
         assert value.isfinite() and value.dtype == torch.float32
 
@@ -158,3 +162,119 @@ def test_the_critic_that_maximises_under_the_penalty_measures_the_distance() -> 
         (value + 10 * loss.gradient_penalty(judge, real, fake, torch.rand(64))).backward()
         optimizer.step()
     assert abs(-value.item() - 3 * (1 + 3 / 20)) < 0.1                   # slope 1 + distance / (2 lambda)
+
+
+DIVERGENCES = sorted(loss.F_DIVERGENCES)
+P, Q = (0.5, 1.0), (-0.3, 1.2)
+"""Mean and standard deviation of two Gaussians."""
+
+
+def gaussian(x: Tensor, mean: float, sigma: float) -> Tensor:
+    return (-((x - mean) / sigma) ** 2 / 2).exp() / (sigma * math.sqrt(2 * math.pi))
+
+
+def kl_of_gaussians(p: tuple[float, float], q: tuple[float, float]) -> float:
+    (a, s), (b, t) = p, q
+    return math.log(t / s) + (s**2 + (a - b) ** 2) / (2 * t**2) - 0.5
+
+
+def closed_form(name: str) -> float | None:
+    """Return D_f(P|Q) of the two Gaussians; None for Jensen-Shannon, which has no closed form."""
+    (a, s), (b, t) = P, Q
+    affinity = math.sqrt(2 * s * t / (s**2 + t**2)) * math.exp(-((a - b) ** 2) / (4 * (s**2 + t**2)))
+    width = 2 * t**2 - s**2                                           # int p^2 / q converges where it is positive
+    square = t**2 / (s * math.sqrt(width)) * math.exp((a - b) ** 2 / width)
+    return {"kl": kl_of_gaussians(P, Q), "reverse_kl": kl_of_gaussians(Q, P), "pearson": square - 1,
+            "squared_hellinger": 2 - 2 * affinity}.get(name)  # fmt: skip
+
+
+def optimal_output(name: str, log_ratio: Tensor) -> Tensor:
+    """Return V with g_f(V) = f'(p/q), solved by hand from the paper's table 1 and 6."""
+    return {"kl": 1 + log_ratio, "reverse_kl": log_ratio, "jensen_shannon": log_ratio,
+            "pearson": 2 * (log_ratio.exp() - 1), "squared_hellinger": log_ratio / 2}[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_conjugate_at_the_activation_is_the_supremum_over_all_ratios(name: str) -> None:
+    """f*(t) = sup_u (u t - f(u)) over u > 0 (Nowozin et al. 2016, eq. 2), by brute force."""
+    f = loss.F_DIVERGENCES[name]
+    assert float(f.divergence(torch.ones(()))) == 0 and abs(float(f.divergence(torch.tensor(0.3)))) > 0.1
+    u = torch.logspace(-9, 9, 400_001, dtype=torch.float64)
+    for v in torch.tensor([-1.5, -0.4, 0.0, 0.3, 1.2, 2.5], dtype=torch.float64):
+        supremum = (u * f.activation(v) - f.divergence(u)).max()
+        close(f.conjugate(v), supremum, atol=1e-6)
+        best = u[(u * f.activation(v) - f.divergence(u)).argmax()]
+        close(f.log_ratio(v), best.log(), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_the_bound_with_the_optimal_discriminator_is_the_divergence_of_two_gaussians_and_no_other_exceeds_it(
+    name: str,
+) -> None:
+    # densities on a grid: the trapezium rule is exact to rounding for such functions
+    f = loss.F_DIVERGENCES[name]
+    x = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    p, q, step = gaussian(x, *P), gaussian(x, *Q), 24 / 200_000
+    divergence = float((q * f.divergence(p / q)).sum()) * step
+    known = closed_form(name)
+    if known is not None:
+        assert divergence == pytest.approx(known, abs=1e-9)
+    # the bound at the optimal outputs, and at others
+    best = optimal_output(name, (p / q).log())
+
+    def bound(v: Tensor) -> float:
+        return float((p * f.activation(v) - q * f.conjugate(v)).sum()) * step
+
+    assert bound(best) == pytest.approx(divergence, abs=1e-9)
+    for other in (best + 0.1, best - 0.1, 0.9 * best, best + 0.1 * x.sin()):
+        assert bound(other) < divergence - 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in DIVERGENCES if name != "pearson"])
+def test_a_discriminator_that_minimises_its_loss_finds_the_divergence_of_two_gaussians(name: str) -> None:
+    """The log ratio of Gaussians is a quadratic, and V is that or half of it: three numbers are enough."""
+    f = loss.F_DIVERGENCES[name]
+    quantiles = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    unit = math.sqrt(2) * torch.special.erfinv(2 * quantiles - 1)
+    real, fake = (mean + sigma * unit for mean, sigma in (P, Q))
+    weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def output(x: Tensor) -> Tensor:
+        return torch.stack([torch.ones_like(x), x, x * x], 1) @ weights
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = f.conjugate(output(fake)).mean() - f.activation(output(real)).mean()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(closure)  # type: ignore[arg-type]
+    found = -float(loss.OBJECTIVES[name].d(output(real).detach(), output(fake).detach()))
+    x = torch.linspace(-8, 8, 100_001, dtype=torch.float64)
+    p, q = gaussian(x, *P), gaussian(x, *Q)
+    assert found == pytest.approx(float((q * f.divergence(p / q)).sum()) * 16 / 100_000, rel=5e-3)
+
+
+def test_the_settings_offer_every_objective_and_know_which_are_f_divergences() -> None:
+    assert set(get_args(AdversarialLoss)) == loss.OBJECTIVES.keys()
+    assert tuple(loss.F_DIVERGENCES) == gan.F_DIVERGENCES
+
+
+def test_jensen_shannon_is_the_game_of_goodfellow_up_to_constants() -> None:
+    game = loss.F_DIVERGENCES["jensen_shannon"]
+    close(game.d(REAL, FAKE), loss.minimax_d(REAL, FAKE) - 2 * math.log(2))
+    close(game.minimax_g(FAKE), loss.minimax_g(FAKE) + math.log(2))
+    close(game.non_saturating_g(FAKE), loss.non_saturating_g(FAKE) - math.log(2))
+    assert game.verdict(REAL, FAKE) == loss.OBJECTIVES["minimax"].verdict(REAL, FAKE)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_both_losses_of_a_generator_ask_for_larger_outputs_and_the_bound_is_a_game_of_sum_zero(name: str) -> None:
+    f, fake = loss.F_DIVERGENCES[name], (FAKE / 3).requires_grad_()
+    for objective in (f.objective(saturating=True), f.objective()):
+        (gradient,) = torch.autograd.grad(objective.g(fake, fake), fake)
+        assert (gradient < 0).all(), gradient
+    close(f.d(REAL, FAKE), -f.activation(REAL).mean() - f.objective(saturating=True).g(FAKE, REAL))
+    D_x, D_g = f.verdict(optimal_output(name, REAL), optimal_output(name, FAKE))
+    close(D_x, REAL.sigmoid().mean(), atol=1e-5), close(D_g, FAKE.sigmoid().mean(), atol=1e-5)

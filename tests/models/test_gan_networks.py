@@ -135,6 +135,8 @@ def test_minibatch_deviation_is_that_of_each_group_and_constant_over_the_plane()
     lambda: DCGANDiscriminator(8, 1, 4, norm="batch"),
     lambda: MLPGenerator(latent_dim=3, norm="batch", data_mean=(1.0, 2.0), data_std=(3.0, 4.0)),
     lambda: MLPDiscriminator(norm="spectral", minibatch_stddev=2),
+    lambda: MLPGenerator(layers=0, latent_dim=3),
+    lambda: MLPDiscriminator(layers=0),
 ])  # fmt: skip
 def test_everything_survives_a_round_trip_batch_statistics_and_power_iterations_too(make: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -206,3 +208,20 @@ def test_text_features_are_given_exactly_to_networks_of_texts() -> None:
         DCGANGenerator(8, 1, 4, 5, text_width=6)(torch.randn(2, 5))
     with pytest.raises(ConfigError, match="text_width must be"):
         DCGANDiscriminator(8, 1, 4, text_width=0)
+
+
+def test_without_hidden_layers_the_discriminator_is_a_linear_classifier_and_the_generator_an_affine_map() -> None:
+    torch.manual_seed(0)
+    G = MLPGenerator(layers=0, latent_dim=6, num_classes=2, norm="batch")
+    for net, inputs, outputs in ((MLPDiscriminator(layers=0, pack=2), 4, 1), (G, 6 + 2, 2)):
+        assert [tuple(p.shape) for p in net.parameters()] == [(outputs, inputs), (outputs,)]
+    D = MLPDiscriminator(layers=0, norm="none")
+    a, b, weight = torch.randn(5, 2), torch.randn(5, 2), torch.rand(5, 1)
+    between, (share,) = D(weight * a + (1 - weight) * b).logits, weight.T
+    torch.testing.assert_close(between, share * D(a).logits + (1 - share) * D(b).logits, atol=1e-6, rtol=0)
+    z, dz, label = torch.randn(1, 6), torch.randn(1, 6), torch.tensor([1])
+    moved = (G(z + dz, label).sample - G(z, label).sample)[0]
+    torch.testing.assert_close(moved, G.first_layer() @ dz[0], atol=1e-5, rtol=0)
+    assert MLPDiscriminator(layers=0, minibatch_stddev=2, frequencies=3)(torch.randn(4, 2)).logits.shape == (4,)
+    with pytest.raises(ConfigError, match=r"layers must be an int in \[0, 256\]"):
+        MLPDiscriminator(layers=-1)

@@ -32,7 +32,8 @@ NAMES = {
 
 
 engine = GAN.engine
-LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"]
+LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic", "kl",
+          "reverse_kl", "jensen_shannon", "pearson", "squared_hellinger"]  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -45,6 +46,22 @@ def test_every_loss_trains_both_networks_and_logs_what_both_do(loss: Any) -> Non
         assert all(torch.isfinite(torch.tensor(value)) for value in line.values()), line
     for name, net in trained.nets.items():
         assert all(not torch.equal(before[name][key], value) for key, value in net.named_parameters() if value.ndim > 1)
+
+
+def test_jensen_shannon_trains_the_networks_that_minimax_and_the_log_d_trick_train() -> None:
+    """Its losses differ from theirs by constants: `--loss jensen_shannon --generator-loss minimax` and default."""
+    for generator_loss, loss in (("minimax", "minimax"), (None, "non_saturating")):
+        ours, known = engine(loss="jensen_shannon", generator_loss=generator_loss), engine(loss=loss)
+        run(ours, 3), run(known, 3)
+        for name in ours.nets:
+            for key, value in state(known.nets[name]).items():
+                torch.testing.assert_close(state(ours.nets[name])[key], value, atol=1e-5, rtol=0)
+
+
+def test_a_generators_loss_for_another_loss_than_an_f_divergence_is_an_error_that_names_it() -> None:
+    assert engine(loss="kl").settings.generator_loss == "non_saturating"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="--generator-loss minimax: --loss hinge has a generator's loss of its own"):
+        engine(loss="hinge", generator_loss="minimax")
 
 
 def test_each_phase_moves_its_own_network_only_and_the_discriminator_k_times() -> None:
@@ -94,8 +111,9 @@ def test_the_penalty_is_evaluated_every_nth_step_with_n_times_the_weight_and_fad
 
 @pytest.mark.parametrize(
     "choices",
-    [{"loss": "wasserstein_gp", "generator_norm": "layer"}, {"loss": "hinge", "generator_norm": "spectral"}],
-    ids=["layer", "spectral"],
+    [{"loss": "wasserstein_gp", "generator_norm": "layer"}, {"loss": "hinge", "generator_norm": "spectral"},
+     {"loss": "pearson", "generator_norm": "layer", "discriminator_norm": "layer"}],
+    ids=["layer", "spectral", "pearson"],
 )
 def test_micro_batches_give_the_losses_of_the_whole_batch_where_no_batch_statistics_are_involved(
     choices: dict[str, Any],
@@ -200,6 +218,21 @@ def test_wrong_conditions_need_conditions_and_a_share_below_1() -> None:
         engine(class_conditional=True, wrong_conditions=1.0)
 
 
+def test_layers_0_trains_a_linear_classifier_that_leads_an_affine_generator_to_the_mean_of_the_data(
+    tmp_path: Path,
+) -> None:
+    words = ("--dataset moons --layers 0 --loss non_saturating --learning-rate 1e-2 --warmup-steps 0 --ema-decay 0 "
+             "--r1 1 --threads 1 --save-every 0 --sample-every 0").split()  # fmt: skip
+    off = {}
+    for steps in ("1", "500"):
+        runs.train_here("gan", tmp_path / steps, "--max-steps", steps, words=words)
+        points = AutoPipeline.from_pretrained(tmp_path / steps)(batch_size=5000, output_type="pt").images
+        off[steps] = float((points.mean(0) - load_dataset("moons").mean).abs().max())  # type: ignore[union-attr]
+    assert off["1"] > 0.2 and off["500"] < 0.1, off
+    held = {key: tuple(v.shape) for key, v in runs.tensors(tmp_path / "500").items() if "nets/discriminator" in key}
+    assert held == {"nets/discriminator.head.weight": (1, 2), "nets/discriminator.head.bias": (1,)}
+
+
 def test_variance_of_pairs_is_unbiased_and_does_not_depend_on_how_the_batch_is_divided() -> None:
     x = 3 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)) + 5
     assert float(variance(x)) == pytest.approx(9, rel=0.03)
@@ -287,8 +320,9 @@ def test_killed_and_resumed_it_ends_in_the_same_bits_both_optimisers_and_batch_s
     "choices",
     ["--loss wasserstein_gp --generator-norm layer --discriminator-norm layer --discriminator-steps 2",
      "--loss hinge --generator-norm spectral --discriminator-norm spectral --pack 2 --minibatch-stddev 2",
-     "--class-conditional --wrong-conditions 0.5 --generator-norm layer --discriminator-norm none"],
-    ids=["layer", "spectral", "wrong"],
+     "--class-conditional --wrong-conditions 0.5 --generator-norm layer --discriminator-norm none",
+     "--loss kl --generator-loss minimax --generator-norm layer --discriminator-norm layer"],
+    ids=["layer", "spectral", "wrong", "kl"],
 )  # fmt: skip
 def test_two_processes_equal_one_where_no_batch_statistics_are_involved(
     choices: str, tmp_path: Path, train: Train

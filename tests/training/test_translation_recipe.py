@@ -22,7 +22,8 @@ from tests.training.tiny import TRANSLATION, run, state
 Train = Callable[..., subprocess.CompletedProcess]
 engine = TRANSLATION.engine
 PAIRS = {"paired": True, "split": "test", "history": None, "depth": 2}
-LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"]
+LOSSES = ["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic", "kl",
+          "squared_hellinger"]  # fmt: skip
 NAMES = {
     "step", "learning_rate", "loss_adversarial", "loss_cycle", "loss_identity", "loss_generators",
     "loss_discriminator_a", "loss_discriminator_b", "D_A(x)", "D_A(G(y))", "D_B(x)", "D_B(G(y))",

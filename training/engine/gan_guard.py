@@ -102,14 +102,16 @@ def _cure(field: str, s: Any, points: bool) -> str | None:
     if field.endswith("learning_rate"):
         return _other_rate(field, getattr(s, field))
     # list each option, and whether it may help
-    critic = s.loss in ("wasserstein", "wasserstein_gp")
+    critic, judged = s.loss in ("wasserstein", "wasserstein_gp"), s.loss != "began"     # by one logit for each sample
     options = {
         "loss": ("--loss wasserstein_gp", s.loss != "wasserstein_gp"),
         "saturating": ("--loss non_saturating", s.loss == "minimax"),
-        "penalty": ("--r1 0.1", not (s.r1 or s.gradient_penalty or critic)),
-        "pack": ("--pack 4", s.pack == 1 and s.batch_size % (4 * max(1, s.minibatch_stddev)) == 0),
+        "generator_loss": ("--generator-loss non_saturating", s.generator_loss == "minimax"),
+        "gamma": ("--gamma 0.7", not judged and s.gamma < 0.7),
+        "penalty": ("--r1 0.1", judged and not (s.r1 or s.gradient_penalty or critic)),
+        "pack": ("--pack 4", judged and s.pack == 1 and s.batch_size % (4 * max(1, s.minibatch_stddev)) == 0),
         "discriminator_steps": ("--discriminator-steps 1", s.discriminator_steps > 1 and not critic),
-        "frequencies": ("--frequencies 32", not s.frequencies),
+        "frequencies": ("--frequencies 32", judged and not s.frequencies),
         "latent_dim": ("--latent-dim 64", s.latent_dim < 16),
     }
     # replace options that depend on the data and the loss
@@ -181,13 +183,16 @@ def _between(line: Numbers) -> str:
 
 
 TROUBLES = {
-    "collapsed": Trouble(lambda line, s: alike(line), _collapsed, ("loss", "pack", "penalty", "learning_rate")),
+    "collapsed": Trouble(
+        lambda line, s: alike(line), _collapsed, ("loss", "gamma", "pack", "penalty", "learning_rate")
+    ),
     "collapsed classes": Trouble(
         lambda line, s: alike(line, "class_"), _collapsed_classes, ("latent_dim", "pack", "penalty"), excused=False
     ),
     "won": Trouble(
         lambda line, s: _sure(line, s) and distance(line) > NEAR, _won,
-        ("saturating", "penalty", "discriminator_steps", "discriminator_learning_rate"), excused=False,
+        ("saturating", "generator_loss", "penalty", "discriminator_steps", "discriminator_learning_rate"),
+        excused=False,
     ),
     "far": Trouble(lambda line, s: distance(line) > FAR, _far, ("loss", "pack", "penalty", "learning_rate")),
     "between": Trouble(

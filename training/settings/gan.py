@@ -38,7 +38,8 @@ class GANSettings(AdversarialFields, CaptionSettings):
     width: Auto[int] = AUTO
     """Channels next to the image, doubled at each stage; units of each layer for 2-D points."""
     layers: Auto[int] = AUTO
-    """Hidden layers of the networks for 2-D points."""
+    """Hidden layers of both networks for 2-D points; 0 makes the discriminator a linear classifier and the generator an
+    affine map of z."""
     generator_extra_layers: Auto[int] = AUTO
     """3x3 convolutions after each stage of the generator."""
     discriminator_extra_layers: Auto[int] = AUTO
@@ -55,12 +56,23 @@ class GANSettings(AdversarialFields, CaptionSettings):
     """Normalisation in the discriminator; layer, none and spectral make it a critic."""
     pack: Auto[int] = AUTO
     """Samples that the discriminator judges together, against mode collapse (PacGAN)."""
+    code_dim: Auto[int] = AUTO
+    """Numbers in the code of the autoencoder that began has for a discriminator. Default: 64 for images, 16 below 16
+    pixels, 1 for points; none for other losses."""
     frequencies: Auto[int] = AUTO
-    """Random waves of 2-D points that their discriminator sees beside the points."""
+    """Random waves of 2-D points that their discriminator sees beside the points. Default: 0 for --layers 0."""
     minibatch_stddev: Auto[int] = AUTO
     """Samples in a group whose standard deviation the discriminator sees; 0 for none."""
 
     # losses
+    generator_loss: Auto[Literal["non_saturating", "minimax"]] = AUTO
+    """Generator's loss of an f-divergence: maximise g_f(D(G(z))), or minimise the bound as it is. Default:
+    non_saturating; none for other losses, which have their own."""
+    gamma: Auto[float] = AUTO
+    """Error of generated over that of real samples, E L(G(z)) / E L(x), that began aims at: more for more variety, less
+    for sharper samples. Default: 0.5 for began, none for other losses."""
+    lambda_k: Auto[float] = AUTO
+    """Step of k, by which began balances both networks. Default: 0.001 for began, none for other losses."""
     r1: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO
@@ -118,6 +130,9 @@ COMMON: dict[str, Any] = {
 }
 """Radford et al. 2016, section 3."""
 
+F_DIVERGENCES = ("kl", "reverse_kl", "jensen_shannon", "pearson", "squared_hellinger")
+"""Losses that are f-divergences."""
+
 OF_LOSS: dict[str, dict[str, Any]] = {
     "wasserstein": {"clip": 0.01, "learning_rate": 5e-5, "discriminator_steps": 5},
     "wasserstein_gp": {
@@ -126,6 +141,7 @@ OF_LOSS: dict[str, dict[str, Any]] = {
     },
     "hinge": {"discriminator_norm": "spectral"},
     "relativistic": {"discriminator_norm": "none", "betas": (0.0, 0.99), "r1": 1.0, "r2": 1.0},
+    **{name: {"generator_loss": "non_saturating"} for name in F_DIVERGENCES},
 }  # fmt: skip
 """The settings of each loss: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018,
 section 4; Huang et al. 2024, section 4."""
@@ -133,6 +149,11 @@ section 4; Huang et al. 2024, section 4."""
 BOUNDED = ("minimax", "non_saturating", "least_squares", "hinge", "relativistic")
 """Losses in which the term of real samples with wrong conditions has a bound. Under a gradient penalty, which holds
 between real and generated samples of one condition, a critic lowers it for ever."""
+
+BEGAN: dict[str, Any] = {
+    "gamma": 0.5, "lambda_k": 1e-3, "discriminator_norm": "none", "generator_norm": "none", "minibatch_stddev": 0,
+}  # fmt: skip
+"""Berthelot et al. 2017, section 4."""
 
 POINTS: dict[str, Any] = {
     "network": "mlp",
@@ -204,6 +225,8 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= POINTS
         if loss is None:
             values |= RECOMMENDED_POINTS
+        if settings.layers == 0:
+            values["frequencies"] = 0                                      # a classifier that is linear in the points
     elif max(dataset.shape[1:]) < 16:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
@@ -219,6 +242,10 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
     conditional = settings.class_conditional or settings.captions
     if conditional and len(dataset.shape) == 3 and values["loss"] in BOUNDED:
         values["wrong_conditions"] = 0.5
+    # choose values for an autoencoder in the place of the discriminator
+    if loss == "began":
+        values |= BEGAN
+        values["code_dim"] = code_dim(dataset.shape)
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
@@ -231,6 +258,13 @@ def attention_size(shape: tuple[int, ...], base_size: int) -> int:
     while size > LARGEST_ATTENTION:
         size //= 2
     return size if size >= 2 * base_size else 0
+
+
+def code_dim(shape: tuple[int, ...]) -> int:
+    """Return the numbers in an autoencoder's code of images (C, H, W) or points (2,): fewer than samples have."""
+    if len(shape) == 1:
+        return 1
+    return 16 if max(shape[1:]) < 16 else 64
 
 
 SPEC = SettingsSpec(GANSettings, recommended, kinds=IMAGES_AND_POINTS)

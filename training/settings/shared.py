@@ -17,15 +17,22 @@ class EvaluationFields:
     """Dataset of that split. Default: the one that is trained on; if it is given, the split's default is train."""
 
 
+AdversarialLoss = Literal[
+    "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic", "kl",
+    "reverse_kl", "jensen_shannon", "pearson", "squared_hellinger"
+]  # fmt: skip
+"""Names in `hfgen.losses.adversarial.OBJECTIVES`."""
+
+
 @dataclass(kw_only=True)
 class AdversarialFields:
     """Fields of an adversarial recipe; their defaults depend on the loss and on the data."""
 
     # losses
-    loss: Auto[Literal[
-        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "wasserstein_gp", "relativistic"
-    ]] = AUTO  # fmt: skip
-    """Adversarial loss, of samples or of patches. Other defaults depend on it."""
+    loss: Auto[Literal[AdversarialLoss, "began"]] = AUTO
+    """Adversarial loss, of samples or of patches. Other defaults depend on it. kl, reverse_kl, jensen_shannon, pearson
+    and squared_hellinger are f-divergences (Nowozin et al. 2016); began makes the discriminator an autoencoder
+    (Berthelot et al. 2017)."""
     # optimisation
     discriminator_learning_rate: Auto[float] = AUTO
     """Peak learning rate of the discriminators; --learning-rate is the generators' and the default."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from hfgen.models.choices import GeneratorNorm, PatchNorm
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 from hfgen.training.engine.spec import SettingsSpec, ShapedDomains
-from hfgen.training.settings.shared import AdversarialFields
+from hfgen.training.settings.shared import AdversarialFields, AdversarialLoss
 
 
 @dataclass(kw_only=True)
@@ -28,6 +28,9 @@ class TranslationSettings(AdversarialFields, Settings):
     """Side, or height and width, of random crops of the images, which --resolution makes larger before."""
 
     # losses
+    loss: Auto[AdversarialLoss] = AUTO
+    """Adversarial loss of patches. Other defaults depend on it. kl, reverse_kl, jensen_shannon, pearson and
+    squared_hellinger are f-divergences (Nowozin et al. 2016)."""
     adversarial_weight: Auto[float] = AUTO
     """Weight of the generators' part in their loss: 1, 2 for least_squares, whose square has a factor 1/2."""
     cycle_weight: Auto[float] = AUTO
