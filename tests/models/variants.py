@@ -193,7 +193,7 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "ProgressiveGenerator, fading": partial(gan, hfgen.ProgressiveGenerator, "z", (6,), **NOISE, base_size=2,
                                             level=1.5),
     "ProgressiveDiscriminator, classes": partial(gan, hfgen.ProgressiveDiscriminator, "x", (1, 8, 16), **WIDE,
-                                                 num_classes=3),
+                                                 minibatch_stddev=0, num_classes=3),
     "ProgressiveDiscriminator, fading": partial(gan, hfgen.ProgressiveDiscriminator, "x", PIXELS, **IMAGE,
                                                 base_size=2, minibatch_stddev=2, level=0.5),
     "DCGANGenerator, classes, text": partial(gan, hfgen.DCGANGenerator, "z", (6,), **NOISE, num_classes=3,
