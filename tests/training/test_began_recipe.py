@@ -20,8 +20,11 @@ from tests.training.test_exact_resume import wait_for_step
 from tests.training.tiny import GAN, run
 
 Train = Callable[..., subprocess.CompletedProcess]
-BEGAN = "--loss began --width 4 --code-dim 4 --lambda-k 0.05 --gamma 0.7 --generator-norm layer".split()
-FIELDS: dict[str, Any] = {"loss": "began", "width": 4, "lambda_k": 0.05, "generator_norm": "layer"}
+BEGAN = "--loss began --width 4 --code-dim 4 --lambda-k 0.05 --gamma 0.7".split()
+FIELDS: dict[str, Any] = {
+    "loss": "began", "width": 4, "lambda_k": 0.05, "gamma": 0.5, "generator_norm": "layer", "learning_rate": 2e-3,
+    "discriminator_learning_rate": 2e-3,
+}  # fmt: skip
 
 
 def test_the_losses_and_the_balance_are_the_equations_of_the_paper() -> None:

@@ -39,7 +39,7 @@ from hfgen.training.engine.log import Log, activity
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.preview import draw, networks_in_use, preview_and_evaluate, write_picture
 from hfgen.training.engine.recipe import RecipeSpec
-from hfgen.training.engine.settings import AUTO, Settings, check_same, default_values, small, write_yaml
+from hfgen.training.engine.settings import AUTO, Settings, check_same, small, write_yaml
 from hfgen.training.engine.trackers import start_tracker, track_picture
 
 logger = get_logger("training")
@@ -376,7 +376,7 @@ class Run:
         engine = self.engine
         # check that it is the same run on the same data
         then = state.read_state(stored)
-        check_same(self.settings, default_values(self.settings) | then["settings"], self.folder)
+        check_same(self.settings, then["settings"], self.folder)
         before = str(then.get("dataset"))
         if before != engine.dataset.fingerprint:
             raise CheckpointError(

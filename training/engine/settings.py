@@ -270,14 +270,14 @@ def write_yaml(settings: Settings, path: Path) -> None:
 def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
 
-    The number of steps may change only in runs that are `extendable`. An `Auto` field
-    that is younger than the run has the value of today's recommendation.
+    The number of steps may change only in runs that are `extendable`. Of the fields that are younger than the run, an
+    `Auto` one has the value of today's recommendation, another one its default.
     """
     free = FREE_ON_RESUME
     if settings.extendable:
         free = free | {"max_steps", "budget"}
     free = free | {field.name for field in dataclasses.fields(settings) if is_auto(field) and field.name not in stored}
-    now = plain_values(settings)
+    stored, now = default_values(settings) | stored, plain_values(settings)
     differing = [name for name in now if name not in free and now[name] != stored.get(name)]
     if differing:
         changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)

@@ -70,9 +70,10 @@ class GANSettings(AdversarialFields, CaptionSettings):
     non_saturating; none for other losses, which have their own."""
     gamma: Auto[float] = AUTO
     """Error of generated over that of real samples, E L(G(z)) / E L(x), that began aims at: more for more variety, less
-    for sharper samples. Default: 0.5 for began, none for other losses."""
+    for sharper samples. Default: 0.5 for began (0.7 for points and below 16 pixels), none for other losses."""
     lambda_k: Auto[float] = AUTO
-    """Step of k, by which began balances both networks. Default: 0.001 for began, none for other losses."""
+    """Step of k, by which began balances both networks. Default: 0.001 for began (0.01 for
+    points and below 16 pixels), none for other losses."""
     r1: Auto[float] = AUTO
     """Weight of the zero-centred gradient penalty on real samples."""
     r2: Auto[float] = AUTO
@@ -151,9 +152,13 @@ BOUNDED = ("minimax", "non_saturating", "least_squares", "hinge", "relativistic"
 between real and generated samples of one condition, a critic lowers it for ever."""
 
 BEGAN: dict[str, Any] = {
-    "gamma": 0.5, "lambda_k": 1e-3, "discriminator_norm": "none", "generator_norm": "none", "minibatch_stddev": 0,
+    "gamma": 0.5, "lambda_k": 1e-3, "learning_rate": 1e-4, "betas": (0.5, 0.999), "discriminator_norm": "none",
+    "generator_norm": "layer", "minibatch_stddev": 0,
 }  # fmt: skip
-"""Berthelot et al. 2017, section 4."""
+"""Berthelot et al. 2017, section 4. The norm lets the first samples vary; without it a new generator has one image."""
+
+BEGAN_SHORT: dict[str, Any] = {"gamma": 0.7, "lambda_k": 0.01, "discriminator_learning_rate": 1e-3}
+"""The same for points and images below 16 pixels, whose trainings are short."""
 
 POINTS: dict[str, Any] = {
     "network": "mlp",
@@ -244,8 +249,7 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values["wrong_conditions"] = 0.5
     # choose values for an autoencoder in the place of the discriminator
     if loss == "began":
-        values |= BEGAN
-        values["code_dim"] = code_dim(dataset.shape)
+        values |= of_began(dataset.shape)
     # choose values for the discriminator, by default those of the generator
     settings = filled(settings, values)
     own = {"discriminator_learning_rate": settings.learning_rate, "discriminator_betas": settings.betas}
@@ -262,9 +266,15 @@ def attention_size(shape: tuple[int, ...], base_size: int) -> int:
 
 def code_dim(shape: tuple[int, ...]) -> int:
     """Return the numbers in an autoencoder's code of images (C, H, W) or points (2,): fewer than samples have."""
+
+
+def of_began(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the values of BEGAN for images (C, H, W) or points (2,); codes have fewer numbers than samples."""
     if len(shape) == 1:
-        return 1
-    return 16 if max(shape[1:]) < 16 else 64
+        return {**BEGAN, **BEGAN_SHORT, "code_dim": 1, "generator_norm": "none"}
+    if max(shape[1:]) < 16:
+        return {**BEGAN, **BEGAN_SHORT, "code_dim": 16, "width": 16}
+    return {**BEGAN, "code_dim": 64}
 
 
 SPEC = SettingsSpec(GANSettings, recommended, kinds=IMAGES_AND_POINTS)
