@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfgen.data import load_dataset
-from tests.benchmarks.digits_gan import RECIPES, classifiers, read, run, steer
+from tests.benchmarks.digits_gan import RECIPES, classifiers, read, run, steer, verdicts
 from tests.benchmarks.digits_quality import measure
 from tests.benchmarks.harness import sample, train
 
@@ -36,6 +36,8 @@ def test_a_short_conditional_run_makes_digits_of_the_asked_class(folder: Path) -
     assert (read(folder / "reader" / "model", images) == shuffled).double().mean() < 0.3
     found = measure(load_dataset("digits").tensor().flatten(1), images.flatten(1) * 2 - 1)
     assert found["precision"] > 0.5 and found["nearest_ratio"] > 0.8, found
+    says = verdicts(folder / "short")                                          # wrong classes were fakes
+    assert says["D(x, right)"] > 0.5 and says["D(x, wrong)"] < 0.2, says
 
 
 def test_latents_of_a_short_run_are_led_to_a_class_that_another_classifier_sees_too(folder: Path) -> None:
