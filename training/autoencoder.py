@@ -121,7 +121,7 @@ def network(s: AutoencoderSettings, dataset: Dataset) -> Autoencoder:
         latent_dim=s.latent_dim,
         code_activation=s.code_activation,
         tied=s.tied,
-        output=s.output,
+        output_activation=s.output_activation,
     )
 
 

@@ -11,7 +11,7 @@ from hfgen.checks import nearest_sizes, require, require_choice, require_int, re
 from hfgen.errors import ConfigError
 from hfgen.loading.config import register_to_config
 from hfgen.loading.mixins import ModelMixin
-from hfgen.models.choices import Body, CodeActivation, Output
+from hfgen.models.choices import Body, CodeActivation, OutputActivation
 from hfgen.models.outputs import AutoencoderOutput
 
 CODES: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -23,9 +23,11 @@ class Autoencoder(ModelMixin):
 
     `body`: "mlp", hidden layers of `hidden` units (Hinton and Salakhutdinov 2006), or "conv", for each number of
     channels in `hidden` a convolution that halves the sides, then a linear layer. There is no normalisation, because it
-    would remove the brightness of an image. ReLU follows each layer, tanh the last. `code_activation`: "linear"
-    (unbounded code), "relu" (>= 0) or "sigmoid" (rates in [0, 1]). `resolution`: int or (height, width). Raises
-    ConfigError, naming the field, for impossible values.
+    would remove the brightness of an image. ReLU follows each layer, and the last `output_activation`: "tanh", or
+    "linear" for images without bounds. `code_activation`: "linear" (unbounded code), "relu" (>= 0) or "sigmoid" (rates
+    in [0, 1]). `tied`: the weights of the decoder are the transposes of the encoder's, D = E^T; without hidden layers
+    and activations that is the factorisation x' = E^T E x, whose optimum spans the principal components (Baldi and
+    Hornik 1989). `resolution`: int or (height, width). Raises ConfigError, naming the field, for impossible values.
     """
 
     _no_split_modules: tuple[str, ...] = ()
@@ -40,7 +42,7 @@ class Autoencoder(ModelMixin):
         latent_dim: int = 32,
         code_activation: CodeActivation = "linear",
         tied: bool = False,
-        output: Output = "tanh",
+        output_activation: OutputActivation = "tanh",
     ) -> None:
         super().__init__()
         check_config(self.config)
@@ -75,14 +77,14 @@ class Autoencoder(ModelMixin):
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the images d(z), (B, C, H, W), of codes (B, D), in [-1, 1] unless `output` is linear.
+        """Return the images d(z), (B, C, H, W), of codes (B, D), in [-1, 1] unless `output_activation` is linear.
 
         Raises ConfigError for another shape.
         """
         size = self.config["latent_dim"]
         require(tuple(z.shape[1:]) == (size,), "latents", tuple(z.shape), f"(B, {size})")
         x: Tensor = self.decoder(z)
-        return torch.tanh(x) if self.config["output"] == "tanh" else x
+        return torch.tanh(x) if self.config["output_activation"] == "tanh" else x
 
     def forward(self, x: Tensor, return_dict: bool = True) -> AutoencoderOutput | tuple[Tensor, Tensor]:
         """Return d(e(x)), (B, C, H, W) in [-1, 1], as `.sample` and the codes (B, D) as `.latents`, or both as a tuple.
@@ -158,7 +160,7 @@ def check_config(config: Any) -> None:
         require_int(field, config[field], high=high)
     require_choice("body", config["body"], ("mlp", "conv"))
     require_choice("code_activation", config["code_activation"], CODES)
-    require_choice("output", config["output"], OUTPUTS)
+    require_choice("output_activation", config["output_activation"], OUTPUTS)
     require(isinstance(config["tied"], bool), "tied", config["tied"], "true or false")
     # hidden layers
     hidden = config["hidden"]

@@ -4,7 +4,7 @@ from typing import Literal
 
 Body = Literal["mlp", "conv"]
 CodeActivation = Literal["linear", "relu", "sigmoid"]
-Output = Literal["tanh", "linear"]
+OutputActivation = Literal["tanh", "linear"]
 """Networks of an autoencoder, activations of its code, and of its images."""
 
 Norm = Literal["batch", "layer", "none", "spectral"]

@@ -12,7 +12,7 @@ from hfgen.models.autoencoder import Autoencoder
 
 
 def test_tied_weights_are_stored_once_and_the_decoder_is_the_transpose_with_its_own_biases():
-    net = Autoencoder((2, 3), 1, "mlp", hidden=(4,), latent_dim=2, tied=True, output="linear")
+    net = Autoencoder((2, 3), 1, "mlp", hidden=(4,), latent_dim=2, tied=True, output_activation="linear")
     assert [tuple(p.shape) for p in net.parameters()] == [(4, 6), (4,), (2, 4), (2,), (4,), (6,)]
     for bias in list(net.parameters())[-2:]:
         torch.nn.init.normal_(bias)
@@ -25,7 +25,7 @@ def test_tied_weights_are_stored_once_and_the_decoder_is_the_transpose_with_its_
 
 def test_tied_convolutions_are_adjoint_to_each_other():
     """<E x, y> = <x, E^T y> for every x and y."""
-    net = Autoencoder((8, 4), 2, "conv", hidden=(3,), latent_dim=5, tied=True, output="linear")
+    net = Autoencoder((8, 4), 2, "conv", hidden=(3,), latent_dim=5, tied=True, output_activation="linear")
     conv, up = net.encoder[0], net.decoder[-1]
     torch.nn.init.zeros_(conv.bias)
     x, y = torch.randn(1, 2, 8, 4), torch.randn(1, 3, 4, 2)
@@ -134,7 +134,7 @@ def test_the_meta_device_holds_the_same_tensors_without_memory():
         ("latent_dim", True),
         ("code_activation", "tanh"),
         ("tied", 1),
-        ("output", "relu"),
+        ("output_activation", "relu"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(field, value):

@@ -154,7 +154,7 @@ VARIANTS: dict[str, Callable[[], Made]] = {
     "Autoencoder, conv": partial(one, hfgen.Autoencoder, PIXELS, resolution=8, body="conv", hidden=(4,), latent_dim=3,
                                  code_activation="sigmoid"),
     "Autoencoder, tied": partial(one, hfgen.Autoencoder, PIXELS, resolution=8, body="conv", hidden=(4,), latent_dim=3,
-                                 tied=True, output="linear"),
+                                 tied=True, output_activation="linear"),
     "VAE, mlp": partial(vae, hfgen.VAE, hidden=(12,), latent_dim=3),
     "VAE, conv with classes": partial(vae, hfgen.VAE, body="conv", hidden=(4, 6), latent_dim=3, num_classes=3),
     "VAE, points": partial(vae, hfgen.VAE, dim=2, hidden=(8,), likelihood="gaussian", learned_sigma=True),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hfgen.models.choices import Body, CodeActivation, Output
+from hfgen.models.choices import Body, CodeActivation, OutputActivation
 from hfgen.training.engine.settings import AUTO, Auto, Settings, filled
 from hfgen.training.engine.spec import SettingsSpec, Shaped
 from hfgen.training.settings.shared import EvaluationFields
@@ -26,8 +26,8 @@ class AutoencoderSettings(EvaluationFields, Settings):
     """Activation of the code: linear, relu or sigmoid. For --sparsity l1 relu, for kl sigmoid."""
     tied: bool = False
     """Make the weights of the decoder the transposes of the encoder's, D = E^T."""
-    output: Output = "tanh"
-    """Activation of the last layer: tanh, or linear; --tied --hidden --output linear is a matrix factorisation."""
+    output_activation: OutputActivation = "tanh"
+    """Activation of the last layer: tanh, or linear; with --tied --hidden the latter is a matrix factorisation."""
 
     # losses
     weight_penalty: float = 0.0
