@@ -60,7 +60,7 @@ def test_jensen_shannon_trains_the_networks_that_minimax_and_the_log_d_trick_tra
 
 def test_a_generators_loss_for_another_loss_than_an_f_divergence_is_an_error_that_names_it() -> None:
     assert engine(loss="kl").settings.generator_loss == "non_saturating"  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="--generator-loss minimax: --loss hinge has a generator's loss of its own"):
+    with pytest.raises(ConfigError, match="--generator-loss minimax: --loss hinge has none"):
         engine(loss="hinge", generator_loss="minimax")
 
 

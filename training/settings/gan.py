@@ -264,10 +264,6 @@ def attention_size(shape: tuple[int, ...], base_size: int) -> int:
     return size if size >= 2 * base_size else 0
 
 
-def code_dim(shape: tuple[int, ...]) -> int:
-    """Return the numbers in an autoencoder's code of images (C, H, W) or points (2,): fewer than samples have."""
-
-
 def of_began(shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the values of BEGAN for images (C, H, W) or points (2,); codes have fewer numbers than samples."""
     if len(shape) == 1:
