@@ -156,7 +156,7 @@ def test_lines_of_an_evaluation_alone_and_of_the_warmup_do_not_count() -> None:
         (ALIKE, {"pack": 4, "r1": 1.0, "learning_rate": 1e-4}, ["--loss wasserstein_gp"], ["--pack", "--r1", "rate"]),
         (ALIKE, {"learning_rate": 1e-9}, ["--learning-rate 2e-4"], []),
         (WON, {"loss": "minimax", "discriminator_steps": 5}, ["--loss non_saturating", "--discriminator-steps 1"], []),
-        (ALIKE, {"loss": "began"}, ["--gamma 0.7", "--loss wasserstein_gp"], ["--pack", "--r1"]),
+        (ALIKE, {"loss": "began", "gamma": 0.5}, ["--gamma 0.7", "--loss wasserstein_gp"], ["--pack", "--r1"]),
         (ALIKE, {"loss": "began", "gamma": 0.8}, ["--loss wasserstein_gp"], ["--gamma"]),
         (WON, {"loss": "kl", "generator_loss": "minimax"}, ["--generator-loss non_saturating"], ["--loss"]),
         (WON, {}, ["--r1 0.1", "--discriminator-learning-rate 0.0005"],
