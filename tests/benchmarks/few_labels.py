@@ -3,9 +3,10 @@
     python -m tests.benchmarks.few_labels [--seeds 0 1 2 3 4]
 
 The encoders see the first 80 % of the digits without labels; classifiers then get 10, 100 or 1,000 labelled images of
-them, the same number of each class, drawn by the seed, and are tested on the rest. `scratch` is the usual
-convolutional classifier, `fresh encoder` the network of the VAE from random weights. All have the same steps, without
-shifts and label smoothing. Intervals are 95 % (Student's t over seeds); gains over `fresh encoder` are paired by seed.
+them, the same number of each class, drawn by the seed, and are tested on the rest. `fresh autoencoder` and `fresh vae`
+are the same networks from random weights, `scratch` is the usual convolutional classifier. All have the same steps,
+without shifts and label smoothing. Intervals are 95 % (Student's t over seeds); gains are over the
+fresh network, paired by seed.
 """
 
 import argparse
@@ -18,13 +19,13 @@ import torch
 from scipy import stats
 
 import hfgen
+from hfgen import AutoPipeline
 from hfgen.data import load_dataset
 from hfgen.metrics.usefulness import few_per_class
-from hfgen.pipelines.vae import VAEPipeline
 from tests.benchmarks.harness import Row, collect
 
 SEEN, UNSEEN = "train[:80%]", "train[80%:]"
-STARTS = ("scratch", "fresh encoder", "autoencoder", "vae")
+STARTS = ("scratch", "fresh autoencoder", "autoencoder", "fresh vae", "vae")
 LABELS = (10, 100, 1000)
 SOURCES: dict[str, dict[str, Any]] = {"autoencoder": {"corruption": "gaussian"}, "vae": {}}
 
@@ -38,11 +39,13 @@ def encoder(name: str, seed: int, folder: Path, steps: int) -> Path:
     return out
 
 
-def fresh(source: Path, seed: int) -> VAEPipeline:
-    """Return a VAE of the same sizes with random weights."""
+def fresh(source: Path, name: str, seed: int) -> Any:
+    """Return the pipeline in a run folder with random weights in its network `name`."""
     torch.manual_seed(seed)
-    vae = VAEPipeline.from_pretrained(source).vae
-    return VAEPipeline(type(vae)(**{key: vae.config[key] for key in vae.config if not key.startswith("_")}))
+    pipeline = AutoPipeline.from_pretrained(source)
+    net = pipeline.components[name]
+    settings = {key: value for key, value in net.config.items() if not key.startswith("_")}
+    return type(pipeline)(type(net)(**settings))
 
 
 def work(job: Row, folder: Path, unlabelled_steps: int, steps: int) -> Row:
@@ -54,10 +57,10 @@ def work(job: Row, folder: Path, unlabelled_steps: int, steps: int) -> Row:
     images, labels = few_per_class((seen.tensor(), y), job["labels"] // 10, seed)
     # train the classifier
     start: dict[str, Any] = {}
-    if job["start"] in SOURCES:
-        start = {"start_from": encoder(job["start"], seed, folder, unlabelled_steps)}
-    elif job["start"] == "fresh encoder":
-        start = {"start_from": fresh(encoder("vae", seed, folder, unlabelled_steps), seed)}
+    name = job["start"].removeprefix("fresh ")
+    if name in SOURCES:
+        source = encoder(name, seed, folder, unlabelled_steps)
+        start = {"start_from": source if name == job["start"] else fresh(source, name, seed)}
     pipeline: Any = hfgen.train(
         "classifier", dataset=(images / 2 + 0.5, labels), max_steps=steps, batch_size=min(len(labels), 100), seed=seed,
         learning_rate=1e-3, max_shift=0, label_smoothing=0.0, threads=1, sample_every=0, **start,
@@ -95,11 +98,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         rows = collect(jobs, lambda job: work(job, folder, options.unlabelled_steps, options.steps), options.results, 1)
-    columns = [*STARTS, *(f"{start} - fresh" for start in SOURCES)]
+    columns = [*STARTS, *(f"gain of {name}" for name in SOURCES)]
     print("| labels | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for number in options.labels:
         of = {start: accuracies(rows, number, start) for start in STARTS}
-        gains = [[a - b for a, b in zip(of[start], of["fresh encoder"], strict=True)] for start in SOURCES]
+        gains = [[a - b for a, b in zip(of[name], of[f"fresh {name}"], strict=True)] for name in SOURCES]
         print(f"| {number:,} | " + " | ".join(interval(values) for values in [*of.values(), *gains]) + " |")
 
 

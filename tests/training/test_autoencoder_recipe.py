@@ -222,10 +222,9 @@ def test_points_are_refused():
 
 def test_a_linear_tied_autoencoder_ends_in_the_subspace_of_the_principal_components(tmp_path):
     """The optimum of D = E^T spans the principal subspace, and its error is that of PCA (Baldi and Hornik 1989)."""
-    words = "--dataset digits --tied --output-activation linear --hidden --latent-dim 3 --batch-size 1797"
-    rest = "--max-steps 600 --learning-rate 5e-2 --ema-decay 0 --warmup-steps 5 --save-every 0 --sample-every 0"
-    rest += " --threads 1"
-    train(tmp_path, words=[*words.split(), *rest.split()])
+    words = "--dataset digits --tied --output-activation linear --hidden --latent-dim 3"
+    rest = "--batch-size 1797 --max-steps 600 --learning-rate 5e-2 --ema-decay 0 --warmup-steps 5 --save-every 0"
+    train(tmp_path, words=[*words.split(), *rest.split(), *"--sample-every 0 --threads 1".split()])
     pipeline = AutoPipeline.from_pretrained(tmp_path)
     net, x = pipeline.autoencoder, load_dataset("digits").tensor()
     weight = net.encoder[1].weight.detach().double().numpy()                 # (3, 64)
