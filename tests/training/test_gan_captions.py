@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,6 +23,12 @@ Train = Callable[..., subprocess.CompletedProcess]
 CAPTIONED: dict[str, Any] = {"dataset": "shapes", "split": "train[:64]", "resolution": 8, "captions": True,
                              "text_width": 16, "text_layers": 1}  # fmt: skip
 WORDS = "--dataset shapes --split train[:64] --resolution 8 --captions --text-width 16 --text-layers 1".split()
+
+
+class Shape(NamedTuple):
+    """Data as far as recommended values depend on them."""
+
+    shape: tuple[int, ...]
 
 
 def engine(**changes: Any) -> Any:
@@ -64,6 +70,18 @@ def test_the_text_encoder_is_trained_with_the_discriminator_and_averaged_for_the
         still = [key for key, value in weights.items() if torch.equal(before[name][key], value)]
         assert not still, (name, still)
     assert [phase.trains for phase in e.recipe.phases] == [("discriminator", "text_encoder"), ("generator",)]
+
+
+def test_captioned_images_of_32_pixels_have_a_narrow_pair_by_default_and_larger_ones_that_of_the_paper() -> None:
+    recommended = GAN.recipe.recommended
+    small, large, plain = (
+        recommended(GAN.recipe.settings(output_dir=Path("unused"), captions=captions), Shape((3, side, side)))
+        for captions, side in ((True, 32), (True, 64), (False, 32))
+    )
+    assert (small.width, small.batch_size, small.learning_rate, small.wrong_conditions) == (32, 32, 1e-3, 0.5)
+    for other in (large, plain):
+        assert (other.width, other.batch_size, other.learning_rate) == (64, 64, 2e-4)
+    assert (large.wrong_conditions, plain.wrong_conditions) == (0.5, 0.0)
 
 
 def test_a_given_text_encoder_is_not_trained(tmp_path: Path) -> None:

@@ -181,6 +181,12 @@ SMALL_IMAGES: dict[str, Any] = {
 }  # fmt: skip
 """For images below 16 pixels, such as digits: a narrow pair, fast learning, a generator deeper than its critic."""
 
+CAPTIONED: dict[str, Any] = {
+    "max_steps": 6000, "batch_size": 32, "learning_rate": 1e-3, "betas": (0.0, 0.99), "width": 32, "latent_dim": 32,
+    "minibatch_stddev": 4,
+}  # fmt: skip
+"""For captioned images from 16 to 32 pixels, such as shapes: a narrow pair that learns fast."""
+
 SMALL_IMAGES_WGAN_GP: dict[str, Any] = {
     "max_steps": 3500, "betas": (0.0, 0.9), "discriminator_steps": 2, "discriminator_learning_rate": 4e-3,
     "discriminator_norm": "none", "minibatch_stddev": 0, "gradient_penalty": 1.0,
@@ -236,6 +242,8 @@ def recommended(settings: GANSettings, dataset: Shaped) -> GANSettings:
         values |= SMALL_IMAGES
         if loss == "wasserstein_gp":
             values |= SMALL_IMAGES_WGAN_GP
+    elif settings.captions and loss is None and max(dataset.shape[1:]) <= 32:
+        values |= CAPTIONED
     # choose values for the network
     network = settings.network or values["network"]
     values |= UNUSED[network] | OF_NETWORK.get(network, {})
