@@ -172,8 +172,7 @@ class BigGANGenerator(ModelMixin):
         shared = 0
         if num_classes:
             shared = embedding_dim
-            self.embedding = nn.Embedding(num_classes, embedding_dim)
-            nn.init.orthogonal_(self.embedding.weight)
+            self.embedding = nn.Embedding(num_classes, embedding_dim)                    # N(0, 1), the scale of z
         # project the first chunk
         widths = widths_of(width, stages)[::-1]
         self.project = linear(self._chunks[0], widths[0] * self._base[0] * self._base[1])

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from hfgen import AutoPipeline
-from hfgen.errors import ConfigError
+from hfgen.errors import CheckpointError, ConfigError
 from hfgen.losses.orthogonal import filters, orthogonal_penalty
 from hfgen.training.engine.noise import Noise
+from hfgen.training.engine.settings import check_same, plain_values
 from hfgen.training.gan import GANLosses
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
@@ -114,6 +115,14 @@ def test_biggan_conditional_is_trained_killed_resumed_to_the_same_bits_and_sampl
         assert output.latents.abs().max() <= (truncation or 10)
         spread.append(float(output.images.std(0).mean()))
     assert spread[0] > spread[1] > spread[2]
+
+
+def test_a_field_that_is_younger_than_a_run_counts_as_its_default_and_another_value_is_refused() -> None:
+    now = engine().settings
+    old = {k: v for k, v in plain_values(now).items() if k not in ("network", "fade_share", "stage_shares")}
+    check_same(now, old, Path("run"))
+    with pytest.raises(CheckpointError, match=r"run: cannot resume .*fade_share: 0.5 in the run, 0.25 asked"):
+        check_same(dataclasses.replace(now, fade_share=0.25), old, Path("run"))
 
 
 @pytest.mark.slow

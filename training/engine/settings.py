@@ -270,17 +270,22 @@ def write_yaml(settings: Settings, path: Path) -> None:
 def check_same(settings: Settings, stored: dict[str, Any], where: Path) -> None:
     """Raise CheckpointError naming the fields in which `settings` differ from the run stored in `where`.
 
-    The number of steps may change only in runs that are `extendable`. Of the fields that are younger than the run, an
-    `Auto` one has the value of today's recommendation, another one its default.
+    The number of steps may change only in runs that are `extendable`. A field that is younger than the run has its
+    default, an `Auto` field the value of today's recommendation.
     """
+    # fields that may change
     free = FREE_ON_RESUME
     if settings.extendable:
         free = free | {"max_steps", "budget"}
-    free = free | {field.name for field in dataclasses.fields(settings) if is_auto(field) and field.name not in stored}
-    stored, now = default_values(settings) | stored, plain_values(settings)
-    differing = [name for name in now if name not in free and now[name] != stored.get(name)]
+    # fields that are younger than the run
+    younger = [field for field in dataclasses.fields(settings) if field.name not in stored]
+    free = free | {field.name for field in younger if is_auto(field)}
+    stored = {**stored, **{field.name: _plain(field.default) for field in younger}}
+    # compare
+    now = plain_values(settings)
+    differing = [name for name in now if name not in free and now[name] != stored[name]]
     if differing:
-        changes = "; ".join(f"{name}: {stored.get(name)!r} in the run, {now[name]!r} asked" for name in differing)
+        changes = "; ".join(f"{name}: {stored[name]!r} in the run, {now[name]!r} asked" for name in differing)
         raise CheckpointError(f"{where}: cannot resume with other settings ({changes}); use those, or a new folder")
 
 
