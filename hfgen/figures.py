@@ -109,9 +109,9 @@ def train_attenuated(data: Tensor, steps: int, seed: int, stages: int = STAGES, 
 
         m + sqrt(alpha_bar_T) C (alpha_bar_T C + (1 - alpha_bar_T) I)^-1 (x_T - sqrt(alpha_bar_T) m),
 
-    which is m for every x_T as alpha_bar_T falls to 0. Each mean is narrower than its x_{t-1}, by the variance that
-    x_{t-1} has given x_t; DDPM draws noise of this variance. `shared`: one network for all autoencoders, with t as
-    input; otherwise each stage has its own, trained for `steps`.
+    which is m for every x_T as alpha_bar_T falls to 0. Digits all end in one picture. Each mean is
+    narrower than its x_{t-1}, by the variance that x_{t-1} has given x_t; DDPM draws noise of this variance. `shared`:
+    one network for all autoencoders, with t as input; otherwise each stage has its own, trained for `steps`.
     """
     # train the network, or the networks, to predict eps
     scheduler = ddpm_scheduler(stages)
