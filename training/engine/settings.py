@@ -299,15 +299,6 @@ def plain_values(settings: Settings) -> dict[str, Any]:
     return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
 
 
-def default_values(settings: Settings) -> dict[str, Any]:
-    """Return the default of each field that has one: the value in a run that is older than the field."""
-    defaults = {}
-    for field in dataclasses.fields(settings):
-        if field.default not in (dataclasses.MISSING, None):
-            defaults[field.name] = _plain(field.default)
-    return defaults
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
