@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="File for a grid of held-out captions at the scale nearest 4.")
     parser.add_argument("--autoencoder", default="", help="Further fields of its recipe, in one word.")
     parser.add_argument("--diffusion", default="", help="The same of the model.")
+    parser.add_argument("--trained", type=Path, help="Run of the model that is judged in place of the one in --keep.")
+    parser.add_argument("--draws", nargs="*", default=[], help="Numbers for the samples, such as temperature=0.6.")
     options = parser.parse_args()
     common = ["--threads", options.threads, "--save-every", "0", "--sample-every", "0"]
     with tempfile.TemporaryDirectory() as temporary:
@@ -109,7 +111,8 @@ def main() -> None:
             words += ["--autoencoder", str(vae)]
         seconds[options.model] = fitted(recipe, model, options.seed, [*words, *common, *options.diffusion.split()])
         print("seconds:", ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
-        report(vae, model, options.seed, options.figure, choices, options.scales)
+        drawn = {name: float(number) for name, _, number in (draw.partition("=") for draw in options.draws)}
+        report(vae, options.trained or model, options.seed, options.figure, choices | drawn, options.scales)
 
 
 def report(
@@ -143,7 +146,7 @@ def report(
 
 def show(name: str, row: Row) -> None:
     """Print one line."""
-    print(f"{name:36}" + " | ".join(f"{key} {100 * value:.1f} %" for key, value in row.items()), flush=True)
+    print(f"{name:40}" + " | ".join(f"{key} {100 * value:.1f} %" for key, value in row.items()), flush=True)
 
 
 if __name__ == "__main__":
