@@ -4,8 +4,8 @@ Step k is a pure function of the settings and k (see `Noise` and `hfgen.data.ord
 the same numbers however its batches are divided and however often it was interrupted.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hfgen.data.dataset import Dataset
 from hfgen.data.order import derive_seed
-from hfgen.errors import NonFiniteError
+from hfgen.errors import NonFiniteError, ResourceError
 from hfgen.metrics.cost import parameters
 from hfgen.training.engine.distributed import REDUCED, checkpoint_gradients, seed, split_batch, wrap
 from hfgen.training.engine.ema import EMA
@@ -37,6 +37,12 @@ MAX_HALVINGS = 20
 """Further such steps in float16, in which the loss scale falls to 2^-4."""
 
 Build = Callable[[Any, Dataset], Recipe]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is used up: that of a device, or of the CPU, whose allocator has no
+    class of error."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def trainable_parameters(net: nn.Module) -> list[nn.Parameter]:
@@ -91,8 +97,26 @@ class Engine:
             rows=self.rows, device=self.device,
         )  # fmt: skip
         for step in range(first, first + steps):
-            self.step(step, list(islice(batches, per_step)), max_steps)
+            with self.memory(step):
+                self.step(step, list(islice(batches, per_step)), max_steps)
             yield step + 1
+
+    @contextmanager
+    def memory(self, step: int) -> Iterator[None]:
+        """Turn an error of the allocator in the block into ResourceError, which names the ways to need less memory."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            rows = self.micro_batches[0].stop - self.micro_batches[0].start
+            ways = ["--gradient-checkpointing", "--mixed-precision bf16", "a smaller network or --resolution"]
+            if rows > 1:
+                ways.insert(0, f"--micro-batch-size {rows // 2}, which changes no result")
+            first = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ResourceError(
+                f"out of memory in step {step + 1} with {rows} samples at once: try {'; '.join(ways)} ({first:.300})"
+            ) from error
 
     def step(self, step: int, batches: list[Batch], max_steps: int) -> None:
         """Run every phase of one training step."""

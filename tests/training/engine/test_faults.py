@@ -23,6 +23,7 @@ from hfgen.errors import NonFiniteError, ResourceError
 from hfgen.loading import checkpoint, disk
 from hfgen.training import ddpm
 from hfgen.training.engine import log, record, run, settings, state
+from hfgen.training.engine.loop import is_out_of_memory
 from hfgen.training.engine.run import main
 from tests.training import runs
 from tests.training.test_exact_resume import wait_for_step
@@ -206,3 +207,25 @@ def test_a_folder_that_holds_something_else_gets_no_lock(tmp_path: Path) -> None
     (tmp_path / "notes.txt").write_text("mine")
     assert main(ddpm.RECIPE, runs.arguments(tmp_path)) == 2
     assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "Tried to allocate 2.00 GiB"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "can't allocate"),
+    (MemoryError(), "MemoryError"),
+])  # fmt: skip
+def test_memory_that_is_used_up_names_the_ways_to_need_less(error: Exception, words: str) -> None:
+    engine = DDPM.engine(micro_batch_size=8)
+
+    def too_large(*_: Any) -> Any:
+        raise error
+
+    object.__setattr__(engine.recipe.phases[0], "loss", too_large)
+    with pytest.raises(ResourceError, match=rf"out of memory in step 4 .* 8 samples .*--micro-batch-size 4.*{words}"):
+        next(engine.train(3, 1, 20))
+
+
+def test_the_allocator_of_the_cpu_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    assert is_out_of_memory(raised.value) and not is_out_of_memory(RuntimeError("shapes do not fit"))
