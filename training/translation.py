@@ -19,7 +19,7 @@ from hfgen.data.source import NO_LABELS
 from hfgen.data.unpaired import Unpaired, known_pairs
 from hfgen.errors import ConfigError
 from hfgen.losses.adversarial import OBJECTIVES, clip_weights, gradient_penalty
-from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator
+from hfgen.models.translator import PatchDiscriminator, ResNetTranslator, UNetTranslator, check_sides
 from hfgen.pipelines.translation import DIRECTIONS, TranslationPipeline
 from hfgen.training.engine.adversarial import optimizer
 from hfgen.training.engine.image_pool import ImagePool
@@ -183,9 +183,12 @@ def networks(s: TranslationSettings, dataset: Unpaired) -> dict[str, nn.Module]:
     # build them and the discriminators
     patches: dict[str, Any] = {"width": s.discriminator_width, "layers": s.discriminator_layers}
     patches["norm"] = s.discriminator_norm
+    forth, back = make(a, b), make(b, a)
+    for net, (_, height, width) in ((forth, dataset.shape_a), (back, dataset.shape_b)):
+        check_sides(height, width, *net.sides)
     return {
-        "generator_a2b": make(a, b),
-        "generator_b2a": make(b, a),
+        "generator_a2b": forth,
+        "generator_b2a": back,
         "discriminator_a": PatchDiscriminator(a, b if s.paired else 0, **patches),
         "discriminator_b": PatchDiscriminator(b, a if s.paired else 0, **patches),
     }

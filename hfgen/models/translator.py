@@ -300,7 +300,11 @@ def check_images(x: Tensor, channels: int, factor: int, least: int) -> None:
     # channels
     require(x.ndim == 4 and x.shape[1] == channels, "images", tuple(x.shape), f"(B, {channels}, H, W) for this network")
     # sides
-    height, width = x.shape[2:]
+    check_sides(*x.shape[2:], factor, least)
+
+
+def check_sides(height: int, width: int, factor: int, least: int) -> None:
+    """Raise ConfigError, naming the nearest valid sizes, unless both sides divide by `factor` and are >= `least`."""
     if any(side % factor or side < least for side in (height, width)):
         raise ConfigError(
             f"images must have height and width divisible by {factor} and at least {least}, got {height}x{width}; "

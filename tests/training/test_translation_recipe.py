@@ -203,6 +203,7 @@ def test_the_learning_rate_stays_for_the_first_half_and_falls_along_a_line_in_th
         ({"dataset_b": "digits", "identity_weight": 1.0}, "A and B have 3 and 1 channels"),
         ({"width": 0}, "width must be"),
         ({"crop": 33}, "does not fit"),
+        ({"resolution": 17}, "divisible by 2 .* got 17x17; the nearest are 16x16 and 18x18"),
     ],
 )
 def test_an_impossible_setting_is_an_error_that_names_it(changes: dict[str, Any], message: str) -> None:

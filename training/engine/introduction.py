@@ -1,11 +1,17 @@
 """The first lines that a run prints."""
 
+import os
+
 from torch import nn
 
 from hfgen.hub.upload import logged_in
 from hfgen.training.engine.distributed import precision_in_words
 from hfgen.training.engine.loop import Engine
 from hfgen.training.engine.settings import Settings
+
+SEVERAL_ON_CPUS = (
+    "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 ..."
+)
 
 
 def introduction(settings: Settings, engine: Engine, threads: int, step: int) -> str:
@@ -23,6 +29,9 @@ def introduction(settings: Settings, engine: Engine, threads: int, step: int) ->
         f"precision {precision_in_words(settings)}",
     ]
     # add warnings
+    if processes == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        lines.append("warning: the launcher was asked for several processes and started one. On CPUs this starts "
+                     f"several: {SEVERAL_ON_CPUS}")  # fmt: skip
     divided = processes > 1 or len(engine.micro_batches) > 1
     random = sorted({type(m).__name__ for net in engine.nets.values() for m in net.modules() if _is_local(m)})
     if divided and random:

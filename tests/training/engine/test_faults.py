@@ -229,3 +229,13 @@ def test_the_allocator_of_the_cpu_is_recognised() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50)
     assert is_out_of_memory(raised.value) and not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+def test_a_launcher_that_started_one_process_for_several_is_named_with_the_line_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("MASTER_PORT", "29500")                     # as `accelerate launch --cpu --num_processes 2` does
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    runs.train_here("ddpm", tmp_path / "run", "--max-steps", "1", "--preview-images", "0")
+    said = capsys.readouterr().out
+    assert "started one" in said and "accelerate launch --multi_gpu --num_processes 2 --num_machines 1" in said
