@@ -300,7 +300,8 @@ def check_images(x: Tensor, channels: int, factor: int, least: int) -> None:
     # channels
     require(x.ndim == 4 and x.shape[1] == channels, "images", tuple(x.shape), f"(B, {channels}, H, W) for this network")
     # sides
-    check_sides(*x.shape[2:], factor, least)
+    height, width = x.shape[2:]
+    check_sides(height, width, factor, least)
 
 
 def check_sides(height: int, width: int, factor: int, least: int) -> None:
