@@ -55,7 +55,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
 def test_a_misspelt_folder_is_no_hub_id_and_reaches_no_network(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.HfApi.resolve_revision", lambda *_, **__: pytest.fail("network attempt"))
-    kind = "no model_index.json" if name == "" else "no such folder, and not a Hub id"
+    kind = "cannot be a folder, nor a Hub id" if name == "" else "no such folder, and not a Hub id"
     with pytest.raises(ConfigError, match=kind):
         resolve(name)
 

@@ -108,7 +108,7 @@ def test_a_prompt_a_label_and_guidance_reach_the_pipeline_and_are_refused_by_mod
     np.testing.assert_allclose(np.load(out), expected.images, atol=1e-4)
     GANPipeline(MLPGenerator()).save_pretrained(tmp_path / "gan")
     for name, extra, message in (
-        ("gan", told[:2], "error: --prompt: a GANPipeline does not take it; leave it out"),
+        ("gan", told[:2], "error: prompt must be None, this model is not conditioned on texts; got 'a red circle'"),
         ("gan", told[4:6], "error: --guidance-scale: a GANPipeline does not take it; leave it out"),
         ("model", told[:2], "error: prompt must be None, this model is not conditioned on texts; got 'a red circle'"),
         ("model", told[4:6], "error: guidance_scale must be 1: this model was not trained without conditions, got 2.5"),

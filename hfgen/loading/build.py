@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from hfgen.errors import CheckpointError, ConfigError, HfgenError
-from hfgen.loading.files import is_float, read_weights, shape_of, tensor_of
+from hfgen.loading.files import read_weights, shape_of, tensor_of
 
 MAX_PARAMETERS = 10**10
 MAX_TORCH_CALLS = 10_000
@@ -68,10 +68,9 @@ def fill(
     # compare the headers
     tied = getattr(net, "all_tied_weights_keys", {})                 # second names of tensors, stored once
     _compare(path, files, net, rename(read_weights(files, shape_of)), tied)
-    _compare_types(files, net, rename(read_weights(files, is_float)))
     # read the tensors
     tensors = rename(read_weights(files, tensor_of))
-    _check_finite(files, net, tensors)
+    _check_values(files, net, tensors)
     kept = getattr(net, "_keep_in_fp32_modules", None) or ()
     precise = {kept} if isinstance(kept, str) else set(kept)
     cast = {key: _cast(x, torch.float32 if precise & set(key.split(".")) else dtype) for key, x in tensors.items()}
@@ -121,21 +120,20 @@ def _compare(path: Path, files: list[Path], net: Any, stored: dict[str, Any], ti
         raise CheckpointError(f"{files[0].parent}: the weights do not belong to {path.name}. {lists}")
 
 
-def _compare_types(files: list[Path], net: Any, stored: dict[str, bool]) -> None:
-    """Raise CheckpointError where weights are stored as integers, truth values or complex numbers, or vice versa."""
+def _check_values(files: list[Path], net: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError, naming them, for weights that are no floats where `net` has floats, or vice versa, and for
+    trained ones that are NaN or infinite."""
+    # compare the kinds of numbers
     due = {key: tensor.is_floating_point() for key, tensor in net.state_dict().items()}
-    wrong = [key for key, found in stored.items() if due.get(key, found) != found]
-    if wrong:
-        raise CheckpointError(f"{files[0].parent}: stored as numbers of another kind: {', '.join(wrong)}")
-
-
-def _check_finite(files: list[Path], net: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Raise CheckpointError, naming them, for weights that are NaN or infinite."""
+    other = [key for key, tensor in tensors.items() if due.get(key, True) != tensor.is_floating_point()]
+    if other:
+        raise CheckpointError(f"{files[0].parent}: stored as numbers of another kind: {', '.join(sorted(other))}")
+    # check the values
     trained = {key for key, _ in net.named_parameters()}
-    wrong = [key for key in trained & tensors.keys() if not tensors[key].isfinite().all()]
-    if wrong:
+    broken = [key for key in trained & tensors.keys() if not tensors[key].isfinite().all()]
+    if broken:
         raise CheckpointError(
-            f"{files[0].parent}: weights that are NaN or infinite: {', '.join(sorted(wrong))}. The model was saved "
+            f"{files[0].parent}: weights that are NaN or infinite: {', '.join(sorted(broken))}. The model was saved "
             "after its training had failed; take an earlier checkpoint"
         )
 

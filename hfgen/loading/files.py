@@ -17,9 +17,6 @@ TRANSFORMERS_WEIGHTS = "model"
 """Stems of the weight files of a network, before `.safetensors`."""
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-FLOAT = re.compile(r"(BF|F)\d+.*")
-"""Names of the types of floating-point numbers in safetensors."""
-
 MAX_JSON_BYTES = 16 * 2**20
 
 
@@ -112,11 +109,6 @@ def refuse_pickles(folder: Path) -> None:
 def shape_of(handle: Any, key: str) -> tuple[int, ...]:
     """Return the shape of tensor `key` in an open file, from its header."""
     return tuple(handle.get_slice(key).get_shape())
-
-
-def is_float(handle: Any, key: str) -> bool:
-    """Return whether tensor `key` in an open file holds real floating-point numbers, from its header."""
-    return bool(FLOAT.fullmatch(handle.get_slice(key).get_dtype()))
 
 
 def tensor_of(handle: Any, key: str) -> torch.Tensor:

@@ -28,6 +28,7 @@ from hfgen.loading.files import (
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 MAX_TOKENS = 2**20
+TEXT_MODEL = "clip_text_model"
 NOTES = frozenset({
     "architectures", "dtype", "model_type", "output_attentions", "output_hidden_states", "return_dict", "torch_dtype",
     "transformers_version",
@@ -178,10 +179,10 @@ def check_model_settings(path: Path, cls: Any, config: dict[str, Any]) -> dict[s
         if key in _settings(cls):
             _check_value(path, key, value)
             settings[key] = value
-    # the token that ends a text
-    vocabulary, end = settings.get("vocab_size"), settings.get("eos_token_id", 0)
-    if isinstance(vocabulary, int) and (type(end) is not int or not 0 <= end < vocabulary):
-        raise ConfigError(f"{path}: 'eos_token_id' must be in [0, {vocabulary - 1}], got {end!r}")
+    # the token that ends a text, whose features stand for the whole text
+    end = settings.get("eos_token_id", 0)
+    if cls.config_class.model_type == TEXT_MODEL and (type(end) is not int or end < 0):
+        raise ConfigError(f"{path}: 'eos_token_id' must be an int >= 0, got {end!r}")
     return settings
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from hfgen import ClassifierPipeline, ControllableGANPipeline, DCGANDiscriminator, GANPipeline, runs
 from hfgen.data import load_dataset
 from hfgen.images import grid, to_pil
-from hfgen.training.engine.settings import settings_from
+from hfgen.training.engine.parse import settings_from
 from hfgen.training.gan_networks import networks
 from hfgen.training.settings.gan import GANSettings
 from tests.benchmarks.digits_quality import measure

@@ -54,7 +54,7 @@ SCHEDULER, TEXT = "scheduler/scheduler_config.json", "text_encoder/config.json"
 @pytest.mark.parametrize(("family", "file", "change", "words"), [
     ("ddpm", SCHEDULER, {"clip_sample_range": 1e308}, "'clip_sample_range' must be at most"),
     ("ddpm", "unet/config.json", {"sample_size": 8000}, r"'sample_size' must be in \[0, 4096\]"),
-    ("latent-diffusion-text", TEXT, {"eos_token_id": None}, "'eos_token_id' must be in"),
+    ("latent-diffusion-text", TEXT, {"eos_token_id": None}, "'eos_token_id' must be an int"),
     ("latent-diffusion-text", TEXT, {"initializer_factor": -1}, "initializer_factor"),
     ("latent-diffusion-text", "tokenizer/tokenizer_config.json", {"model_max_length": 500}, "500 positions for texts"),
     ("latent-diffusion-text", "tokenizer/tokenizer_config.json", {"pad_token": []}, "'pad_token' must be a token"),

@@ -23,7 +23,7 @@ def test_orthogonal_filters_of_any_length_have_no_penalty_and_gradients_lead_to_
         optimizer.zero_grad()
         orthogonal_penalty([W]).backward()
         optimizer.step()
-    assert float(orthogonal_penalty([W])) < 1e-4 and W.norm(dim=1).min() > 0.3
+    assert orthogonal_penalty([W]).item() < 1e-4 and W.norm(dim=1).min() > 0.3
 
 
 def test_filters_are_the_trained_weights_of_linear_layers_and_convolutions_with_filters_as_rows() -> None:
