@@ -32,7 +32,7 @@ def test_a_budget_fixes_the_number_of_steps_and_keeps_to_the_time(tmp_path: Path
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["budget"] == "6s" and stored["max_steps"] > 50
     assert metrics(tmp_path / "run")[-1]["step"] == stored["max_steps"]
-    assert 4 < seconds < 60                                   # imports and a busy machine come on top
+    assert 2 < seconds < 60                   # imports come on top; steps that were timed beside other work are fewer
     plain = tmp_path / "plain"
     train(plain, "--max-steps", str(stored["max_steps"]), "--log-every", "50", "--save-every", "0")
     first, second = tensors(tmp_path / "run"), tensors(plain)
