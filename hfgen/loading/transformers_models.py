@@ -207,7 +207,7 @@ def _check_value(path: Path, key: str, value: Any) -> None:
     numbers = list(_numbers(value))
     largest = MAX_REPEATS if any(word in key for word in REPEATS) else MAX_NUMBER
     total = sum(abs(number) for number in numbers if isinstance(number, int))
-    if not all(map(math.isfinite, numbers)) or total > largest or len(numbers) > MAX_REPEATS:
+    if total > largest or len(numbers) > MAX_REPEATS or not all(map(math.isfinite, numbers)):
         raise ConfigError(f"{path}: {key!r} must be finite, at most {largest} in all, and a list of at most "
                           f"{MAX_REPEATS}; got {str(value)[:200]}")
 

@@ -56,6 +56,7 @@ SCHEDULER, TEXT = "scheduler/scheduler_config.json", "text_encoder/config.json"
     ("ddpm", "unet/config.json", {"sample_size": 8000}, r"'sample_size' must be in \[0, 4096\]"),
     ("latent-diffusion-text", TEXT, {"eos_token_id": None}, "'eos_token_id' must be an int"),
     ("latent-diffusion-text", TEXT, {"initializer_factor": -1}, "initializer_factor"),
+    ("latent-diffusion-text", TEXT, {"attention_dropout": 10**400}, "'attention_dropout' must be finite"),
     ("latent-diffusion-text", "tokenizer/tokenizer_config.json", {"model_max_length": 500}, "500 positions for texts"),
     ("latent-diffusion-text", "tokenizer/tokenizer_config.json", {"pad_token": []}, "'pad_token' must be a token"),
     ("latent-diffusion-text", "tokenizer/tokenizer.json", {"model": {"vocab": {"a": 0}, "merges": [7]}}, "'merges'"),
